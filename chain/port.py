@@ -1,0 +1,254 @@
+"""What the daemon needs of any chain. Implementations: EVM over RPC, embedded Anvil, py-evm.
+
+Every write takes an *intent key*: the same key never lands twice, whatever crashes in between, and
+calling again with it returns the receipt of the first landing. Every coroutine is cancel-safe: a
+cancelled write stays in the outbox and is finished by a later call or by the next daemon.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from eigen.protocol.types import Address, Digest, RunId
+
+
+class ChainError(Exception):
+    """Base of what a `Chain` raises."""
+
+
+class ChainUnreachable(ChainError):
+    """No endpoint answered; try again later. Nothing was lost: writes stay in the outbox."""
+
+
+class WrongChain(ChainError):
+    """The endpoint is another chain than the network file names, or a contract is not there."""
+
+
+class TransactionReverted(ChainError):
+    """The contract refused. `error` is the decoded custom error in words, `tx` is None in dry runs."""
+
+    def __init__(self, error: str, tx: str | None = None) -> None:
+        super().__init__(error)
+        self.error = error
+        self.tx = tx
+
+
+class InsufficientGasMoney(ChainError):
+    """The sending account cannot pay for gas; says how much is missing and where to send it."""
+
+
+class ProposalState(Enum):
+    """OpenZeppelin `IGovernor.ProposalState`, same order."""
+
+    PENDING = 0
+    ACTIVE = 1
+    CANCELED = 2
+    DEFEATED = 3
+    SUCCEEDED = 4
+    QUEUED = 5
+    EXPIRED = 6
+    EXECUTED = 7
+
+
+class Support(Enum):
+    """How a ballot counts (`GovernorCountingSimple`)."""
+
+    AGAINST = 0
+    FOR = 1
+    ABSTAIN = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ChainInfo:
+    """Which chain this is. `label` is for people: `anvil 1.7.1 (embedded)`, `evm`, `py-evm`."""
+
+    chain_id: int
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Contracts:
+    """Addresses of one DAO's contracts, as the network file names them."""
+
+    token: Address
+    governor: Address
+    timelock: Address
+    ledger: Address
+
+
+@dataclass(frozen=True, slots=True)
+class ProposalStatus:
+    """A proposal as the governor sees it. Votes in token base units, times in unix seconds."""
+
+    state: ProposalState
+    votes_against: int
+    votes_for: int
+    votes_abstain: int
+    vote_start_s: int
+    vote_end_s: int
+    eta_s: int  # when the timelock lets it execute; 0 before it is queued
+
+
+@dataclass(frozen=True, slots=True)
+class RunProposal:
+    """The one call that a run proposal makes: `ContributionLedger.openRun`, through the timelock."""
+
+    run: RunId
+    spec: Digest  # SHA-256 of the canonical run spec
+    rounds: int
+    reward_per_round: int  # base units
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """A signed OpenZeppelin ballot. `signature` is r‖s‖v, 65 bytes, v in {27, 28}."""
+
+    proposal: int
+    support: Support
+    voter: Address
+    nonce: int
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRoot:
+    """What validators attest of one round (EIP-712 `RoundRoot`)."""
+
+    run: RunId
+    round: int
+    checkpoint: Digest  # SHA-256 inside the checkpoint's CID
+    record: Digest  # SHA-256 inside the round record's CID
+    payout_root: Digest  # keccak Merkle root over (account, cumulative amount)
+    payout_total: int  # sum of all cumulative amounts, base units
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A transaction with its confirmations. `tx` is `0x…`."""
+
+    tx: str
+    block: int
+    gas_used: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunOpened:
+    """A run proposal executed: training may start. `seed` is what the ledger drew at opening."""
+
+    run: RunId
+    spec: Digest
+    rounds: int
+    reward_per_round: int
+    seed: Digest
+    block: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoundPosted:
+    """A round root was accepted by the ledger."""
+
+    root: RoundRoot
+    tx: str
+    block: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """An account took what it had earned; `amount` is this claim's, in base units."""
+
+    run: RunId
+    account: Address
+    payee: Address
+    amount: int
+    tx: str
+    block: int
+
+
+ChainEvent = RunOpened | RoundPosted | Claimed
+
+
+class Chain(Protocol):
+    """Reads, watched events and idempotent writes of one DAO on one chain."""
+
+    async def info(self) -> ChainInfo:
+        """Raises `WrongChain` where chain id or contracts differ from the network file."""
+        ...
+
+    async def validators(self) -> tuple[frozenset[Address], int]:
+        """The ledger's validator set and its quorum k."""
+        ...
+
+    async def proposal(self, proposal: int) -> ProposalStatus:
+        """Raises `TransactionReverted` for an unknown proposal."""
+        ...
+
+    async def ballot_nonce(self, voter: Address) -> int:
+        """The nonce that the voter's next ballot must carry."""
+        ...
+
+    async def voting_power(self, voter: Address, timepoint_s: int) -> int:
+        """Delegated votes at a past time, base units."""
+        ...
+
+    async def has_voted(self, proposal: int, voter: Address) -> bool:
+        """Whether the governor has counted a ballot of this voter."""
+        ...
+
+    def proposal_id(self, call: RunProposal) -> int:
+        """The governor's id of a run proposal, computed off chain."""
+        ...
+
+    def ballot_digest(self, proposal: int, support: Support, voter: Address, nonce: int) -> Digest:
+        """EIP-712 digest of an OpenZeppelin `Ballot` for this governor."""
+        ...
+
+    def round_digest(self, root: RoundRoot) -> Digest:
+        """EIP-712 digest of a `RoundRoot` for this ledger."""
+        ...
+
+    async def propose(self, call: RunProposal) -> Receipt:
+        """Put a run to the vote. Intent key: the proposal id."""
+        ...
+
+    async def relay_ballots(self, ballots: Sequence[Ballot]) -> Receipt:
+        """Cast many signed ballots in one transaction. Intent key: their digest."""
+        ...
+
+    async def queue(self, call: RunProposal) -> Receipt:
+        """Queue a succeeded proposal in the timelock."""
+        ...
+
+    async def execute(self, call: RunProposal) -> Receipt:
+        """Execute a queued proposal whose delay has passed."""
+        ...
+
+    async def post_round(self, root: RoundRoot, signatures: Sequence[bytes]) -> Receipt:
+        """Post a round root with k attestations. Intent key: (run, round)."""
+        ...
+
+    async def claim(
+        self, run: RunId, account: Address, cumulative: int, proof: Sequence[Digest]
+    ) -> Receipt:
+        """Claim for an account, by anyone. Intent key: (run, account, cumulative)."""
+        ...
+
+    async def claimed(self, run: RunId, account: Address) -> int:
+        """What the account has claimed of this run so far, base units."""
+        ...
+
+    async def balance(self, account: Address) -> int:
+        """DAO tokens of an account, base units."""
+        ...
+
+    async def head(self, run: RunId) -> RoundPosted | None:
+        """The last round root accepted for a run."""
+        ...
+
+    def watch(self, from_block: int) -> AsyncIterator[ChainEvent]:
+        """Events from a block on, in order, each after its confirmations; never ends.
+
+        Retries an unreachable endpoint with backoff, so it raises only `WrongChain`.
+        """
+        ...

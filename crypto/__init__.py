@@ -1,0 +1,1 @@
+"""Identity, typed-data signatures, Merkle commitments and sealed shards."""

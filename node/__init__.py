@@ -1,0 +1,1 @@
+"""The daemon: composition root, services, store, control API and command line."""

@@ -1,0 +1,1 @@
+"""The `Network` port on py-libp2p. The only folder that imports libp2p."""

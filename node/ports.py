@@ -1,0 +1,166 @@
+"""What the daemon's services need of the outside world.
+
+Each port is a `typing.Protocol`; `node/app.py` wires the real ones, the simulator wires virtual
+ones. Every coroutine here is cancel-safe: a cancelled call leaves the other side of the port in a
+state from which the next call works.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from eigen.protocol.types import Address, Cid
+
+
+class Verdict(Enum):
+    """What a gossip validator says of a message, in gossipsub's terms."""
+
+    ACCEPT = "accept"
+    REJECT = "reject"  # malformed or forged: not forwarded, and its sender is scored down
+    IGNORE = "ignore"  # well-formed but stale or not for us: not forwarded, nobody is blamed
+
+
+@dataclass(frozen=True, slots=True)
+class PeerConnected:
+    """A peer finished its handshake; it is now in `Network.peers()`."""
+
+    peer: Address
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLost:
+    """The last connection to a peer closed, reset or timed out."""
+
+    peer: Address
+
+
+PeerEvent = PeerConnected | PeerLost
+
+GossipValidator = Callable[[Address, bytes], Verdict]
+"""`(forwarder, data) -> Verdict`. Synchronous, total (never raises), under 10 ms."""
+
+GossipHandler = Callable[[Address, bytes], Awaitable[None]]
+"""`(forwarder, data)`: called once for each accepted message, in arrival order for each topic."""
+
+RequestHandler = Callable[[Address, bytes], Awaitable[bytes]]
+"""`(requester, payload) -> reply`. May raise `RequestRefused` to answer with a reason."""
+
+
+class NetworkError(Exception):
+    """Base of what a `Network` raises. `peer` is whom it concerns."""
+
+    def __init__(self, message: str, peer: Address | None = None) -> None:
+        super().__init__(message)
+        self.peer = peer
+
+
+class PeerUnreachable(NetworkError):
+    """No connection to the peer, or it broke before the reply was whole."""
+
+
+class RequestTimeout(NetworkError):
+    """The reply was not whole before the deadline."""
+
+
+class RequestRefused(NetworkError):
+    """The peer answered with a reason instead of a reply; the reason is the message."""
+
+
+class ReplyTooLarge(NetworkError):
+    """The peer announced more bytes than the caller allowed; nothing was buffered."""
+
+
+class Network(Protocol):
+    """Peers, gossip and requests. Peers are named by `Address`; the adapter knows their peer ids."""
+
+    @property
+    def local(self) -> Address:
+        """This node's address."""
+        ...
+
+    def listen_addrs(self) -> Sequence[str]:
+        """Multiaddrs, `/p2p/` part included, under which this node can be dialled."""
+        ...
+
+    def peers(self) -> frozenset[Address]:
+        """Peers connected now."""
+        ...
+
+    async def connect(self, multiaddr: str, *, timeout_s: float) -> Address:
+        """Dial one multiaddr with its `/p2p/` part. Raises `PeerUnreachable`."""
+        ...
+
+    def subscribe(self, topic: str, validate: GossipValidator, handle: GossipHandler) -> None:
+        """Join a topic before or after `run` starts; once for each topic."""
+        ...
+
+    async def publish(self, topic: str, data: bytes) -> None:
+        """Gossip to the topic's mesh; paced. Waits for a slot in the queue, never drops silently."""
+        ...
+
+    def serve(self, protocol: str, handle: RequestHandler, *, request_bytes_max: int) -> None:
+        """Answer requests on a protocol id such as `/eigen/block/1`."""
+        ...
+
+    async def request(
+        self, peer: Address, protocol: str, payload: bytes, *, reply_bytes_max: int, timeout_s: float
+    ) -> bytes:
+        """One request, one reply, on a stream of its own.
+
+        Raises `PeerUnreachable`, `RequestTimeout`, `RequestRefused` or `ReplyTooLarge`. A cancelled
+        request resets its stream and harms no other.
+        """
+        ...
+
+    def events(self) -> AsyncIterator[PeerEvent]:
+        """Connections coming and going, from now on. Each caller gets its own bounded queue."""
+        ...
+
+    def penalize(self, peer: Address, points: float, reason: str) -> None:
+        """Score a peer down for something that it did above the transport."""
+        ...
+
+    def score(self, peer: Address) -> float:
+        """Zero or less; below `limits.SCORE_DISCONNECT` the peer is dropped and not dialled."""
+        ...
+
+
+class BlobStore(Protocol):
+    """Content-addressed bytes on disk, checked against their CID on read and on write."""
+
+    async def put(self, data: bytes) -> Cid:
+        """Store bytes (split into a UnixFS DAG above one block); durable on return."""
+        ...
+
+    async def get(self, cid: Cid) -> bytes | None:
+        """The whole content, or None where any block of it is missing or corrupt."""
+        ...
+
+    async def put_block(self, cid: Cid, block: bytes) -> None:
+        """Store one block. Raises `CidMismatch` where it does not hash to its CID."""
+        ...
+
+    async def get_block(self, cid: Cid) -> bytes | None:
+        """One block; a corrupt file is moved aside and reported as missing."""
+        ...
+
+    async def missing(self, cid: Cid) -> Sequence[Cid]:
+        """Blocks still needed, as far as the DAG is known; empty when the content is whole."""
+        ...
+
+
+class RecordStore(Protocol):
+    """Small records that must survive `kill -9`: durable when `commit` returns."""
+
+    async def commit(self, records: Sequence[tuple[str, bytes, bytes | None]]) -> None:
+        """Write (kind, key, value) rows in one transaction; a value of None deletes."""
+        ...
+
+    async def get(self, kind: str, key: bytes) -> bytes | None:
+        """One value, or None."""
+        ...
+
+    async def scan(self, kind: str, prefix: bytes = b"") -> Sequence[tuple[bytes, bytes]]:
+        """Rows of a kind whose key starts with `prefix`, in key order."""
+        ...

@@ -1,0 +1,1 @@
+"""The daemon's own machines and services on a virtual network."""

@@ -1,0 +1,1 @@
+"""Models, inner steps, codecs, aggregation and the outer step, run in a worker process."""
