@@ -9,7 +9,7 @@ Digest = NewType("Digest", bytes)
 """32 bytes: a SHA-256 or keccak256 output; the field that holds it says which."""
 
 RunId = NewType("RunId", bytes)
-"""32 bytes: keccak256 of the canonical run spec; the stream id on the ledger."""
+"""32 bytes: SHA-256 over a domain tag and the canonical run spec; the stream id on the ledger."""
 
 Cid = NewType("Cid", str)
 """CIDv1 in base32 (multibase `b`), sha2-256, codec raw or dag-pb."""

@@ -1,0 +1,97 @@
+"""Every bound on what a peer controls, and why it is what it is.
+
+Sizes in bytes, times in seconds. A message that passes a bound is refused with an error that names
+the bound; nothing is allocated for it first.
+"""
+
+# Wire -----------------------------------------------------------------------------------------
+GOSSIP_MESSAGE_BYTES_MAX = 64 * 1024
+"""Gossip is small and rare; py-libp2p drops payloads of 1 MiB silently, we stay far below."""
+SIGNATURE_BYTES = 65
+"""secp256k1 r‖s‖v as Ethereum has it."""
+TEXT_BYTES_MAX = 256
+"""Names and short labels."""
+DESCRIPTION_BYTES_MAX = 4 * 1024
+"""A proposal's text; longer arguments belong behind a link."""
+CID_BYTES_MAX = 64
+"""CIDv1 with sha2-256 in base32 is 59 characters."""
+U64_MAX = 2**64 - 1
+"""The largest integer that msgpack and Solidity's uint64 share."""
+
+# Membership -----------------------------------------------------------------------------------
+MEMBERS_MAX = 4096
+"""Nodes remembered on one network; about 2 KB each. The stalest is forgotten first."""
+MULTIADDRS_MAX = 8
+"""Addresses that one heartbeat may advertise."""
+MULTIADDR_BYTES_MAX = 256
+"""A multiaddr with a relay hop and two peer ids is about 170 characters."""
+SEALING_KEY_BYTES_MAX = 2048
+"""An ML-KEM768 + X25519 public key has 1,216 bytes."""
+ROLES_MAX = 4
+"""Roles that one node may announce."""
+
+# Governance -----------------------------------------------------------------------------------
+PROPOSALS_MAX = 256
+"""Open proposals remembered; the chain keeps the rest."""
+BALLOTS_PER_PROPOSAL_MAX = 4096
+"""Ballots held until they are relayed, about 200 bytes each."""
+BALLOTS_PER_RELAY_MAX = 64
+"""About 6M gas in one transaction, well under the 16.78M cap of EIP-7825."""
+MODEL_OPTIONS_MAX = 32
+"""Options of one architecture."""
+
+# Datasets -------------------------------------------------------------------------------------
+SHARDS_MAX = 1024
+"""Shards of one dataset; a manifest of that size stays under 128 KiB."""
+MANIFEST_BYTES_MAX = 256 * 1024
+"""A manifest is parsed whole in memory."""
+WRAPPED_KEY_BYTES_MAX = 2048
+"""An HPKE-wrapped data key with a hybrid KEM has 1,168 bytes."""
+GRANTS_MAX = 65_536
+"""Key grants remembered for all datasets: shards times trainers and validators."""
+
+# Rounds ---------------------------------------------------------------------------------------
+ROUNDS_MAX = 1_000_000
+"""Rounds of one run."""
+TRAINERS_MAX = 64
+"""Trainers in one seat: a bit mask of who is in a part fits 64 bits. Larger runs form groups."""
+VALIDATORS_MAX = 64
+"""As the ledger."""
+PARTS_MAX = 1024
+"""Parts of one vector, so that a vote naming each result fits a gossip message."""
+PART_VALUES_MAX = 131_072
+"""512 KiB of fp32 in one part: streaming granularity of the exchange."""
+PART_BYTES_MAX = PART_VALUES_MAX * 4 + 64 * 1024
+"""An encoded part: never larger than fp32 and some header."""
+LOSS_TRACE_MAX = 1024
+"""Inner steps of one round whose loss is reported."""
+SKETCH_BYTES = 256
+"""64 fp32 values."""
+PAYEES_MAX = 1024
+"""Accounts in one run's payout table, so that a record fits a gossip message."""
+ATTEMPTS_MAX = 1_000
+"""Attempts at one round before a person must look."""
+ATTEMPTS_REMEMBERED = 4
+"""Attempts of one round whose evidence is kept."""
+MERKLE_PROOF_MAX = 32
+"""Levels of a proof: 2^32 leaves."""
+
+# Blobs ----------------------------------------------------------------------------------------
+BLOCK_BYTES_MAX = 1024 * 1024
+"""One content-addressed block; IPFS peers refuse more than 2 MiB."""
+DAG_LINKS_MAX = 174
+"""Links of one UnixFS node, as kubo writes them."""
+BLOB_BYTES_MAX = 4 * 1024**3
+"""One shard or checkpoint; larger ones are several."""
+BLOCKS_IN_FLIGHT = 4
+"""Blocks asked of peers at a time: 4 MiB of memory a transfer."""
+
+# Conduct --------------------------------------------------------------------------------------
+SCORE_DISCONNECT = -100.0
+"""Below this a peer is dropped and not dialled for a while."""
+PENALTY_MALFORMED = 20.0
+"""Bytes that no honest node sends: five of them disconnect."""
+PENALTY_BAD_DATA = 34.0
+"""Data that does not match its hash or commitment: three of them disconnect."""
+PENALTY_SLOW = 2.0
+"""A deadline missed; a slow line is not malice."""

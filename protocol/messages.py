@@ -1,0 +1,296 @@
+"""Every message of the wire, by topic. Frozen, bounded, canonical (see `wire`).
+
+Gossiped messages travel inside an `Envelope` signed by their author. Statements that a contract
+checks (ballots, attestations) carry their own EIP-712 signature inside as well.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated
+
+from eigen.protocol import limits
+from eigen.protocol.run import RunSpec
+from eigen.protocol.types import Address, Cid, Digest, RunId
+from eigen.protocol.wire import U64, Amount, Length, Range, Text, encode, exactly, message
+
+Signature = Annotated[bytes, exactly(limits.SIGNATURE_BYTES)]
+Round = Annotated[int, Range(limits.ROUNDS_MAX, 1)]
+Samples = Annotated[int, Range(2**48)]
+
+
+class Topic(StrEnum):
+    """Gossip topics; on the wire they carry the network id."""
+
+    MEMBERSHIP = "membership"
+    PROPOSALS = "proposals"
+    BALLOTS = "ballots"
+    DATASETS = "datasets"
+    ROUNDS = "rounds"
+    ATTESTATIONS = "attestations"
+
+
+def digest(value: object) -> Digest:
+    """SHA-256 of a message's canonical bytes: its name in votes."""
+    return Digest(hashlib.sha256(encode(value)).digest())
+
+
+@message(1)
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A payload (another message's bytes) and its author's signature over topic and network."""
+
+    payload: Annotated[bytes, Length(limits.GOSSIP_MESSAGE_BYTES_MAX)]
+    signature: Signature
+
+
+# membership -------------------------------------------------------------------------------------
+@message(10)
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """A node is alive, and this is what it offers. (incarnation, sequence) only ever grows."""
+
+    incarnation: U64
+    sequence: U64
+    roles: Annotated[tuple[Text, ...], Length(limits.ROLES_MAX)]
+    payout: Address
+    sealing_key: Annotated[bytes, Length(limits.SEALING_KEY_BYTES_MAX)]
+    addrs: Annotated[
+        tuple[Annotated[str, Length(limits.MULTIADDR_BYTES_MAX)], ...],
+        Length(limits.MULTIADDRS_MAX),
+    ]
+    software: Text
+
+
+# proposals and ballots --------------------------------------------------------------------------
+@message(20)
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A run put to the DAO; the chain holds the spec's digest, this is the spec."""
+
+    spec: RunSpec
+    description: Annotated[str, Length(limits.DESCRIPTION_BYTES_MAX)]
+
+
+@message(21)
+@dataclass(frozen=True, slots=True)
+class SignedBallot:
+    """An OpenZeppelin Governor ballot, signed by its voter (EIP-712); anybody may relay it."""
+
+    proposal: Annotated[bytes, exactly(32)]  # the governor's uint256 proposal id, big-endian
+    support: Annotated[int, Range(2)]
+    voter: Address
+    nonce: U64
+    signature: Signature
+
+
+# datasets ---------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class ShardInfo:
+    """One shard as it is stored (sealed or not) and what is in it."""
+
+    cid: Cid
+    stored_bytes: Annotated[int, Range(limits.BLOB_BYTES_MAX)]
+    samples: Samples
+
+
+@message(30)
+@dataclass(frozen=True, slots=True)
+class DatasetManifest:
+    """A dataset as a content-addressed list of shards. `holdout` is in the open, for evaluation."""
+
+    name: Text
+    sealed: bool
+    seeder: Address
+    shards: Annotated[tuple[ShardInfo, ...], Length(limits.SHARDS_MAX, 1)]
+    holdout: Cid
+
+
+@message(31)
+@dataclass(frozen=True, slots=True)
+class DatasetAnnouncement:
+    """The sender stores all of a dataset and serves its blocks."""
+
+    manifest: Cid
+
+
+@message(32)
+@dataclass(frozen=True, slots=True)
+class KeyGrant:
+    """A shard's data key, wrapped to one recipient by HPKE; only that recipient can unwrap it."""
+
+    manifest: Cid
+    shard: Annotated[int, Range(limits.SHARDS_MAX - 1)]
+    recipient: Address
+    expires_s: U64
+    wrapped: Annotated[bytes, Length(limits.WRAPPED_KEY_BYTES_MAX)]
+
+
+# rounds -----------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try at one round of one run. A round that aborts is tried again from the same θ."""
+
+    run: RunId
+    round: Round
+    number: Annotated[int, Range(limits.ATTEMPTS_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class SeatMember:
+    """A trainer and the shards that it trains this round."""
+
+    trainer: Address
+    shards: Annotated[
+        tuple[Annotated[int, Range(limits.SHARDS_MAX - 1)], ...], Length(limits.SHARDS_MAX)
+    ]
+
+
+Members = Annotated[tuple[SeatMember, ...], Length(limits.TRAINERS_MAX)]
+
+
+@message(40)
+@dataclass(frozen=True, slots=True)
+class SeatProposal:
+    """The attempt's leader names who trains what, from which checkpoint."""
+
+    attempt: Attempt
+    previous: Digest  # SHA-256 of the round record before; zero for the first round
+    base: Cid
+    members: Members
+
+
+@message(41)
+@dataclass(frozen=True, slots=True)
+class SeatVote:
+    """A validator agrees with one seat for one attempt. A quorum of them opens the attempt."""
+
+    attempt: Attempt
+    seat: Digest
+
+
+@message(42)
+@dataclass(frozen=True, slots=True)
+class Commitment:
+    """What a trainer is bound to before anybody's update is visible."""
+
+    run: RunId
+    round: Round
+    base: Cid
+    parts_root: Digest  # Merkle root over the encoded parts
+    residual_root: Digest  # Merkle root over the residual that error feedback leaves
+    sketch: Annotated[bytes, exactly(limits.SKETCH_BYTES)]
+    samples: Samples
+    loss_trace: Annotated[tuple[float, ...], Length(limits.LOSS_TRACE_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class PartResult:
+    """SHA-256 of one aggregated part, and a bit mask over seat members of whose data is in it."""
+
+    digest: Digest
+    included: U64
+
+
+@message(43)
+@dataclass(frozen=True, slots=True)
+class ResultVote:
+    """A trainer holds these results. A majority of the seat for the same ones commits them."""
+
+    attempt: Attempt
+    seat: Digest
+    results: Annotated[tuple[PartResult, ...], Length(limits.PARTS_MAX, 1)]
+
+
+@message(44)
+@dataclass(frozen=True, slots=True)
+class StepNotice:
+    """A trainer has made the outer step and durably holds the checkpoint."""
+
+    attempt: Attempt
+    checkpoint: Cid
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """What one account earned in this round, base units."""
+
+    account: Address
+    samples: Samples
+    amount: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class Payout:
+    """What one account has earned in the run so far, base units."""
+
+    account: Address
+    cumulative: Amount
+
+
+@message(50)
+@dataclass(frozen=True, slots=True)
+class RoundRecord:
+    """All that a finished round leaves behind; content-addressed, named by the round root."""
+
+    attempt: Attempt
+    previous: Digest
+    base: Cid
+    checkpoint: Cid
+    holders: Annotated[tuple[SeatMember, ...], Length(limits.PAYEES_MAX)]
+    trainers: Annotated[tuple[Credit, ...], Length(limits.TRAINERS_MAX)]
+    validators: Annotated[tuple[Credit, ...], Length(limits.VALIDATORS_MAX)]
+    payouts: Annotated[tuple[Payout, ...], Length(limits.PAYEES_MAX)]  # by account, ascending
+
+
+@message(45)
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The leader's account of a round. `attempt` is who proposes, `record.attempt` what it shows."""
+
+    attempt: Attempt
+    record: RoundRecord
+
+
+@message(46)
+@dataclass(frozen=True, slots=True)
+class OutcomeVote:
+    """A validator has checked a record. A quorum of votes lets validators attest it."""
+
+    attempt: Attempt
+    record: Digest
+
+
+@message(47)
+@dataclass(frozen=True, slots=True)
+class Attestation:
+    """A validator's EIP-712 signature over the ledger's `RoundRoot`: final, never for two roots."""
+
+    run: RunId
+    round: Round
+    checkpoint: Digest
+    record: Digest
+    payout_root: Digest
+    payout_total: Amount
+    signature: Signature
+
+
+@message(48)
+@dataclass(frozen=True, slots=True)
+class Timeout:
+    """A validator gives an attempt up, and says which outcome it had prepared, if any."""
+
+    attempt: Attempt
+    prepared: Annotated[tuple[Outcome, ...], Length(1)]
+
+
+RoundMessage = (
+    SeatProposal
+    | SeatVote
+    | Commitment
+    | ResultVote
+    | StepNotice
+    | Outcome
+    | OutcomeVote
+    | Timeout
+)

@@ -1,0 +1,130 @@
+"""Requests between two peers and their replies, one protocol id each."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from eigen.protocol import limits
+from eigen.protocol.messages import Attempt, Envelope, KeyGrant, RoundRecord, Signature
+from eigen.protocol.types import Cid, Digest, RunId
+from eigen.protocol.wire import U64, Length, Range, exactly, message
+
+BLOCK = "/eigen/block/1"
+PART = "/eigen/part/1"
+RESULT = "/eigen/result/1"
+HEAD = "/eigen/head/1"
+GRANT = "/eigen/grant/1"
+EVIDENCE = "/eigen/evidence/1"
+
+PartIndex = Annotated[int, Range(limits.PARTS_MAX - 1)]
+PartBytes = Annotated[bytes, Length(limits.PART_BYTES_MAX)]
+MerkleProof = Annotated[tuple[Annotated[bytes, exactly(32)], ...], Length(limits.MERKLE_PROOF_MAX)]
+
+HEAD_REPLY_BYTES_MAX = limits.GOSSIP_MESSAGE_BYTES_MAX + limits.VALIDATORS_MAX * 80
+PART_MESSAGE_BYTES_MAX = limits.PART_BYTES_MAX + 4096
+EVIDENCE_ENVELOPES_MAX = 1024
+EVIDENCE_BYTES_MAX = 8 * 1024 * 1024
+
+
+@message(60)
+@dataclass(frozen=True, slots=True)
+class BlockQuery:
+    """Asks for one block; the reply is its bytes, empty where the peer does not have it."""
+
+    cid: Cid
+
+
+@message(61)
+@dataclass(frozen=True, slots=True)
+class PartPush:
+    """A trainer hands one encoded part of its update to the part's owner."""
+
+    attempt: Attempt
+    part: PartIndex
+    data: PartBytes
+    proof: MerkleProof
+
+
+@message(62)
+@dataclass(frozen=True, slots=True)
+class PartQuery:
+    """A validator asks a trainer for one encoded part of its own update, with its proof."""
+
+    attempt: Attempt
+    part: PartIndex
+
+
+@message(63)
+@dataclass(frozen=True, slots=True)
+class ResultPush:
+    """An owner hands the aggregated part to a member: the same bytes to all."""
+
+    attempt: Attempt
+    part: PartIndex
+    included: U64
+    data: PartBytes
+
+
+@message(64)
+@dataclass(frozen=True, slots=True)
+class ResultQuery:
+    """Asks for the aggregated part with this digest; the reply is a `ResultPush`."""
+
+    attempt: Attempt
+    part: PartIndex
+    digest: Digest
+
+
+@message(65)
+@dataclass(frozen=True, slots=True)
+class HeadQuery:
+    """Asks for the last attested round of a run."""
+
+    run: RunId
+
+
+@message(66)
+@dataclass(frozen=True, slots=True)
+class HeadReply:
+    """The last attested round and the attestations that make it so; none before round 1."""
+
+    records: Annotated[tuple[RoundRecord, ...], Length(1)]
+    attestations: Annotated[tuple[Signature, ...], Length(limits.VALIDATORS_MAX)]
+
+
+@message(67)
+@dataclass(frozen=True, slots=True)
+class GrantQuery:
+    """Asks for the wrapped key of one shard for the asking peer."""
+
+    manifest: Cid
+    shard: Annotated[int, Range(limits.SHARDS_MAX - 1)]
+
+
+@message(68)
+@dataclass(frozen=True, slots=True)
+class GrantReply:
+    """The grant, if the peer has it."""
+
+    grants: Annotated[tuple[KeyGrant, ...], Length(1)]
+
+
+@message(69)
+@dataclass(frozen=True, slots=True)
+class EvidenceQuery:
+    """Asks for the signed messages of the round in progress, after a restart or a lost link."""
+
+    run: RunId
+
+
+@message(70)
+@dataclass(frozen=True, slots=True)
+class EvidenceReply:
+    """Envelopes as their authors signed them, oldest first."""
+
+    envelopes: Annotated[tuple[Envelope, ...], Length(EVIDENCE_ENVELOPES_MAX)]
+
+
+@message(71)
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A push was taken (or was already here)."""
