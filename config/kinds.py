@@ -138,7 +138,7 @@ def _parse_account(value: object, _: Path) -> Address:
 
 
 address: Final = Kind(
-    "an address: 0x and 40 hexadecimal digits, with or without checksum",
+    "an address (0x and 40 hexadecimal digits)",
     _parse_account,
     lambda text: text.strip(),
     format_address,
@@ -200,7 +200,7 @@ def listing(item: Kind[T]) -> Kind[tuple[T, ...]]:
     def plain(value: tuple[T, ...]) -> Plain:
         return [shown for one in value if (shown := item.plain(one)) is not None]
 
-    return Kind(f"a list, each item {item.accepts}", parse, from_text, plain)
+    return Kind(f"a list; each item is {item.accepts}", parse, from_text, plain)
 
 
 def optional(item: Kind[T], unset: str) -> Kind[T | None]:
@@ -215,4 +215,4 @@ def optional(item: Kind[T], unset: str) -> Kind[T | None]:
     def plain(value: T | None) -> Plain | None:
         return None if value is None else item.plain(value)
 
-    return Kind(f"{item.accepts}; left out: {unset}", parse, from_text, plain)
+    return Kind(f"{item.accepts} (left out: {unset})", parse, from_text, plain)
