@@ -3,6 +3,17 @@
 Every write takes an *intent key*: the same key never lands twice, whatever crashes in between, and
 calling again with it returns the receipt of the first landing. Every coroutine is cancel-safe: a
 cancelled write stays in the outbox and is finished by a later call or by the next daemon.
+
+```
+ChainError
+├── ChainUnreachable       nobody's, or the endpoint's: try again later
+├── EndpointRefused        the endpoint's: it answered, but with an error or with nonsense
+├── WrongChain             the user's: network file, RPC URL or outbox do not belong together
+├── TransactionReverted    ours: we asked for what the contract does not allow
+├── InsufficientGasMoney   the user's: the account must be funded
+├── FeeTooHigh             nobody's, or the endpoint's: the market is above what we agree to pay
+└── OutboxInUse            the user's: another daemon has the same outbox open
+```
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -25,17 +36,41 @@ class WrongChain(ChainError):
     """The endpoint is another chain than the network file names, or a contract is not there."""
 
 
-class TransactionReverted(ChainError):
-    """The contract refused. `error` is the decoded custom error in words, `tx` is None in dry runs."""
+class EndpointRefused(ChainError):
+    """The endpoint answered with an error that is no revert, or with what makes no sense.
 
-    def __init__(self, error: str, tx: str | None = None) -> None:
+    `code` is JSON-RPC's, 0 where there was none.
+    """
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class TransactionReverted(ChainError):
+    """The contract refused. `error` is the decoded custom error in words.
+
+    `name` is the Solidity name of that error, empty where it is not known; `tx` is None in dry
+    runs, where nothing was sent.
+    """
+
+    def __init__(self, error: str, tx: str | None = None, *, name: str = "") -> None:
         super().__init__(error)
         self.error = error
         self.tx = tx
+        self.name = name
 
 
 class InsufficientGasMoney(ChainError):
     """The sending account cannot pay for gas; says how much is missing and where to send it."""
+
+
+class FeeTooHigh(ChainError):
+    """The fee market is above the ceiling that the configuration sets; nothing was signed."""
+
+
+class OutboxInUse(ChainError):
+    """Another process has the outbox open: one account, one outbox, one daemon."""
 
 
 class ProposalState(Enum):
@@ -92,7 +127,7 @@ class ProposalStatus:
 
 @dataclass(frozen=True, slots=True)
 class RunProposal:
-    """The one call that a run proposal makes: `ContributionLedger.openRun`, through the timelock."""
+    """The one call of a run proposal: `ContributionLedger.openRun`, through the timelock."""
 
     run: RunId
     spec: Digest  # SHA-256 of the canonical run spec

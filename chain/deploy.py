@@ -1,0 +1,232 @@
+"""Founding a DAO: deploys its four contracts, mints to founders, and hands every power over.
+
+Afterwards the deployer has no role in any of them. Knows no network file and no daemon.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from eth_utils.address import to_checksum_address
+from web3.providers.async_base import AsyncBaseProvider
+
+from eigen.chain.abi import Abi, AbiMismatch
+from eigen.chain.artifacts import load
+from eigen.chain.bindings import GOVERNOR, LEDGER, REVERTS, TIMELOCK, TOKEN
+from eigen.chain.outbox import Outbox, OutboxSettings
+from eigen.chain.port import ChainError, Contracts, Receipt
+from eigen.chain.rpc import Call, Rpc
+from eigen.crypto.hashing import keccak256
+from eigen.protocol.limits import VALIDATORS_MAX
+from eigen.protocol.types import Address, Digest
+
+FOUNDERS_MAX: Final = 256
+"""One transaction mints to each."""
+TEXT_CHARS_MAX: Final = 64
+"""Of a token's name and symbol."""
+DELAY_S_MAX: Final = 365 * 86_400
+"""A year: longer delays are mistyped units, and would freeze the DAO."""
+AMOUNT_MAX: Final = (1 << 208) - 1
+"""`ERC20Votes` counts supply and votes in 208 bits."""
+
+NOBODY: Final = Address(bytes(20))
+"""As an executor in OpenZeppelin's timelock: everybody."""
+DEFAULT_ADMIN_ROLE: Final = Digest(bytes(32))
+MINTER_ROLE: Final = keccak256(b"MINTER_ROLE")
+PROPOSER_ROLE: Final = keccak256(b"PROPOSER_ROLE")
+CANCELLER_ROLE: Final = keccak256(b"CANCELLER_ROLE")
+EXECUTOR_ROLE: Final = keccak256(b"EXECUTOR_ROLE")
+
+
+class DeploymentUnsound(ChainError):
+    """The contracts stand, but roles are not as they must be; do not use them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaoSpec:
+    """What founders decide. Amounts in base units (18 decimals), times in seconds."""
+
+    token_name: str
+    token_symbol: str
+    founders: Sequence[tuple[Address, int]]  # who holds how much at the start
+    validators: Sequence[Address]
+    quorum: int  # validators that must sign a round: more than half of them
+    voting_delay_s: int
+    voting_period_s: int
+    timelock_delay_s: int
+    proposal_threshold: int  # votes that a proposer needs
+    quorum_percent: int  # of the supply, that must vote for or abstain
+
+    def __post_init__(self) -> None:
+        """Raises ValueError naming the field and what it may be."""
+        for name in ("token_name", "token_symbol"):
+            if not 0 < len(getattr(self, name)) <= TEXT_CHARS_MAX:
+                raise ValueError(f"{name}: give 1 to {TEXT_CHARS_MAX} characters")
+        accounts = [account for account, _ in self.founders]
+        _check_accounts("founders", accounts, FOUNDERS_MAX)
+        if any(amount <= 0 for _, amount in self.founders):
+            raise ValueError("founders: every amount must be positive")
+        supply = sum(amount for _, amount in self.founders)
+        if supply > AMOUNT_MAX:
+            raise ValueError(f"founders: amounts sum to {supply}, more than {AMOUNT_MAX}")
+        _check_accounts("validators", self.validators, VALIDATORS_MAX)
+        if not len(self.validators) < 2 * self.quorum <= 2 * len(self.validators):
+            raise ValueError(
+                f"quorum: {self.quorum} of {len(self.validators)} validators is not more than half"
+                " of them and at most all"
+            )
+        for name, least in (("voting_delay_s", 0), ("voting_period_s", 1), ("timelock_delay_s", 0)):
+            if not least <= getattr(self, name) <= DELAY_S_MAX:
+                raise ValueError(f"{name}: give {least} to {DELAY_S_MAX} seconds")
+        if not 0 <= self.proposal_threshold <= supply:
+            raise ValueError("proposal_threshold: nobody could propose; give at most the supply")
+        if not 0 <= self.quorum_percent <= 100:
+            raise ValueError("quorum_percent: give 0 to 100")
+
+
+def _check_accounts(field: str, accounts: Sequence[Address], count_max: int) -> None:
+    if not 0 < len(accounts) <= count_max:
+        raise ValueError(f"{field}: name 1 to {count_max} accounts, not {len(accounts)}")
+    if any(len(account) != len(NOBODY) or not any(account) for account in accounts):
+        raise ValueError(f"{field}: an address is 20 bytes that are not all zero")
+    if len(set(accounts)) != len(accounts):
+        raise ValueError(f"{field}: an account is named twice")
+
+
+async def deploy_dao(
+    provider: AsyncBaseProvider,
+    deployer_secret: bytes,
+    spec: DaoSpec,
+    *,
+    outbox_path: Path | None = None,
+    settings: OutboxSettings | None = None,
+) -> Contracts:
+    """Found a DAO and return its contracts' addresses. Leaves the provider open.
+
+    With an `outbox_path`, the same call after a crash or a cancel goes on where it stopped, without
+    deploying anything twice; the file is of this one deployment. Raises `DeploymentUnsound` where
+    the roles come out wrong, and what `Outbox.submit` raises.
+    """
+    rpc = Rpc(provider, REVERTS)
+    chain_id = await rpc.chain_id()
+    async with Outbox(
+        rpc, deployer_secret, outbox_path, chain_id=chain_id, settings=settings
+    ) as outbox:
+        founding = _Founding(rpc, outbox, spec)
+        contracts = await founding.deploy()
+        await founding.hand_over(contracts)
+        await founding.check(contracts)
+    return contracts
+
+
+async def fund(
+    provider: AsyncBaseProvider,
+    secret: bytes,
+    accounts: Mapping[Address, int],
+    *,
+    settings: OutboxSettings | None = None,
+) -> list[Receipt]:
+    """Send gas money, wei for each account, by plain transfers. Leaves the provider open.
+
+    Not idempotent across calls: it keeps its outbox in memory.
+    """
+    rpc = Rpc(provider, REVERTS)
+    chain_id = await rpc.chain_id()
+    async with Outbox(rpc, secret, None, chain_id=chain_id, settings=settings) as outbox:
+        return [
+            await outbox.submit(f"fund {account.hex()}", account, b"", value_wei=wei)
+            for account, wei in accounts.items()
+        ]
+
+
+class _Founding:
+    """The steps, each an intent of the deployer's outbox."""
+
+    def __init__(self, rpc: Rpc, outbox: Outbox, spec: DaoSpec) -> None:
+        self._rpc = rpc
+        self._outbox = outbox
+        self._spec = spec
+
+    async def deploy(self) -> Contracts:
+        spec, deployer = self._spec, self._outbox.address
+        token = await self._create("DaoToken", TOKEN, spec.token_name, spec.token_symbol, deployer)
+        timelock = await self._create(
+            "TimelockController", TIMELOCK, spec.timelock_delay_s, [], [NOBODY], deployer
+        )
+        governor = await self._create(
+            "DaoGovernor",
+            GOVERNOR,
+            token,
+            timelock,
+            spec.voting_delay_s,
+            spec.voting_period_s,
+            spec.proposal_threshold,
+            spec.quorum_percent,
+        )
+        ledger = await self._create(
+            "ContributionLedger", LEDGER, token, timelock, list(spec.validators), spec.quorum
+        )
+        return Contracts(token=token, governor=governor, timelock=timelock, ledger=ledger)
+
+    async def hand_over(self, contracts: Contracts) -> None:
+        """Mint, grant what the contracts need, and renounce what the deployer had, admin last."""
+        deployer, token, timelock = self._outbox.address, contracts.token, contracts.timelock
+        await self._call("be minter", token, TOKEN, "grantRole", MINTER_ROLE, deployer)
+        for account, amount in self._spec.founders:
+            await self._call(f"mint {account.hex()}", token, TOKEN, "mint", account, amount)
+        await self._call("end minting", token, TOKEN, "renounceRole", MINTER_ROLE, deployer)
+        for role, name in ((PROPOSER_ROLE, "proposer"), (CANCELLER_ROLE, "canceller")):
+            await self._call(
+                f"{name} role", timelock, TIMELOCK, "grantRole", role, contracts.governor
+            )
+        await self._call("minter role", token, TOKEN, "grantRole", MINTER_ROLE, contracts.ledger)
+        await self._call("token admin", token, TOKEN, "grantRole", DEFAULT_ADMIN_ROLE, timelock)
+        for name, at, abi in (("token", token, TOKEN), ("timelock", timelock, TIMELOCK)):
+            await self._call(f"leave {name}", at, abi, "renounceRole", DEFAULT_ADMIN_ROLE, deployer)
+
+    async def check(self, contracts: Contracts) -> None:
+        """Read back who has which role. Raises `DeploymentUnsound`."""
+        deployer, token, timelock = self._outbox.address, contracts.token, contracts.timelock
+        governor, ledger = contracts.governor, contracts.ledger
+        expected = [
+            (token, TOKEN, MINTER_ROLE, ledger, True),
+            (token, TOKEN, DEFAULT_ADMIN_ROLE, timelock, True),
+            (timelock, TIMELOCK, PROPOSER_ROLE, governor, True),
+            (timelock, TIMELOCK, CANCELLER_ROLE, governor, True),
+            (timelock, TIMELOCK, EXECUTOR_ROLE, NOBODY, True),
+            (timelock, TIMELOCK, DEFAULT_ADMIN_ROLE, timelock, True),
+            (token, TOKEN, MINTER_ROLE, deployer, False),
+            (token, TOKEN, DEFAULT_ADMIN_ROLE, deployer, False),
+            (timelock, TIMELOCK, PROPOSER_ROLE, deployer, False),
+            (timelock, TIMELOCK, CANCELLER_ROLE, deployer, False),
+            (timelock, TIMELOCK, DEFAULT_ADMIN_ROLE, deployer, False),
+        ]
+        for at, abi, role, account, should in expected:
+            if await self._read(at, abi, "hasRole", role, account) != should:
+                raise DeploymentUnsound(
+                    f"{to_checksum_address(at)}: {to_checksum_address(account)} must"
+                    f" {'' if should else 'not '}have role 0x{role.hex()}"
+                )
+        supply = sum(amount for _, amount in self._spec.founders)
+        minted = await self._read(token, TOKEN, "totalSupply")
+        if minted != supply:
+            raise DeploymentUnsound(f"the supply is {minted}, the founders were to get {supply}")
+
+    async def _create(self, name: str, abi: Abi, *args: object) -> Address:
+        code = abi.creation(load(name).bytecode, *args)
+        receipt = await self._outbox.submit(f"deploy {name}", None, code)
+        mined = await self._rpc.receipt(Digest(bytes.fromhex(receipt.tx[2:])))
+        if mined is None or mined.contract is None:
+            raise DeploymentUnsound(f"{name}: its transaction {receipt.tx} is gone; deploy again")
+        return mined.contract
+
+    async def _call(self, key: str, to: Address, abi: Abi, function: str, *args: object) -> None:
+        await self._outbox.submit(f"deploy: {key}", to, abi.calldata(function, *args))
+
+    async def _read(self, at: Address, abi: Abi, function: str, *args: object) -> object:
+        data = await self._rpc.call(Call(self._outbox.address, at, abi.calldata(function, *args)))
+        try:
+            return abi.results(function, data)[0]
+        except AbiMismatch as error:
+            raise DeploymentUnsound(f"{to_checksum_address(at)}: {error}") from error

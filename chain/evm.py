@@ -1,0 +1,406 @@
+"""The `Chain` port on any EVM chain, through JSON-RPC: reads, watched events, idempotent writes.
+
+Knows our four contracts and their calls. How a transaction is made to land is the outbox's, how an
+endpoint is reached the provider's.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Final, Never, Self
+
+from eth_utils.address import to_checksum_address
+from web3.providers.async_base import AsyncBaseProvider
+
+from eigen.chain.abi import Abi, AbiMismatch
+from eigen.chain.bindings import (
+    EVENT_TOPICS,
+    GOVERNOR,
+    LEDGER,
+    REVERTS,
+    TOKEN,
+    chain_event,
+    description_hash,
+    proposal_id,
+    proposed_calls,
+    root_fields,
+)
+from eigen.chain.outbox import Outbox, OutboxSettings
+from eigen.chain.port import (
+    Ballot,
+    ChainEvent,
+    ChainInfo,
+    Contracts,
+    ProposalState,
+    ProposalStatus,
+    Receipt,
+    RoundPosted,
+    RoundRoot,
+    RunProposal,
+    Support,
+    TransactionReverted,
+    WrongChain,
+)
+from eigen.chain.rpc import Call, Rpc
+from eigen.chain.watch import last_log, watch_logs
+from eigen.crypto import statements
+from eigen.crypto.hashing import keccak256
+from eigen.protocol.limits import BALLOTS_PER_RELAY_MAX, MERKLE_PROOF_MAX
+from eigen.protocol.types import Address, Digest, RunId
+
+LABEL_CHARS_MAX: Final = 40
+"""Of what a node calls itself, before we show it."""
+
+
+class EvmChain:
+    """One DAO on one EVM chain, as one account. Implements `eigen.chain.port.Chain`.
+
+    Resource handling: use as `async with`, or call `open` and `aclose`. It owns the provider that
+    it is given. Run `run` in a nursery, so that writes of earlier calls and earlier processes are
+    finished without a new call.
+
+    Before the first write the chain id and all contracts are checked: a transaction to an address
+    without code would succeed, and do nothing.
+    """
+
+    def __init__(
+        self,
+        provider: AsyncBaseProvider,
+        contracts: Contracts,
+        *,
+        chain_id: int,
+        secret: bytes,
+        outbox_path: Path | None,
+        settings: OutboxSettings | None = None,
+        start_block: int = 0,
+        label: str = "",
+    ) -> None:
+        """`secret` is the account's 32-byte scalar; `outbox_path` None forgets on exit.
+
+        `start_block` is the first block in which the contracts may have done anything. `label`
+        replaces what the node calls itself in `info`.
+        """
+        self._rpc = Rpc(provider, REVERTS)
+        self._contracts = contracts
+        self._chain_id = chain_id
+        self._settings = settings or OutboxSettings()
+        self._outbox = Outbox(
+            self._rpc, secret, outbox_path, chain_id=chain_id, settings=self._settings
+        )
+        self._start_block = start_block
+        self._label = label
+        self._info: ChainInfo | None = None
+        self._governor_domain = statements.governor_domain(chain_id, contracts.governor)
+        self._ledger_domain = statements.ledger_domain(chain_id, contracts.ledger)
+
+    @property
+    def address(self) -> Address:
+        """The account that sends our transactions and needs gas money."""
+        return self._outbox.address
+
+    async def open(self) -> Self:
+        """Open the outbox. Asks nothing of the chain. Raises `OutboxInUse`."""
+        await self._outbox.open()
+        return self
+
+    async def aclose(self) -> None:
+        """Close outbox and connections; unfinished writes stay in the outbox."""
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._outbox.aclose)
+            stack.push_async_callback(self._rpc.aclose)
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def run(self) -> Never:
+        """Finish unfinished writes until cancelled. Raises `WrongChain` alone."""
+        await self._outbox.run()
+
+    async def unfinished_writes(self) -> int:
+        """Transactions that are signed and have not all their confirmations."""
+        return await self._outbox.unfinished()
+
+    # Reads ------------------------------------------------------------------------------------
+
+    async def info(self) -> ChainInfo:
+        """Chain id and label, once all contracts are found to belong together.
+
+        Raises `WrongChain` naming what differs from the network file.
+        """
+        if self._info is None:
+            found = await self._rpc.chain_id()
+            if found != self._chain_id:
+                raise WrongChain(f"the endpoint is chain {found}, not {self._chain_id}")
+            await self._check_contracts()
+            label = self._label or _readable(await self._rpc.client_version())
+            self._info = ChainInfo(self._chain_id, label)
+        return self._info
+
+    async def validators(self) -> tuple[frozenset[Address], int]:
+        """The ledger's validator set and its quorum k."""
+        (members,) = await self._read(self._contracts.ledger, LEDGER, "validators")
+        (quorum,) = await self._read(self._contracts.ledger, LEDGER, "quorum")
+        return frozenset(Address(member) for member in members), quorum
+
+    async def proposal(self, proposal: int) -> ProposalStatus:
+        """A proposal as the governor sees it. Raises `TransactionReverted` for an unknown one."""
+        (state,) = await self._governor("state", proposal)
+        votes_against, votes_for, votes_abstain = await self._governor("proposalVotes", proposal)
+        (vote_start_s,) = await self._governor("proposalSnapshot", proposal)
+        (vote_end_s,) = await self._governor("proposalDeadline", proposal)
+        (eta_s,) = await self._governor("proposalEta", proposal)
+        return ProposalStatus(
+            state=ProposalState(state),
+            votes_against=votes_against,
+            votes_for=votes_for,
+            votes_abstain=votes_abstain,
+            vote_start_s=vote_start_s,
+            vote_end_s=vote_end_s,
+            eta_s=eta_s,
+        )
+
+    async def ballot_nonce(self, voter: Address) -> int:
+        """The nonce that the voter's next ballot must carry."""
+        (nonce,) = await self._governor("nonces", voter)
+        return int(nonce)
+
+    async def voting_power(self, voter: Address, timepoint_s: int) -> int:
+        """Delegated votes at a past time, base units. Raises `TransactionReverted` for a future."""
+        (votes,) = await self._governor("getVotes", voter, timepoint_s)
+        return int(votes)
+
+    async def has_voted(self, proposal: int, voter: Address) -> bool:
+        """Whether the governor has counted a ballot of this voter."""
+        (voted,) = await self._governor("hasVoted", proposal, voter)
+        return bool(voted)
+
+    async def claimed(self, run: RunId, account: Address) -> int:
+        """What the account has claimed of this run so far, base units."""
+        (amount,) = await self._read(self._contracts.ledger, LEDGER, "claimed", run, account)
+        return int(amount)
+
+    async def balance(self, account: Address) -> int:
+        """DAO tokens of an account, base units."""
+        (amount,) = await self._read(self._contracts.token, TOKEN, "balanceOf", account)
+        return int(amount)
+
+    async def head(self, run: RunId) -> RoundPosted | None:
+        """The last round root accepted for a run.
+
+        `tx` is empty and `block` 0 where the endpoint does not look back as far as the posting.
+        """
+        number, checkpoint, record, payout_root, payout_total = await self._read(
+            self._contracts.ledger, LEDGER, "head", run
+        )
+        if number == 0:
+            return None
+        root = RoundRoot(
+            run=run,
+            round=number,
+            checkpoint=Digest(checkpoint),
+            record=Digest(record),
+            payout_root=Digest(payout_root),
+            payout_total=payout_total,
+        )
+        posted: list[list[bytes]] = [[LEDGER.topic("RoundPosted")], [run], [number.to_bytes(32)]]
+        log = await last_log(self._rpc, self._contracts.ledger, posted, self._start_block)
+        return (
+            RoundPosted(root, "0x" + log.tx.hex(), log.block) if log else RoundPosted(root, "", 0)
+        )
+
+    async def gas_money_wei(self) -> int:
+        """What our account holds for gas."""
+        return await self._rpc.balance_wei(self.address)
+
+    async def time_s(self) -> int:
+        """Time of the newest block, unix seconds: the clock by which votes open and close."""
+        return await self._rpc.timestamp_s()
+
+    # Computed off chain -----------------------------------------------------------------------
+
+    def proposal_id(self, call: RunProposal) -> int:
+        """The governor's id of a run proposal."""
+        return proposal_id(self._contracts, call)
+
+    def ballot_digest(self, proposal: int, support: Support, voter: Address, nonce: int) -> Digest:
+        """EIP-712 digest of an OpenZeppelin `Ballot` for this governor."""
+        return statements.ballot_digest(
+            self._governor_domain,
+            proposal=proposal,
+            support=support.value,
+            voter=voter,
+            nonce=nonce,
+        )
+
+    def round_digest(self, root: RoundRoot) -> Digest:
+        """EIP-712 digest of a `RoundRoot` for this ledger."""
+        return statements.round_root_digest(
+            self._ledger_domain,
+            run=root.run,
+            round_=root.round,
+            checkpoint=root.checkpoint,
+            record=root.record,
+            payout_root=root.payout_root,
+            payout_total=root.payout_total,
+        )
+
+    # Writes -----------------------------------------------------------------------------------
+
+    async def propose(self, call: RunProposal) -> Receipt:
+        """Put a run to the vote."""
+        arguments = (*proposed_calls(self._contracts, call), call.description)
+        data = GOVERNOR.calldata("propose", *arguments)
+        return await self._write(
+            f"propose {self.proposal_id(call)}", self._contracts.governor, data
+        )
+
+    async def relay_ballots(self, ballots: Sequence[Ballot]) -> Receipt:
+        """Cast signed ballots of one proposal in one transaction; ballots that cannot count are
+        skipped.
+
+        Raises ValueError for none, for more than `BALLOTS_PER_RELAY_MAX`, or for ballots of several
+        proposals, and `TransactionReverted` where not one of them would count.
+        """
+        if not 0 < len(ballots) <= BALLOTS_PER_RELAY_MAX:
+            raise ValueError(f"ballots: give 1 to {BALLOTS_PER_RELAY_MAX}, not {len(ballots)}")
+        proposals = {ballot.proposal for ballot in ballots}
+        if len(proposals) > 1:
+            raise ValueError("ballots: one transaction relays the ballots of one proposal")
+        data = GOVERNOR.calldata(
+            "castVotesBySig",
+            proposals.pop(),
+            [ballot.support.value for ballot in ballots],
+            [ballot.voter for ballot in ballots],
+            [ballot.signature for ballot in ballots],
+        )
+        key = f"ballots {keccak256(data).hex()}"
+        if not await self._outbox.knows(self._key(key, self._contracts.governor)):
+            await self._check_that_one_counts(data, len(ballots))
+        return await self._write(key, self._contracts.governor, data)
+
+    async def queue(self, call: RunProposal) -> Receipt:
+        """Queue a succeeded proposal in the timelock."""
+        return await self._move_on("queue", call)
+
+    async def execute(self, call: RunProposal) -> Receipt:
+        """Execute a queued proposal whose delay has passed."""
+        return await self._move_on("execute", call)
+
+    async def post_round(self, root: RoundRoot, signatures: Sequence[bytes]) -> Receipt:
+        """Post a round root with its attestations, in ascending order of their signers."""
+        data = LEDGER.calldata("postRound", root_fields(root), list(signatures))
+        key = f"round {root.run.hex()} {root.round}"
+        return await self._write(key, self._contracts.ledger, data)
+
+    async def claim(
+        self, run: RunId, account: Address, cumulative: int, proof: Sequence[Digest]
+    ) -> Receipt:
+        """Claim for an account, by anyone; it is paid to the account's payout address."""
+        if len(proof) > MERKLE_PROOF_MAX:
+            raise ValueError(f"proof: at most {MERKLE_PROOF_MAX} hashes, not {len(proof)}")
+        data = LEDGER.calldata("claim", run, account, cumulative, list(proof))
+        key = f"claim {run.hex()} {account.hex()} {cumulative}"
+        return await self._write(key, self._contracts.ledger, data)
+
+    async def set_payout(self, payee: Address) -> Receipt | None:
+        """Send what our account earns to another address; zero bytes make it our own again.
+
+        None where it is so already. Intent key: the payee and how often it was chosen before.
+        """
+        ledger = self._contracts.ledger
+        (current,) = await self._read(ledger, LEDGER, "payoutOf", self.address)
+        if current == (payee if any(payee) else self.address):
+            return None
+        key = f"payout {payee.hex()} "
+        key += str(await self._outbox.landed_count(self._key(key, ledger)))
+        return await self._write(key, ledger, LEDGER.calldata("setPayout", payee))
+
+    # Events -----------------------------------------------------------------------------------
+
+    async def watch(self, from_block: int) -> AsyncIterator[ChainEvent]:
+        """Events from a block on, in order, each after its confirmations; never ends."""
+        logs = watch_logs(
+            self._rpc,
+            self._contracts.ledger,
+            [EVENT_TOPICS],
+            max(from_block, self._start_block),
+            confirmations=self._settings.confirmations,
+            poll_s=self._settings.poll_s,
+        )
+        async for log in logs:
+            try:
+                event = chain_event(log)
+            except AbiMismatch as error:
+                raise WrongChain(
+                    f"{to_checksum_address(self._contracts.ledger)}: {error}"
+                ) from error
+            yield event
+
+    # Internals --------------------------------------------------------------------------------
+
+    async def _governor(self, function: str, *args: object) -> tuple[Any, ...]:
+        return await self._read(self._contracts.governor, GOVERNOR, function, *args)
+
+    async def _read(self, to: Address, abi: Abi, function: str, *args: object) -> tuple[Any, ...]:
+        data = await self._rpc.call(Call(self.address, to, abi.calldata(function, *args)))
+        try:
+            return abi.results(function, data)
+        except AbiMismatch as error:
+            raise WrongChain(f"{to_checksum_address(to)} is not our contract: {error}") from error
+
+    def _key(self, key: str, to: Address) -> str:
+        """One account may serve several DAOs: their intents differ by contract."""
+        return f"{to.hex()} {key}"
+
+    async def _write(self, key: str, to: Address, data: bytes) -> Receipt:
+        await self.info()
+        return await self._outbox.submit(self._key(key, to), to, data)
+
+    async def _move_on(self, function: str, call: RunProposal) -> Receipt:
+        arguments = (*proposed_calls(self._contracts, call), description_hash(call))
+        data = GOVERNOR.calldata(function, *arguments)
+        key = f"{function} {self.proposal_id(call)}"
+        return await self._write(key, self._contracts.governor, data)
+
+    async def _check_that_one_counts(self, data: bytes, count: int) -> None:
+        returned = await self._rpc.call(Call(self.address, self._contracts.governor, data))
+        (counted,) = GOVERNOR.results("castVotesBySig", returned)
+        if counted == 0:
+            raise TransactionReverted(f"not one of the {count} ballots can be counted")
+
+    async def _check_contracts(self) -> None:
+        named = self._contracts
+        for field, account in (
+            ("token", named.token),
+            ("governor", named.governor),
+            ("timelock", named.timelock),
+            ("ledger", named.ledger),
+        ):
+            if not await self._rpc.code(account):
+                raise WrongChain(
+                    f"contracts.{field}: there is no contract at {to_checksum_address(account)}"
+                    f" on chain {self._chain_id}"
+                )
+        for holder, abi, function, expected in (
+            (named.governor, GOVERNOR, "token", named.token),
+            (named.governor, GOVERNOR, "timelock", named.timelock),
+            (named.ledger, LEDGER, "token", named.token),
+            (named.ledger, LEDGER, "dao", named.timelock),
+        ):
+            (found,) = await self._read(holder, abi, function)
+            if found != expected:
+                raise WrongChain(
+                    f"{to_checksum_address(holder)}.{function}() is {to_checksum_address(found)},"
+                    f" the network file names {to_checksum_address(expected)}"
+                )
+
+
+def _readable(version: str) -> str:
+    """`anvil/v1.7.1` becomes `anvil 1.7.1`; a node may call itself anything."""
+    name, _, rest = version.partition("/")
+    number = rest.split("/")[0].split("-")[0].removeprefix("v")
+    text = f"{name} {number}".strip()[:LABEL_CHARS_MAX]
+    return "".join(c if c.isprintable() else "?" for c in text) or "evm"

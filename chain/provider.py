@@ -1,0 +1,236 @@
+"""web3's transport under Trio: JSON-RPC over httpx, to the first of several endpoints that answers.
+
+Knows endpoints and their health, not what is asked of them; a JSON-RPC error that is the answer to
+the request (a revert, a refused transaction) is returned as it came.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Self
+from urllib.parse import urlsplit
+
+import httpx
+import trio
+from web3.providers.async_base import AsyncJSONBaseProvider
+from web3.types import RPCEndpoint, RPCResponse
+
+from eigen.chain.port import ChainUnreachable, WrongChain
+
+TIMEOUT_S: Final = 10.0
+"""One request to one endpoint, from the first byte sent to the last received."""
+CONNECTIONS_MAX: Final = 8
+"""A daemon has a watcher, an outbox and a few readers at a time."""
+REPLY_BYTES_MAX: Final = 16 * 1024 * 1024
+"""A full page of logs is under 4 MiB; more is a broken or hostile endpoint."""
+ROUNDS_OF_TRIES: Final = 3
+"""How often a read goes over all endpoints before it gives up."""
+BACKOFF_S: Final = 0.25
+"""Wait before the second round of tries; doubled each time, less a random part."""
+COOL_DOWN_S_MAX: Final = 60.0
+"""Longest time that a failed endpoint is asked last. It is never left out."""
+ENDPOINTS_MAX: Final = 16
+"""More would make a read wait for minutes before it is told that nobody answers."""
+
+READS: Final = frozenset(
+    RPCEndpoint(name)
+    for name in (
+        "eth_blockNumber",
+        "eth_call",
+        "eth_chainId",
+        "eth_estimateGas",
+        "eth_feeHistory",
+        "eth_getBalance",
+        "eth_getBlockByHash",
+        "eth_getBlockByNumber",
+        "eth_getCode",
+        "eth_getLogs",
+        "eth_getTransactionByHash",
+        "eth_getTransactionCount",
+        "eth_getTransactionReceipt",
+        "net_version",
+        "web3_clientVersion",
+    )
+)
+"""Asking twice changes nothing, so these are tried again and elsewhere."""
+RESENDABLE: Final = frozenset({RPCEndpoint("eth_sendRawTransaction")})
+"""Signed bytes may go to every endpoint, but the outbox decides when to send them again."""
+
+LIMIT_EXCEEDED: Final = -32005
+"""EIP-1474: the endpoint refuses because of its quota, so another may answer."""
+
+
+class _EndpointFailed(Exception):
+    """This endpoint gave no answer; the message says why, without its URL."""
+
+
+@dataclass(slots=True)
+class _Endpoint:
+    url: str
+    label: str
+    failures: int = 0
+    asked_last_until_s: float = 0.0
+    chain_seen: bool = False  # its chain id was compared since it last failed
+
+
+class TrioHTTPProvider(AsyncJSONBaseProvider):
+    """Endpoints of one chain, in order of preference.
+
+    Every endpoint must be `chain_id` (EIP-155) before anything else is asked of it; where that is
+    None no endpoint is checked. URLs may carry credentials, so messages name scheme, host and port
+    alone. Proxies and `.netrc` of the environment are ignored.
+
+    Cancelling a request closes its connection at once and leaves the provider usable.
+    """
+
+    global_ccip_read_enabled = False  # EIP-3668 would let a contract name URLs to fetch
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        chain_id: int | None,
+        timeout_s: float = TIMEOUT_S,
+        reply_bytes_max: int = REPLY_BYTES_MAX,
+        backoff_s: float = BACKOFF_S,
+    ) -> None:
+        """Raises ValueError for no URL, too many of them, or one that is not http(s)."""
+        super().__init__()
+        if not 0 < len(urls) <= ENDPOINTS_MAX:
+            raise ValueError(f"rpc urls: give 1 to {ENDPOINTS_MAX}, not {len(urls)}")
+        self._endpoints = [_Endpoint(url, _label(url)) for url in urls]
+        self._chain_id = chain_id
+        self._timeout_s = timeout_s
+        self._reply_bytes_max = reply_bytes_max
+        self._backoff_s = backoff_s
+        self._jitter = random.Random()  # noqa: S311 - spreads retries, guards nothing
+        self._client = httpx.AsyncClient(
+            timeout=timeout_s,  # between bytes; `_post` sets a deadline on the whole exchange
+            limits=httpx.Limits(
+                max_connections=CONNECTIONS_MAX, max_keepalive_connections=CONNECTIONS_MAX
+            ),
+            headers={"Content-Type": "application/json", "Accept-Encoding": "identity"},
+            trust_env=False,
+        )
+
+    def __repr__(self) -> str:
+        return f"TrioHTTPProvider({', '.join(endpoint.label for endpoint in self._endpoints)})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close pooled connections. The provider cannot be used afterwards."""
+        await self._client.aclose()
+
+    async def make_request(self, method: RPCEndpoint, params: Any) -> RPCResponse:
+        """One JSON-RPC exchange; its error object, if any, is in the reply.
+
+        Reads go over all endpoints up to `ROUNDS_OF_TRIES` times; signed transactions once; any
+        other method goes to the first endpoint alone, once, as it may not be safe to repeat.
+        Raises `ChainUnreachable` naming what was tried, `WrongChain` where every endpoint that
+        answers is another chain.
+        """
+        body = self.encode_rpc_request(method, params)
+        rounds = ROUNDS_OF_TRIES if method in READS else 1
+        alone = method not in READS and method not in RESENDABLE
+        tried: dict[str, str] = {}
+        strangers: list[WrongChain] = []
+        for round_index in range(rounds):
+            if round_index:
+                pause_s = self._backoff_s * 2 ** (round_index - 1)
+                await trio.sleep(pause_s * self._jitter.uniform(0.5, 1.0))
+            for endpoint in self._endpoints[:1] if alone else self._by_health():
+                try:
+                    return await self._ask(endpoint, body)
+                except _EndpointFailed as failure:
+                    tried[endpoint.label] = str(failure)
+                    self._failed(endpoint)
+                except WrongChain as stranger:
+                    strangers.append(stranger)
+                    tried[endpoint.label] = str(stranger)
+                    self._failed(endpoint)
+            if len(strangers) == len(self._endpoints):
+                raise strangers[0]
+        causes = "; ".join(f"{label}: {cause}" for label, cause in tried.items())
+        raise ChainUnreachable(f"no RPC endpoint answered {method} ({causes})")
+
+    def _by_health(self) -> list[_Endpoint]:
+        """Healthy ones as configured, then those cooling down, soonest first."""
+        now_s = trio.current_time()
+        return sorted(self._endpoints, key=lambda e: max(e.asked_last_until_s - now_s, 0.0))
+
+    def _failed(self, endpoint: _Endpoint) -> None:
+        endpoint.failures += 1
+        endpoint.chain_seen = False  # whatever comes back there may be something else
+        cool_down_s = min(2.0 ** min(endpoint.failures, 6), COOL_DOWN_S_MAX)
+        endpoint.asked_last_until_s = trio.current_time() + cool_down_s
+
+    async def _ask(self, endpoint: _Endpoint, body: bytes) -> RPCResponse:
+        if self._chain_id is not None and not endpoint.chain_seen:
+            asking = self.encode_rpc_request(RPCEndpoint("eth_chainId"), [])
+            _check_chain(await self._post(endpoint, asking), self._chain_id, endpoint.label)
+            endpoint.chain_seen = True
+        reply = await self._post(endpoint, body)
+        endpoint.failures, endpoint.asked_last_until_s = 0, 0.0
+        return reply
+
+    async def _post(self, endpoint: _Endpoint, body: bytes) -> RPCResponse:
+        try:
+            with trio.fail_after(self._timeout_s):
+                async with self._client.stream("POST", endpoint.url, content=body) as response:
+                    content = await self._read_bounded(response)
+        except trio.TooSlowError as error:
+            raise _EndpointFailed(f"no whole reply in {self._timeout_s:g} s") from error
+        except httpx.HTTPError as error:
+            raise _EndpointFailed(str(error) or type(error).__name__) from error
+        return self._decoded(response, content)
+
+    async def _read_bounded(self, response: httpx.Response) -> bytes:
+        """The body, unless it is compressed (we asked for none) or longer than allowed."""
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise _EndpointFailed("compressed reply, though none was asked for")
+        content = bytearray()
+        async for chunk in response.aiter_raw():
+            content += chunk
+            if len(content) > self._reply_bytes_max:
+                raise _EndpointFailed(f"reply longer than {self._reply_bytes_max} bytes")
+        return bytes(content)
+
+    def _decoded(self, response: httpx.Response, content: bytes) -> RPCResponse:
+        """The JSON-RPC object. Some servers answer an error with a status other than 200."""
+        try:
+            reply = self.decode_rpc_response(content)
+        except (ValueError, RecursionError) as error:
+            raise _EndpointFailed(
+                f"HTTP {response.status_code}, and the reply is not JSON"
+            ) from error
+        if not isinstance(reply, dict) or not ("result" in reply or "error" in reply):
+            raise _EndpointFailed(f"HTTP {response.status_code}, and no JSON-RPC object")
+        if response.status_code != httpx.codes.OK and "error" not in reply:
+            raise _EndpointFailed(f"HTTP {response.status_code}")
+        refusal = reply.get("error")
+        if isinstance(refusal, dict) and refusal.get("code") == LIMIT_EXCEEDED:
+            raise _EndpointFailed("over its request quota")
+        return reply
+
+
+def _label(url: str) -> str:
+    """Scheme, host and port: paths, queries and user parts often hold an API key."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("rpc url: must begin with http:// or https:// and name a host")
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{parts.hostname}{port}"
+
+
+def _check_chain(reply: RPCResponse, expected: int, label: str) -> None:
+    try:
+        found = int(str(reply.get("result")), 16)
+    except ValueError as error:
+        raise _EndpointFailed("did not tell its chain id") from error
+    if found != expected:
+        raise WrongChain(f"{label} is chain {found}, but the network file names chain {expected}")
