@@ -1,1 +1,4 @@
-"""What peers agree on: messages, limits and state machines. Knows no clock, socket, torch or chain."""
+"""What peers agree on: messages, limits and state machines.
+
+Knows no clock, socket, torch or chain.
+"""

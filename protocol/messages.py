@@ -174,8 +174,7 @@ class SeatVote:
 class Commitment:
     """What a trainer is bound to before anybody's update is visible."""
 
-    run: RunId
-    round: Round
+    attempt: Attempt
     base: Cid
     parts_root: Digest  # Merkle root over the encoded parts
     residual_root: Digest  # Merkle root over the residual that error feedback leaves
@@ -246,7 +245,7 @@ class RoundRecord:
 @message(45)
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The leader's account of a round. `attempt` is who proposes, `record.attempt` what it shows."""
+    """The leader's account of a round; `record.attempt` may be an earlier one, carried on."""
 
     attempt: Attempt
     record: RoundRecord
@@ -285,12 +284,5 @@ class Timeout:
 
 
 RoundMessage = (
-    SeatProposal
-    | SeatVote
-    | Commitment
-    | ResultVote
-    | StepNotice
-    | Outcome
-    | OutcomeVote
-    | Timeout
+    SeatProposal | SeatVote | Commitment | ResultVote | StepNotice | Outcome | OutcomeVote | Timeout
 )

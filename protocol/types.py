@@ -3,7 +3,7 @@
 from typing import NewType
 
 Address = NewType("Address", bytes)
-"""20 bytes: keccak256 of a secp256k1 public key, last 20. A node's name on the wire and on chain."""
+"""20 bytes: the end of keccak256 of a secp256k1 public key. A node's name on wire and chain."""
 
 Digest = NewType("Digest", bytes)
 """32 bytes: a SHA-256 or keccak256 output; the field that holds it says which."""

@@ -15,9 +15,8 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from types import GenericAlias
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import msgpack
 
@@ -85,6 +84,7 @@ _FIXED: dict[Any, tuple[type, Length]] = {
 
 _tag_of: dict[type, int] = {}
 _type_of: dict[int, type] = {}
+_fields_of: dict[type, tuple[tuple[str, Any], ...]] = {}
 
 
 def message(tag: int) -> Callable[[type[M]], type[M]]:
@@ -137,10 +137,10 @@ def decode(data: bytes, *expected: type[M], bytes_max: int | None = None) -> M:
     if expected and cls not in expected:
         names = " or ".join(e.__name__ for e in expected)
         raise Malformed(f"a {cls.__name__} where a {names} is expected")
-    value: M = _read_struct(cls, items[1:], cls.__name__)
+    value = _read_struct(cls, items[1:], cls.__name__)
     if encode(value) != data:
         raise Malformed(f"{cls.__name__} is not in canonical form")
-    return value
+    return cast(M, value)
 
 
 def decode_bare(data: bytes, cls: type[M], *, bytes_max: int) -> M:
@@ -150,7 +150,7 @@ def decode_bare(data: bytes, cls: type[M], *, bytes_max: int) -> M:
     value = _read_struct(cls, _unpack(data), cls.__name__)
     if encode_bare(value) != data:
         raise Malformed(f"{cls.__name__} is not in canonical form")
-    return value
+    return cast(M, value)
 
 
 def _unpack(data: bytes) -> Any:
@@ -167,10 +167,13 @@ def _unpack(data: bytes) -> Any:
         raise Malformed(f"not msgpack: {type(error).__name__}") from None
 
 
-@cache
-def _fields(cls: type) -> tuple[tuple[str, Any], ...]:
-    hints = get_type_hints(cls, include_extras=True)
-    return tuple((f.name, hints[f.name]) for f in dataclasses.fields(cls))
+def _fields(cls: Any) -> tuple[tuple[str, Any], ...]:
+    known = _fields_of.get(cls)
+    if known is None:
+        hints = get_type_hints(cls, include_extras=True)
+        known = tuple((f.name, hints[f.name]) for f in dataclasses.fields(cls))
+        _fields_of[cls] = known
+    return known
 
 
 def _pack_fields(value: Any) -> list[Any]:
@@ -201,11 +204,7 @@ def _item_hints(kind: GenericAlias, count: int, field: str) -> list[Any]:
 
 def _check_length(size: int, bound: Any, field: str) -> None:
     if isinstance(bound, Length) and not bound.least <= size <= bound.most:
-        wanted = (
-            str(bound.most)
-            if bound.least == bound.most
-            else f"{bound.least} to {bound.most}"
-        )
+        wanted = str(bound.most) if bound.least == bound.most else f"{bound.least} to {bound.most}"
         raise BadField(field, f"length {size}, {wanted} allowed")
 
 
@@ -239,10 +238,12 @@ def _pack(value: Any, hint: Any, field: str) -> Any:
             raise BadField(field, f"a {type(value).__name__} where a tuple is expected")
         _check_length(len(value), bound, field)
         hints = _item_hints(kind, len(value), field)
-        return [_pack(v, h, f"{field}[{i}]") for i, (v, h) in enumerate(zip(value, hints, strict=True))]
+        return [
+            _pack(v, h, f"{field}[{i}]") for i, (v, h) in enumerate(zip(value, hints, strict=True))
+        ]
     if dataclasses.is_dataclass(kind):
         if type(value) is not kind:
-            raise BadField(field, f"a {type(value).__name__} is not a {kind.__name__}")
+            raise BadField(field, f"a {type(value).__name__} is not a {kind}")
         return _pack_fields(value)
     _check_scalar(value, kind, bound, field)
     return value
@@ -268,7 +269,7 @@ def _read(value: Any, hint: Any, field: str) -> Any:
     return value
 
 
-def _read_struct(cls: type[M] | Any, items: Any, field: str) -> Any:
+def _read_struct(cls: Any, items: Any, field: str) -> Any:
     if type(items) is not list:
         raise BadField(field, f"a {type(items).__name__} where an array is expected")
     fields = _fields(cls)

@@ -1,0 +1,40 @@
+"""What every machine of one run shares: the spec, the committee, and its deadlines."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from eigen.protocol.messages import Payout
+from eigen.protocol.run import RunSpec
+from eigen.protocol.types import Address, Digest, RunId
+
+PayoutRoot = Callable[[tuple[Payout, ...]], Digest]
+"""keccak Merkle root over a payout table, as the ledger checks it (pure)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """How long each phase may take, seconds. All of a network's nodes use the same."""
+
+    commit_s: float  # from the open seat to the last commitment
+    inputs_s: float  # an owner waits so long for the inputs of a part
+    owner_s: float  # members wait so long for a part's result before they try its next owner
+    notices_s: float  # validators wait so long after the audit for step notices
+    attempt_s: float  # a validator gives an attempt up after this
+    resend_s: float  # messages that others still need are gossiped again so often
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """One run, as the chain and the dataset manifest define it."""
+
+    run: RunId
+    spec: RunSpec
+    seed: Digest  # drawn by the ledger when the run opened
+    validators: frozenset[Address]
+    quorum: int
+    genesis: str  # CID of the first checkpoint, a function of the spec alone
+    part_count: int
+    shard_count: int
+    sealed: bool
+    deadlines: Deadlines
+    payout_root: PayoutRoot

@@ -1,0 +1,124 @@
+"""Who sits where: seeds, leaders, part owners and shards, as pure functions of public state."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+from eigen.protocol.messages import Credit, Payout, RoundRecord, SeatMember
+from eigen.protocol.run import RunSpec
+from eigen.protocol.types import Address, Digest
+
+
+def _draw(*parts: bytes) -> bytes:
+    """SHA-256 over length-prefixed parts, so that no two draws share a preimage."""
+    h = hashlib.sha256()
+    for part in parts:
+        h.update(len(part).to_bytes(4, "big") + part)
+    return h.digest()
+
+
+def round_seed(run_seed: Digest, round_: int, previous: Digest) -> Digest:
+    """Everybody's randomness for one round; `previous` is the digest of the record before it."""
+    return Digest(_draw(b"eigen/round/1", run_seed, round_.to_bytes(8, "big"), previous))
+
+
+def order_seed(seed: Digest, trainer: Address) -> Digest:
+    """What fixes a trainer's data order in the round of `seed`."""
+    return Digest(_draw(b"eigen/order/1", seed, trainer))
+
+
+def ranked(seed: bytes, purpose: bytes, members: Iterable[Address]) -> list[Address]:
+    """Members in an order that the seed fixes and nobody can choose (rendezvous hashing)."""
+    return sorted(members, key=lambda member: _draw(b"eigen/rank/1", purpose, seed, member))
+
+
+def leader(seed: Digest, attempt: int, validators: Iterable[Address]) -> Address:
+    """The validator that proposes in this attempt; the next attempt has the next one."""
+    order = ranked(seed, b"leader", validators)
+    return order[attempt % len(order)]
+
+
+def part_owners(seed: Digest, part: int, members: Sequence[Address]) -> list[Address]:
+    """Owners of a part, first choice first.
+
+    First choices go round robin through one seeded order, so that everybody owns an equal share;
+    the order after the first differs by part, so that a lost owner's parts spread over all others.
+    """
+    base = ranked(seed, b"owner", members)
+    first = base[part % len(base)]
+    rest = ranked(seed, b"owner" + part.to_bytes(4, "big"), [m for m in base if m != first])
+    return [first, *rest]
+
+
+def assign_sealed(
+    holders: Sequence[SeatMember], trainers: Sequence[Address], shards: int, seed: Digest
+) -> tuple[tuple[SeatMember, ...], tuple[SeatMember, ...]]:
+    """Shards of a sealed dataset: who has seen a shard keeps it, so that nobody collects them all.
+
+    `holders` are all grants so far. A trainer without a shard takes one that nobody holds, else one
+    whose holder is absent. Shards that nobody holds are then dealt to those with the fewest.
+    Returns the seat members (trainers for whom there is a shard, by address) and the new holders.
+    """
+    held = {holder.trainer: set(holder.shards) for holder in holders}
+    present = sorted(trainers)
+    taken = {shard for own in held.values() for shard in own}
+    order = sorted(range(shards), key=lambda s: _draw(b"eigen/shard/1", seed, s.to_bytes(4, "big")))
+    free = [s for s in order if s not in taken]
+    absent = [s for s in order if s in taken and not any(s in held.get(t, ()) for t in present)]
+    for trainer in ranked(seed, b"shard", (t for t in present if not held.get(t))):
+        source = free or absent
+        if not source:
+            continue
+        shard = source.pop(0)
+        for own in held.values():
+            own.discard(shard)
+        held.setdefault(trainer, set()).add(shard)
+    seated = [t for t in present if held.get(t)]
+    for shard in free:
+        if seated:
+            fewest = min(seated, key=lambda t: (len(held[t]), t))
+            held[fewest].add(shard)
+    members = tuple(SeatMember(t, tuple(sorted(held[t]))) for t in seated)
+    everyone = tuple(SeatMember(t, tuple(sorted(held[t]))) for t in sorted(held) if held[t])
+    return members, everyone
+
+
+def assign_open(
+    trainers: Sequence[Address], shards: int, seed: Digest
+) -> tuple[tuple[SeatMember, ...], tuple[SeatMember, ...]]:
+    """Shards of a public dataset: drawn anew each round, so that no peer can choose easy data."""
+    if not trainers:
+        return (), ()
+    order = ranked(seed, b"shard", trainers)
+    deck = sorted(range(shards), key=lambda s: _draw(b"eigen/shard/1", seed, s.to_bytes(4, "big")))
+    hands: dict[Address, list[int]] = {t: [] for t in order}
+    for position in range(max(shards, len(order))):
+        hands[order[position % len(order)]].append(deck[position % shards])
+    members = tuple(SeatMember(t, tuple(sorted(set(hands[t])))) for t in sorted(order))
+    return members, ()
+
+
+def credits_of(
+    spec: RunSpec, samples: Sequence[tuple[Address, int]], validators: Sequence[Address]
+) -> tuple[tuple[Credit, ...], tuple[Credit, ...]]:
+    """A round's reward: validators share theirs equally, trainers by samples; floors, no dust.
+
+    Both results are sorted by account. What division leaves over is not paid.
+    """
+    pool = spec.reward_per_round * spec.validator_share_bps // 10_000
+    share = pool // len(validators) if validators else 0
+    total = sum(count for _, count in samples)
+    rest = spec.reward_per_round - pool
+    trainers = tuple(
+        Credit(account, count, rest * count // total if total else 0)
+        for account, count in sorted(samples)
+    )
+    return trainers, tuple(Credit(account, 0, share) for account in sorted(validators))
+
+
+def payouts_after(previous: RoundRecord | None, earned: Iterable[Credit]) -> tuple[Payout, ...]:
+    """The cumulative table after a round, by account."""
+    table = {p.account: p.cumulative for p in previous.payouts} if previous else {}
+    for credit in earned:
+        if credit.amount:
+            table[credit.account] = table.get(credit.account, 0) + credit.amount
+    return tuple(Payout(account, table[account]) for account in sorted(table))
