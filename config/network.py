@@ -117,17 +117,25 @@ class NetworkFile:
 
 def load_network(path: Path) -> NetworkFile:
     """Read and check a network file. Raises `NetworkFileError`, which names file and key."""
+    return parse_network(read_network_text(path), path)
+
+
+def read_network_text(path: Path) -> str:
+    """A network file's text, not checked yet, read once: `path` may be a pipe.
+
+    Raises `NetworkFileError` where it cannot be read, is too large or is no text.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(NETWORK_FILE_BYTES_MAX + 1)
     except FileNotFoundError as error:
-        raise NetworkFileError(f"there is no network file {path}; run: eigen join FILE") from error
+        raise NetworkFileError(f"there is no network file {path}") from error
     except OSError as error:
         raise NetworkFileError(f"{path} cannot be read: {error.strerror}") from error
     if len(data) > NETWORK_FILE_BYTES_MAX:
         raise NetworkFileError(f"{path} is over {NETWORK_FILE_BYTES_MAX} bytes: no network file")
     try:
-        return parse_network(data.decode(), path)
+        return data.decode()
     except UnicodeDecodeError as error:
         raise NetworkFileError(f"{path}: not UTF-8 text") from error
 

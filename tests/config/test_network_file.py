@@ -139,7 +139,7 @@ def test_any_text_is_a_network_or_an_error_with_a_name(text: str) -> None:
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(NetworkFileError, match="eigen join"):
+    with pytest.raises(NetworkFileError, match="there is no network file"):
         load_network(tmp_path / "absent.toml")
     with pytest.raises(NetworkFileError, match="cannot be read"):
         load_network(tmp_path)
