@@ -36,7 +36,7 @@ CREATE TABLE IF NOT EXISTS intent (
 ) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS one_live_intent_a_key
   ON intent (key) WHERE state IN ('open', 'mined', 'landed');
-CREATE INDEX IF NOT EXISTS unfinished ON intent (nonce) WHERE state IN ('open', 'mined');
+CREATE INDEX IF NOT EXISTS by_nonce ON intent (state, nonce);
 CREATE TABLE IF NOT EXISTS attempt (
   tx BLOB PRIMARY KEY,
   intent INTEGER NOT NULL REFERENCES intent (id),
@@ -45,7 +45,7 @@ CREATE TABLE IF NOT EXISTS attempt (
   priority_wei TEXT NOT NULL,
   signed_at_s REAL NOT NULL
 ) STRICT;
-CREATE INDEX IF NOT EXISTS attempts_of ON attempt (intent, signed_at_s);
+CREATE INDEX IF NOT EXISTS attempts_of ON attempt (intent);
 """
 # Wei are text: SQLite's integers end at 2^63, which is 9.2 ETH.
 
@@ -154,11 +154,13 @@ class Journal:
 
         return await self._transaction(work)
 
-    async def add_attempt(self, intent: Intent, attempt: Attempt, *, nonce: int) -> Intent:
+    async def add_attempt(
+        self, intent: Intent, attempt: Attempt, *, nonce: int, gas: int
+    ) -> Intent:
         """Store another attempt, under the same nonce or another one."""
 
         def work(db: sqlite3.Connection) -> Intent:
-            db.execute("UPDATE intent SET nonce = ? WHERE id = ?", (nonce, intent.id))
+            db.execute("UPDATE intent SET nonce = ?, gas = ? WHERE id = ?", (nonce, gas, intent.id))
             _insert_attempt(db, intent.id, attempt)
             return _by_id(db, intent.id)
 
@@ -195,9 +197,32 @@ class Journal:
         """The intent of a key that is under way or has landed."""
         return await self._one("key = ? AND state IN ('open', 'mined', 'landed')", key)
 
-    async def landed_at(self, nonce: int) -> Intent | None:
-        """The intent that landed with a nonce."""
-        return await self._one("nonce = ? AND state = 'landed'", nonce)
+    async def reopen_landed(self, used: int) -> list[Intent]:
+        """Open intents again that landed with a nonce which the chain does not count as used."""
+
+        def work(db: sqlite3.Connection) -> list[Intent]:
+            rows = db.execute(f"{_SELECT} WHERE state = 'landed' AND nonce >= ?", (used,))
+            gone = [_intent(row) for row in rows]
+            db.executemany(
+                "UPDATE intent SET state = 'open', tx = NULL WHERE id = ?",
+                [(intent.id,) for intent in gone],
+            )
+            return gone
+
+        return await self._transaction(work)
+
+    async def promised_wei(self) -> int:
+        """What all open intents may cost together, at each one's newest fee."""
+
+        def work(db: sqlite3.Connection) -> int:
+            rows = db.execute(
+                "SELECT gas, value_wei, (SELECT max_fee_wei FROM attempt"
+                " WHERE attempt.intent = intent.id ORDER BY attempt.rowid DESC LIMIT 1)"
+                " FROM intent WHERE state = 'open'"
+            )
+            return sum(gas * int(fee) + int(value) for gas, value, fee in rows)
+
+        return await self._transaction(work)
 
     async def landed_count(self, prefix: str) -> int:
         """How many intents landed whose key begins with `prefix`."""
@@ -235,7 +260,7 @@ class Journal:
         def work(db: sqlite3.Connection) -> list[Attempt]:
             rows = db.execute(
                 "SELECT tx, raw, max_fee_wei, priority_wei, signed_at_s FROM attempt"
-                " WHERE intent = ? ORDER BY signed_at_s DESC, rowid DESC",
+                " WHERE intent = ? ORDER BY rowid DESC",
                 (intent.id,),
             )
             return [

@@ -21,8 +21,8 @@ TIMEOUT_S: Final = 10.0
 """One request to one endpoint, from the first byte sent to the last received."""
 CONNECTIONS_MAX: Final = 8
 """A daemon has a watcher, an outbox and a few readers at a time."""
-REPLY_BYTES_MAX: Final = 16 * 1024 * 1024
-"""A full page of logs is under 4 MiB; more is a broken or hostile endpoint."""
+REPLY_BYTES_MAX: Final = 4 * 1024 * 1024
+"""About 4,000 logs. Parsing holds the event loop; who asks for more asks in smaller pieces."""
 ROUNDS_OF_TRIES: Final = 3
 """How often a read goes over all endpoints before it gives up."""
 BACKOFF_S: Final = 0.25
@@ -131,19 +131,20 @@ class TrioHTTPProvider(AsyncJSONBaseProvider):
 
         Reads go over all endpoints up to `ROUNDS_OF_TRIES` times; signed transactions once; any
         other method goes to the first endpoint alone, once, as it may not be safe to repeat.
-        Raises `ChainUnreachable` naming what was tried, `WrongChain` where every endpoint that
-        answers is another chain.
+        Raises `ChainUnreachable` naming what was tried, `WrongChain` where all of them are another
+        chain.
         """
         body = self.encode_rpc_request(method, params)
         rounds = ROUNDS_OF_TRIES if method in READS else 1
         alone = method not in READS and method not in RESENDABLE
         tried: dict[str, str] = {}
-        strangers: list[WrongChain] = []
         for round_index in range(rounds):
             if round_index:
                 pause_s = self._backoff_s * 2 ** (round_index - 1)
                 await trio.sleep(pause_s * self._jitter.uniform(0.5, 1.0))
-            for endpoint in self._endpoints[:1] if alone else self._by_health():
+            asked = self._endpoints[:1] if alone else self._by_health()
+            strangers: list[WrongChain] = []
+            for endpoint in asked:
                 try:
                     return await self._ask(endpoint, body)
                 except _EndpointFailed as failure:
@@ -153,7 +154,7 @@ class TrioHTTPProvider(AsyncJSONBaseProvider):
                     strangers.append(stranger)
                     tried[endpoint.label] = str(stranger)
                     self._failed(endpoint)
-            if len(strangers) == len(self._endpoints):
+            if len(strangers) == len(asked):
                 raise strangers[0]
         causes = "; ".join(f"{label}: {cause}" for label, cause in tried.items())
         raise ChainUnreachable(f"no RPC endpoint answered {method} ({causes})")

@@ -77,14 +77,10 @@ async def watch_logs(
         try:
             logs, at_end = await _next_logs(rpc, account, topics, place, confirmations)
             failures = 0
-        except EndpointRefused as error:
-            place.span = max(place.span // 2, 1)
+        except (EndpointRefused, ChainUnreachable) as error:
+            place.span = max(place.span // 2, 1)  # the range, or the reply, may be too large
             failures += 1
             log.warning("watch: %s; asking for %d blocks at a time", error, place.span)
-            logs, at_end = [], True
-        except ChainUnreachable as error:
-            failures += 1
-            log.warning("watch: %s", error)
             logs, at_end = [], True
         for found in logs:
             identity = (found.tx, found.topics, found.data)
