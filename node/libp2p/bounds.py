@@ -1,0 +1,115 @@
+"""Every size, count and time of the wire that a peer could otherwise choose, and why it is so."""
+
+from typing import Final
+
+# Connections ------------------------------------------------------------------------------------
+HANDSHAKE_TIMEOUT_S: Final = 10.0
+"""TCP accept to admission: six round trips and three public-key operations, on a slow line."""
+DIAL_TIMEOUT_S: Final = 5.0
+"""One TCP connect; Linux retries a SYN after 1 s and 3 s."""
+PENDING_MAX: Final = 512
+"""Inbound connections still in their handshake, about 40 KB each; the oldest gives way."""
+PENDING_PER_IP_MAX: Final = 64
+"""As above for one address; an honest peer needs its place for some 20 ms."""
+RESERVED_DESCRIPTORS: Final = 128
+"""Descriptors left for files, the chain's RPC and the store when accepting connections."""
+SIMULTANEOUS_GRACE_S: Final = 10.0
+"""How long the losing one of two simultaneous connections may finish its streams."""
+
+# Multistream ------------------------------------------------------------------------------------
+MULTISTREAM_LINE_BYTES_MAX: Final = 1024
+"""The specification's bound on one negotiation message."""
+MULTISTREAM_LINES_MAX: Final = 32
+"""Proposals of one negotiation: js and go offer fewer than ten."""
+NEGOTIATION_TIMEOUT_S: Final = 10.0
+"""To agree on the protocol of a stream."""
+
+# Noise ------------------------------------------------------------------------------------------
+NOISE_RECORD_BYTES_MAX: Final = 65_535
+"""The Noise specification, section 3; the length prefix has two bytes."""
+NOISE_HANDSHAKE_BYTES_MAX: Final = 4096
+"""A handshake payload is some 200 bytes; extensions may add muxer names."""
+RECORDS_PER_KEY_MAX: Final = 2**60
+"""Far below the 2^64 - 1 nonces of a Noise key; the connection ends before."""
+
+# Yamux ------------------------------------------------------------------------------------------
+WINDOW_INITIAL_BYTES: Final = 256 * 1024
+"""The specification's initial window of a stream."""
+WINDOW_BYTES_MAX: Final = 16 * 1024 * 1024
+"""160 MB/s at 100 ms of round trip; granted step by step, only to streams that are read."""
+WINDOW_GRANTED_BYTES_MAX: Final = 256 * 1024 * 1024
+"""Windows above the initial one, all connections of the process together."""
+BUFFERED_PER_CONNECTION_BYTES_MAX: Final = 48 * 1024 * 1024
+"""Received and not yet read, one connection; the stream that passes it is reset."""
+BUFFERED_BYTES_MAX: Final = 384 * 1024 * 1024
+"""As above, all connections of the process together."""
+FRAME_BYTES_MAX: Final = 64 * 1024
+"""Of one data frame that we send: four noise records a batch, and js-libp2p's own size."""
+BATCH_BYTES_MAX: Final = 256 * 1024
+"""Frames sealed and sent in one system call: what a control frame may have to wait for."""
+LANE_BYTES_MAX: Final = 1024 * 1024
+"""Queued for sending on one connection and lane; then writers wait."""
+CONTROL_QUEUE_BYTES_MAX: Final = 64 * 1024
+"""Window updates and pongs a peer may make us owe it without reading: 5,000 of them."""
+UNSENT_BYTES_MAX: Final = 256 * 1024
+"""TCP_NOTSENT_LOWAT: what the kernel holds before the link; keeps pings ahead of bulk."""
+INBOUND_STREAMS_MAX: Final = 256
+"""Open streams that one peer may hold, as in go-yamux."""
+PING_INTERVAL_S: Final = 5.0
+"""Silence after which the link is probed."""
+PING_TIMEOUT_S: Final = 10.0
+"""Then a link without any answer is dead: a frozen peer is noticed within 20 s."""
+ABANDONED_STREAM_S: Final = 10.0
+"""How long a peer may leave a stream half open after we are done with it."""
+
+# Requests ---------------------------------------------------------------------------------------
+HANDLERS_PER_PEER_MAX: Final = 32
+"""Requests of one peer worked on at a time; more wait inside their windows."""
+HANDLER_TIMEOUT_S: Final = 120.0
+"""From a whole request to the end of its reply, handler included."""
+TRANSFER_FLOOR_BYTES_PER_S: Final = 32 * 1024
+"""A peer slower than that holds a request's memory for too long."""
+TRANSFER_GRACE_S: Final = 15.0
+"""Added to the time that the floor gives."""
+REFUSAL_BYTES_MAX: Final = 1024
+"""Text of a refusal."""
+HELLO_BYTES_MAX: Final = 8 * 1024
+"""A network id, a version and eight multiaddrs."""
+PEERS_REPLY_BYTES_MAX: Final = 64 * 1024
+"""64 peers with four multiaddrs of 256 bytes."""
+PEERS_PER_REPLY_MAX: Final = 64
+"""As above."""
+ADDRESSES_PER_PEER_MAX: Final = 8
+"""Multiaddrs remembered of one peer."""
+KNOWN_PEERS_MAX: Final = 2048
+"""Peers in the address book, some 500 bytes each."""
+CLOCK_SKEW_WARN_S: Final = 30.0
+"""Rounds run on deadlines of minutes; a clock this far off is worth a line in the log."""
+
+# Gossip -----------------------------------------------------------------------------------------
+RPC_BYTES_MAX: Final = 1024 * 1024
+"""One gossipsub RPC: several messages with their control part; the default of go-libp2p."""
+MESSAGES_PER_RPC_MAX: Final = 64
+"""Published messages in one RPC."""
+CONTROL_PER_RPC_MAX: Final = 256
+"""Control entries of one kind, and subscriptions, in one RPC."""
+IDS_PER_HEARTBEAT_MAX: Final = 5000
+"""Ids that one peer may advertise, or ask of us, between two heartbeats (as go-libp2p)."""
+TOPICS_PER_PEER_MAX: Final = 128
+"""Topics that one peer may be subscribed to."""
+TOPIC_BYTES_MAX: Final = 256
+"""Length of a topic's name in UTF-8."""
+SEEN_MAX: Final = 65_536
+"""Message ids remembered, about 150 bytes each; 100 messages a second for ten minutes."""
+SEEN_TTL_S: Final = 600.0
+"""How long an id is remembered at least, while there is room."""
+SEND_QUEUE_MAX: Final = 512
+"""RPCs waiting for one peer; forwarded messages beyond it are left to IHAVE."""
+DELIVERY_QUEUE_MAX: Final = 1024
+"""Accepted messages waiting for a topic's handler; then reading from peers pauses."""
+PUBLISH_PER_S: Final = 100.0
+"""Own messages a second on average."""
+PUBLISH_BURST: Final = 64.0
+"""Own messages at once."""
+EVENT_QUEUE_MAX: Final = 1024
+"""Connection events waiting for one slow listener; then the oldest is dropped and logged."""

@@ -1,0 +1,67 @@
+"""What a person sets of the network. Frozen once made; checked when it is made."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from eigen.node.libp2p.multiaddrs import parse, parse_peer
+from eigen.protocol.limits import TEXT_BYTES_MAX
+from eigen.protocol.types import Address
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of this process; each connection costs about 60 KB and two descriptors at most."""
+
+    connections: int = 256
+    """Admitted connections, both directions."""
+    connections_per_ip: int = 64
+    """Admitted inbound connections from one address; people share addresses behind a NAT."""
+    accepts_per_ip_per_s: float = 20.0
+    """New inbound connections a second from one address; a handshake costs some 3 ms."""
+    accepts_per_ip_burst: float = 200.0
+    """As above, at once."""
+    peers_wanted: int = 64
+    """Known peers are dialled until so many are connected."""
+
+    def __post_init__(self) -> None:
+        for name in ("connections", "connections_per_ip", "accepts_per_ip_per_s"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"limits.{name} must be above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Libp2pConfig:
+    """Where to listen, whom to know, and which network this is."""
+
+    network_id: str
+    """Peers of another network are refused after their hello."""
+    listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4001",)
+    bootstrap: tuple[str, ...] = ()
+    """Multiaddrs with `/p2p/`; dialled for as long as the daemon runs."""
+    announce: tuple[str, ...] = ()
+    """Addresses to tell peers instead of those of the interfaces, as behind a port mapping."""
+    software: str = "eigen"
+    """Name and version, for `identify` and the hello."""
+    mdns: bool = True
+    """Find peers on the local network."""
+    peerstore: Path | None = None
+    """File of known peers; None keeps them in memory."""
+    allow: frozenset[Address] = frozenset()
+    """If any are given, only these peers are let in."""
+    deny: frozenset[Address] = frozenset()
+    """Never let in, never dialled."""
+    network_key: bytes | None = field(default=None, repr=False)
+    """32 bytes that all members of a private network share; strangers fail the handshake."""
+    admit_strangers: bool = False
+    """Whether libp2p peers that do not say `/eigen/hello/1` are let in (for interop)."""
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if not self.network_id or len(self.network_id.encode()) > TEXT_BYTES_MAX:
+            raise ValueError(f"network_id needs 1 to {TEXT_BYTES_MAX} bytes")
+        for text in (*self.listen, *self.announce):
+            parse(text)
+        for text in self.bootstrap:
+            parse_peer(text)
+        if self.network_key is not None and len(self.network_key) != 32:
+            raise ValueError("network_key has 32 bytes; make one with `openssl rand 32`")

@@ -1,0 +1,99 @@
+"""`/eigen/peers/1`: whoever is connected to one peer soon knows them all.
+
+A peer's word about others is only a hint where to dial: whoever is there proves itself.
+"""
+
+import logging
+import random
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+import trio
+
+from eigen.node.libp2p.bounds import PEERS_PER_REPLY_MAX, PEERS_REPLY_BYTES_MAX
+from eigen.node.libp2p.errors import BadMultiaddr, HandshakeFailed
+from eigen.node.libp2p.multiaddrs import Endpoint, parse_peer
+from eigen.node.libp2p.requests import Requests
+from eigen.node.libp2p.supervisor import Supervisor
+from eigen.node.libp2p.swarm import Swarm
+from eigen.node.ports import NetworkError, PeerConnected
+from eigen.protocol import wire
+from eigen.protocol.limits import MULTIADDR_BYTES_MAX, PENALTY_MALFORMED
+from eigen.protocol.types import Address
+
+log = logging.getLogger(__name__)
+
+PROTOCOL: Final = "/eigen/peers/1"
+ADDRESSES_EACH: Final = 3
+ASK_EVERY_S: Final = 30.0
+"""How often a peer at random is asked again."""
+TIMEOUT_S: Final = 10.0
+
+Multiaddr = Annotated[str, wire.Length(MULTIADDR_BYTES_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class Peers:
+    """Multiaddrs, `/p2p/` included, of peers that the sender is connected to."""
+
+    known: Annotated[tuple[Multiaddr, ...], wire.Length(PEERS_PER_REPLY_MAX * ADDRESSES_EACH)]
+
+
+class PeerExchange:
+    """Asks peers for peers, and answers them."""
+
+    def __init__(self, swarm: Swarm, supervisor: Supervisor, requests: Requests) -> None:
+        self._swarm = swarm
+        self._supervisor = supervisor
+        self._requests = requests
+        self._rng = random.Random()  # noqa: S311 (whom to ask)
+
+    async def answer(self, asker: Address, _payload: bytes) -> bytes:
+        """Peers connected now, as the asker could dial them."""
+        connection = self._swarm.connection(asker)
+        local = connection is not None and connection.remote.is_loopback
+        known = []
+        peers = [peer for peer in self._swarm.peers() if peer != asker]
+        self._rng.shuffle(peers)
+        for peer in peers[:PEERS_PER_REPLY_MAX]:
+            entry = self._swarm.book.get(peer)
+            endpoints = [] if entry is None else list(entry.endpoints)
+            usable = [e for e in endpoints if local or not e.is_loopback]
+            for e in usable[-ADDRESSES_EACH:]:
+                known.append(str(Endpoint(e.kind, e.host, e.port, entry.peer if entry else None)))
+        return wire.encode_bare(Peers(tuple(known)))
+
+    async def run(self) -> None:
+        """Ask each peer once when it connects, and one at random now and then."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._ask_at_random)
+            async for event in self._swarm.events.listen():
+                if isinstance(event, PeerConnected):
+                    nursery.start_soon(self._ask, event.peer)
+
+    async def _ask_at_random(self) -> None:
+        while True:
+            await trio.sleep(ASK_EVERY_S * self._rng.uniform(0.7, 1.3))
+            peers = list(self._swarm.peers())
+            if peers and len(peers) < self._swarm.config.limits.peers_wanted:
+                await self._ask(self._rng.choice(peers))
+
+    async def _ask(self, peer: Address) -> None:
+        try:
+            reply = await self._requests.request(
+                peer, PROTOCOL, b"", reply_bytes_max=PEERS_REPLY_BYTES_MAX, timeout_s=TIMEOUT_S
+            )
+            told = wire.decode_bare(reply, Peers, bytes_max=PEERS_REPLY_BYTES_MAX)
+        except wire.WireError as error:
+            self._swarm.penalize(peer, PENALTY_MALFORMED, f"peer exchange: {error}")
+            return
+        except NetworkError as error:
+            log.debug("asking %s for peers: %s", peer.hex()[:8], error)
+            return
+        for text in told.known:
+            try:
+                endpoint = parse_peer(text)
+                assert endpoint.peer is not None
+                self._supervisor.learn(endpoint.peer, [endpoint])
+            except (BadMultiaddr, HandshakeFailed):
+                continue

@@ -1,0 +1,86 @@
+"""Multiaddrs of TCP over IP or DNS, with or without `/p2p/`, as text."""
+
+import ipaddress
+from dataclasses import dataclass
+from typing import Final
+
+from eigen.node.libp2p.errors import BadMultiaddr
+from eigen.node.libp2p.identity import ID, peer_from_text
+from eigen.protocol.limits import MULTIADDR_BYTES_MAX
+
+HOST_PROTOCOLS: Final = frozenset({"ip4", "ip6", "dns", "dns4", "dns6"})
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where to dial or listen: `host` as `kind` says, a TCP port, and whom to expect there."""
+
+    kind: str
+    host: str
+    port: int
+    peer: ID | None = None
+
+    def __str__(self) -> str:
+        tail = "" if self.peer is None else f"/p2p/{self.peer}"
+        return f"/{self.kind}/{self.host}/tcp/{self.port}{tail}"
+
+    @property
+    def bare(self) -> str:
+        """The multiaddr without `/p2p/`."""
+        return f"/{self.kind}/{self.host}/tcp/{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can dial it."""
+        return self.kind in ("ip4", "ip6") and ipaddress.ip_address(self.host).is_loopback
+
+    @property
+    def is_unspecified(self) -> bool:
+        """`0.0.0.0` or `::`: good to listen on, not to dial."""
+        return self.kind in ("ip4", "ip6") and ipaddress.ip_address(self.host).is_unspecified
+
+
+def parse(text: str) -> Endpoint:
+    """Read `/ip4/…/tcp/…[/p2p/…]`. Raises `BadMultiaddr` for anything else."""
+    if len(text.encode(errors="replace")) > MULTIADDR_BYTES_MAX:
+        raise BadMultiaddr(text, f"longer than {MULTIADDR_BYTES_MAX} bytes")
+    parts = text.split("/")
+    if len(parts) not in (5, 7) or parts[0] or parts[1] not in HOST_PROTOCOLS or parts[3] != "tcp":
+        raise BadMultiaddr(text, "give /ip4|ip6|dns/HOST/tcp/PORT with or without /p2p/PEER")
+    kind, host = parts[1], parts[2]
+    if not parts[4].isascii() or not parts[4].isdigit() or not 0 <= int(parts[4]) <= 65_535:
+        raise BadMultiaddr(text, "the port lies between 0 and 65535")
+    _check_host(text, kind, host)
+    peer = None
+    if len(parts) == 7:
+        if parts[5] != "p2p":
+            raise BadMultiaddr(text, f"/{parts[5]} is not supported, only /p2p")
+        peer = peer_from_text(parts[6])
+    return Endpoint(kind, host, int(parts[4]), peer)
+
+
+def parse_peer(text: str) -> Endpoint:
+    """As `parse`, for an address to dial: it needs `/p2p/PEER`, a port, and a real host."""
+    endpoint = parse(text)
+    if endpoint.peer is None:
+        raise BadMultiaddr(text, "add /p2p/PEER-ID: a peer is dialled by its identity")
+    if endpoint.port == 0 or endpoint.is_unspecified:
+        raise BadMultiaddr(text, "that host or port can be listened on, not dialled")
+    return endpoint
+
+
+def endpoint_of(ip: str, port: int, peer: ID | None = None) -> Endpoint:
+    """The endpoint of a socket address."""
+    return Endpoint("ip6" if ":" in ip else "ip4", ip, port, peer)
+
+
+def _check_host(text: str, kind: str, host: str) -> None:
+    if kind in ("ip4", "ip6"):
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError as error:
+            raise BadMultiaddr(text, f"{host[:60]!r} is not an IP address") from error
+        if address.version != (4 if kind == "ip4" else 6):
+            raise BadMultiaddr(text, f"{host} is not an /{kind} address")
+    elif not host or len(host) > 253 or not host.isascii() or any(c.isspace() for c in host):
+        raise BadMultiaddr(text, "not a host name")

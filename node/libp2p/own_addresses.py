@@ -1,0 +1,44 @@
+"""Under which addresses this node can be dialled: what it listens on, as a peer would see it."""
+
+import contextlib
+import socket
+from collections.abc import Iterable
+from typing import Final
+
+from eigen.node.libp2p.multiaddrs import Endpoint, endpoint_of, parse
+
+ROUTED_PROBES: Final = {"ip4": ("198.51.100.1", 9), "ip6": ("2001:db8::1", 9)}
+"""Documentation addresses (RFC 5737, RFC 3849): asking for a route to them sends nothing."""
+
+
+def routed_ip(kind: str) -> str | None:
+    """The local address of the default route, or None without one. Sends no packet."""
+    family = socket.AF_INET if kind == "ip4" else socket.AF_INET6
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect(ROUTED_PROBES[kind])
+        ip: str = probe.getsockname()[0]
+        return ip
+    return None
+
+
+def expand(listening: Iterable[Endpoint]) -> list[Endpoint]:
+    """Listening endpoints with `0.0.0.0` and `::` replaced by addresses that can be dialled."""
+    out: list[Endpoint] = []
+    for endpoint in listening:
+        if not endpoint.is_unspecified:
+            out.append(endpoint)
+            continue
+        loopback = "127.0.0.1" if endpoint.kind == "ip4" else "::1"
+        for ip in (routed_ip(endpoint.kind), loopback):
+            if ip is not None:
+                out.append(endpoint_of(ip, endpoint.port))
+    return list(dict.fromkeys(out))
+
+
+def reachable(
+    listening: Iterable[Endpoint], announce: Iterable[str], peer: Endpoint
+) -> list[Endpoint]:
+    """What to tell a peer: loopback addresses only to one on this machine."""
+    announced = [parse(text) for text in announce]
+    own = announced or expand(listening)
+    return [endpoint for endpoint in own if peer.is_loopback or not endpoint.is_loopback]
