@@ -1,0 +1,28 @@
+"""What the engine returns: plain values that cross a process boundary. Knows no torch."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class LocalUpdate:
+    """One trainer's work of one round, ready to be committed to and sent.
+
+    `parts` are the encoded slices of the pseudo-gradient plus the old residual; `residual` is what
+    the codec left out (fp32, little endian; empty for a lossless codec) and goes into the next
+    round. `loss_trace` has one fp32 value a step; `sketch` is 64 fp32 values, little endian.
+    """
+
+    parts: list[bytes]
+    residual: bytes
+    samples: int
+    loss_trace: list[float]
+    sketch: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Mean cross-entropy in nats, share of samples whose top logit is the label, sample count."""
+
+    loss: float
+    accuracy: float
+    samples: int
