@@ -1,0 +1,80 @@
+"""Checks a run spec for trainability, and cuts its vector into parts. Knows no torch.
+
+The wire checked types and counts already; here is what needs the registries: names, finite rates,
+and whether the vector fits the bound on parts.
+"""
+
+import math
+from collections.abc import Collection
+
+from eigen.protocol import limits
+from eigen.protocol.run import RunSpec
+from eigen.training.aggregation import RULES
+from eigen.training.architectures import Declaration, declare
+from eigen.training.codec import CODECS
+from eigen.training.errors import SpecError
+from eigen.training.outer import OUTER_RULES
+
+BATCH_MAX = 65_536
+"""Samples of one inner step: with the largest input of an `mlp`, 16 GiB of fp32 at most."""
+RATE_MAX = 10.0
+"""A learning rate above this is a slip of the pen."""
+
+
+def check(spec: RunSpec) -> Declaration:
+    """The checked model of a run. Raises `SpecError` that names the first field at fault."""
+    declared = declare(spec.model)
+    _within("inner.steps", spec.inner.steps, 1, limits.LOSS_TRACE_MAX)
+    _within("inner.batch", spec.inner.batch, 1, BATCH_MAX)
+    _rate("inner.lr", spec.inner.lr)
+    if not 0.0 <= spec.inner.weight_decay * spec.inner.lr < 1.0:
+        raise SpecError("inner.weight_decay", "times inner.lr must be at least 0 and below 1")
+    _known("outer.rule", spec.outer.rule, OUTER_RULES)
+    _rate("outer.lr", spec.outer.lr)
+    if OUTER_RULES[spec.outer.rule].has_momentum:
+        if not 0.0 < spec.outer.momentum < 1.0:
+            raise SpecError("outer.momentum", f"{spec.outer.momentum} is not between 0 and 1")
+    elif spec.outer.momentum != 0.0:
+        raise SpecError("outer.momentum", f"must be 0, for {spec.outer.rule} has no momentum")
+    _known("codec", spec.codec, CODECS)
+    _known("aggregation", spec.aggregation, RULES)
+    _within("part_values", spec.part_values, 1, limits.PART_VALUES_MAX)
+    if declared.layout.values > limits.PARTS_MAX * spec.part_values:
+        raise SpecError(
+            "part_values",
+            f"{spec.part_values} cuts {declared.layout.values} values into more than "
+            f"{limits.PARTS_MAX} parts",
+        )
+    return declared
+
+
+def part_count(spec: RunSpec) -> int:
+    """Parts of the run's vector. Raises `SpecError`."""
+    return -(-check(spec).layout.values // spec.part_values)
+
+
+def part_sizes(spec: RunSpec) -> list[int]:
+    """Values of each part: `part_values`, and what is left for the last. Raises `SpecError`."""
+    whole, rest = divmod(check(spec).layout.values, spec.part_values)
+    return [spec.part_values] * whole + [rest] * (rest > 0)
+
+
+def part_bytes(spec: RunSpec) -> list[int]:
+    """The exact encoded size of each part: what a receiver has to allow. Raises `SpecError`."""
+    codec = CODECS[spec.codec]
+    return [codec.encoded_bytes(values) for values in part_sizes(spec)]
+
+
+def _within(field: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise SpecError(field, f"{value} is not within {least} to {most}")
+
+
+def _rate(field: str, value: float) -> None:
+    if not (math.isfinite(value) and 0.0 < value <= RATE_MAX):
+        raise SpecError(field, f"{value} is not above 0 and at most {RATE_MAX:g}")
+
+
+def _known(field: str, name: str, registry: Collection[str]) -> None:
+    if name not in registry:
+        raise SpecError(field, f"{name!r} is unknown; known: {', '.join(sorted(registry))}")
