@@ -1,0 +1,156 @@
+"""The training worker: a child process that answers calls of `Engine` on its stdin and stdout.
+
+    python -m eigen.training.worker --threads 1 --memory-bytes 4294967296 --nice 10
+
+One call at a time. Torch is imported at the first call, not at the start. Whatever prints, in
+Python or in C, goes to stderr: the reply pipe is a descriptor of its own. A failing call is
+answered with its error and does not end the worker.
+
+The worker ends as soon as its parent does, even in the middle of a call: a thread waits for the
+hang-up of the call pipe, which the kernel gives when the last writer is gone, however it went.
+Linux's PR_SET_PDEATHSIG would not do: it fires when the *thread* that started the child ends, and
+Trio starts children on threads that it retires after ten idle seconds.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import logging
+import os
+import resource
+import select
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from eigen.protocol.run import RunSpec
+from eigen.protocol.wire import decode_bare
+from eigen.training.errors import EngineFault, OutOfMemory, TrainingError
+from eigen.training.frames import OK, pack, reader
+
+if TYPE_CHECKING:
+    from eigen.training.engine import Engine
+
+METHODS = ("initial_checkpoint", "train", "aggregate", "outer_step", "evaluate")
+"""What may be called; each takes a run spec and then what `Engine` documents."""
+SPEC_BYTES_MAX = 64 * 1024
+"""A run spec travels in a gossip message, so it is smaller than one."""
+
+_log = logging.getLogger("eigen.training.worker")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serve calls until the pipe closes. Exits with 0 then, with 2 for bad arguments."""
+    options = _options(arguments)
+    logging.basicConfig(stream=sys.stderr, format="training worker %(process)d: %(message)s")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the node to handle
+    calls, replies = _take_pipes()
+    threading.Thread(target=_exit_on_hangup, args=(calls.fileno(),), daemon=True).start()
+    os.nice(options.nice)
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    if options.memory_bytes:
+        _limit_memory(options.memory_bytes)
+    serve(calls, replies, lambda: _engine(options.threads))
+
+
+def serve(calls: BinaryIO, replies: BinaryIO, engine: "Callable[[], Engine]") -> None:
+    """Answer calls until end of file. `engine` is called once, at the first call."""
+    loaded: Engine | None = None
+    while (call := _read(calls)) is not None:
+        try:
+            loaded = loaded or engine()
+            reply = pack(OK, _answer(loaded, *call))
+        except TrainingError as error:
+            reply = pack(type(error).__name__, error.args)
+        except Exception as error:
+            fault = _fault(error)
+            reply = pack(type(fault).__name__, fault.args)
+        for buffer in reply:
+            replies.write(buffer)
+        replies.flush()
+
+
+def _answer(engine: "Engine", name: str, values: list[Any]) -> list[Any]:
+    if name not in METHODS:
+        raise EngineFault(f"no such call: {name!r:.80}")
+    spec = decode_bare(values[0], RunSpec, bytes_max=SPEC_BYTES_MAX)
+    result = getattr(engine, name)(spec, *values[1:])
+    if dataclasses.is_dataclass(result):
+        return [getattr(result, field.name) for field in dataclasses.fields(result)]
+    return [result]
+
+
+def _fault(error: Exception) -> TrainingError:
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return OutOfMemory(f"the worker's memory limit does not suffice: {error}")
+    _log.exception("a call failed")
+    return EngineFault(f"{type(error).__name__}: {error}")
+
+
+def _read(calls: BinaryIO) -> tuple[str, list[Any]] | None:
+    """The next call, or None at the end of the pipe, be it within a frame."""
+    parsing = reader()
+    wanted = next(parsing)
+    while True:
+        data = calls.read(wanted)
+        if len(data) < wanted:
+            return None
+        try:
+            wanted = parsing.send(data)
+        except StopIteration as done:
+            call: tuple[str, list[Any]] = done.value
+            return call
+
+
+def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """The call and reply pipes, away from descriptors 0 and 1, which libraries may use."""
+    calls, replies = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return os.fdopen(calls, "rb"), os.fdopen(replies, "wb")
+
+
+def _exit_on_hangup(descriptor: int) -> None:
+    poll = select.poll()
+    poll.register(descriptor, 0)  # no events asked for: hang-ups and errors are always told
+    poll.poll()
+    os._exit(0)
+
+
+def _limit_memory(memory_bytes: int) -> None:
+    """Cap what can be allocated: RLIMIT_DATA where it covers mappings (Linux), else RLIMIT_AS.
+
+    RLIMIT_AS would also count the 400 MB of libraries that torch maps but hardly touches.
+    """
+    kind = resource.RLIMIT_DATA if sys.platform == "linux" else resource.RLIMIT_AS
+    with contextlib.suppress(ValueError):  # a hard limit below ours is in force already
+        resource.setrlimit(kind, (memory_bytes, memory_bytes))
+
+
+def _engine(threads: int) -> "Engine":
+    from eigen.training.engine import Engine
+
+    return Engine(threads)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("eigen.training.worker", description=__doc__.split("\n")[0])
+    parser.add_argument("--threads", type=_natural, default=1, help="torch's threads")
+    parser.add_argument("--memory-bytes", type=int, default=0, help="cap on memory; 0 for none")
+    parser.add_argument("--nice", type=int, default=0, help="how far to stand back for others")
+    return parser.parse_args(arguments)
+
+
+def _natural(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
+
+
+if __name__ == "__main__":
+    main()
