@@ -44,6 +44,8 @@ class Libp2pConfig:
     """Name and version, for `identify` and the hello."""
     mdns: bool = True
     """Find peers on the local network."""
+    exchange: bool = True
+    """Ask connected peers for the peers that they know."""
     peerstore: Path | None = None
     """File of known peers; None keeps them in memory."""
     allow: frozenset[Address] = frozenset()

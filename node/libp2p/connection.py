@@ -15,6 +15,7 @@ from eigen.node.libp2p.errors import (
     ConnectionLost,
     NotSupported,
     ProtocolViolation,
+    Refused,
     StreamReset,
 )
 from eigen.node.libp2p.identity import ID, NodeKey, address_of_peer
@@ -139,7 +140,10 @@ class Connection:
         except ProtocolViolation as violation:
             stream.reset(str(violation))
             self._blame(self, violation)
-        except (NotSupported, StreamReset, ConnectionLost) as error:
+        except (NotSupported, Refused) as refusal:
+            log.debug("a stream of peer %s: %s", self.peer, refusal)
+            stream.close()  # after the answer that says so
+        except (StreamReset, ConnectionLost) as error:
             stream.reset(str(error))
         except Exception:
             stream.reset("internal error")

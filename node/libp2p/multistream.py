@@ -96,8 +96,14 @@ async def answer(channel: Channel, protocols: Container[str]) -> str:
     await channel.write(line(HEADER))
     if await read_line(channel) != HEADER:
         raise ProtocolViolation("the peer does not speak multistream-select")
-    for _ in range(MULTISTREAM_LINES_MAX):
-        wanted = await read_line(channel)
+    for attempt in range(MULTISTREAM_LINES_MAX):
+        try:
+            wanted = await read_line(channel)
+        except ProtocolViolation as violation:
+            if attempt == 0:
+                raise
+            # What was sent lazily for the protocol that we just declined.
+            raise NotSupported("the peer proposed only unknown protocols") from violation
         if wanted in protocols:
             await channel.write(line(wanted))
             return wanted

@@ -67,7 +67,8 @@ class Libp2pNetwork:
             await nursery.start(self._swarm.run)
             log.info("listening on %s", ", ".join(self.listen_addrs()))
             nursery.start_soon(self._gossip.run)
-            nursery.start_soon(self._exchange.run)
+            if self._config.exchange:
+                nursery.start_soon(self._exchange.run)
             nursery.start_soon(self._supervisor.run)
             if self._config.mdns:
                 nursery.start_soon(self._run_mdns)
@@ -87,6 +88,11 @@ class Libp2pNetwork:
     def peers(self) -> frozenset[Address]:
         """See `ports.Network.peers`."""
         return frozenset(self._swarm.peers())
+
+    @property
+    def connection_count(self) -> int:
+        """Admitted connections; more than `peers()` only while two simultaneous dials settle."""
+        return self._swarm.connection_count
 
     async def connect(self, multiaddr: str, *, timeout_s: float) -> Address:
         """See `ports.Network.connect`. Raises `BadMultiaddr` (a ValueError) on a bad address."""

@@ -301,6 +301,11 @@ class Swarm:
         """Peers connected now."""
         return self._connections.keys()
 
+    @property
+    def connection_count(self) -> int:
+        """Admitted connections."""
+        return sum(len(connections) for connections in self._connections.values())
+
     def connection(self, peer: Address) -> Connection | None:
         """The connection to use with a peer."""
         connections = self._connections.get(peer)
