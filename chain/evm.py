@@ -42,7 +42,7 @@ from eigen.chain.port import (
     WrongChain,
 )
 from eigen.chain.rpc import Call, Rpc
-from eigen.chain.watch import last_log, watch_logs
+from eigen.chain.watch import LogWatch, last_log
 from eigen.crypto import statements
 from eigen.crypto.hashing import keccak256
 from eigen.protocol.limits import BALLOTS_PER_RELAY_MAX, MERKLE_PROOF_MAX
@@ -320,24 +320,21 @@ class EvmChain:
 
     # Events -----------------------------------------------------------------------------------
 
-    async def watch(self, from_block: int) -> AsyncIterator[ChainEvent]:
-        """Events from a block on, in order, each after its confirmations; never ends."""
-        logs = watch_logs(
-            self._rpc,
-            self._contracts.ledger,
-            [EVENT_TOPICS],
-            max(from_block, self._start_block),
-            confirmations=self._settings.confirmations,
-            poll_s=self._settings.poll_s,
+    def watch(self, from_block: int) -> AsyncIterator[ChainEvent]:
+        """Events from a block on, in order, each after its confirmations; never ends.
+
+        Raises `WrongChain` alone. Holds nothing to close; a cancelled `anext` loses no event.
+        """
+        return _EventWatch(
+            LogWatch(
+                self._rpc,
+                self._contracts.ledger,
+                [EVENT_TOPICS],
+                max(from_block, self._start_block),
+                confirmations=self._settings.confirmations,
+                poll_s=self._settings.poll_s,
+            )
         )
-        async for log in logs:
-            try:
-                event = chain_event(log)
-            except AbiMismatch as error:
-                raise WrongChain(
-                    f"{to_checksum_address(self._contracts.ledger)}: {error}"
-                ) from error
-            yield event
 
     # Internals --------------------------------------------------------------------------------
 
@@ -396,6 +393,23 @@ class EvmChain:
                     f"{to_checksum_address(holder)}.{function}() is {to_checksum_address(found)},"
                     f" the network file names {to_checksum_address(expected)}"
                 )
+
+
+class _EventWatch:
+    """A `LogWatch` of the ledger, in the port's terms."""
+
+    def __init__(self, logs: LogWatch) -> None:
+        self._logs = logs
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ChainEvent:
+        log = await anext(self._logs)
+        try:
+            return chain_event(log)
+        except AbiMismatch as error:
+            raise WrongChain(f"transaction 0x{log.tx.hex()}: {error}") from error
 
 
 def _readable(version: str) -> str:

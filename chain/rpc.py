@@ -129,7 +129,9 @@ class Rpc:
         with self._translated():
             history = await self._w3.eth.fee_history(FEE_BLOCKS, "latest", [50.0])
             tips = [int(row[0]) for row in history.get("reward") or [] if row]
-            return int(history["baseFeePerGas"][-1]), tips
+            if history["baseFeePerGas"]:
+                return int(history["baseFeePerGas"][-1]), tips
+            return int((await self._w3.eth.get_block("latest"))["baseFeePerGas"]), tips
 
     async def call(self, call: Call, block: int | str = "latest") -> bytes:
         """Result of a call that changes nothing. Raises `TransactionReverted`."""

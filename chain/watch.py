@@ -5,10 +5,10 @@ Knows blocks, logs and reorganisations, not what a log means.
 
 import logging
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Self
 
 import trio
 
@@ -18,13 +18,16 @@ from eigen.protocol.types import Address, Digest
 
 SPAN_MAX: Final = 2000
 """Blocks of one query. Public endpoints allow 500 to 10,000; refused spans are halved."""
+LOGS_WANTED: Final = 200
+"""In one reply: formatting that many takes 10 ms, so larger spans are halved."""
 MARKS_MAX: Final = 64
 """Places to go back to after a reorganisation that is deeper than our confirmations."""
 REMEMBERED_LOGS_MAX: Final = 4096
-"""Logs already reported, so that none is reported again after going back; 200 bytes each."""
+"""Logs already reported, so that none is reported again after going back; 1 KB each."""
 LAGGING_LOOKS_MAX: Final = 10
 """So often a chain that is shorter than before is taken for an endpoint that lags."""
 BACKOFF_S_MAX: Final = 60.0
+BACKOFF_DOUBLINGS_MAX: Final = 6
 PAGES_BACK_MAX: Final = 32
 """Spans that `last_log` reads, newest first, where one query for all blocks is refused."""
 
@@ -33,101 +36,120 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
+    """The end of a span that was read, in the history that it was read in."""
+
     block: int
     hash: Digest
 
 
-@dataclass(slots=True)
-class _Place:
-    """How far a watcher has read. `marks` are ends of read ranges, oldest first."""
-
-    start: int
-    cursor: int
-    span: int = SPAN_MAX
-    marks: deque[_Mark] = field(default_factory=lambda: deque(maxlen=MARKS_MAX))
-    lagging_looks: int = 0
-
-    def go_back(self) -> None:
-        """Forget the newest mark, and read again what came after the one before."""
-        self.marks.pop()
-        self.cursor = self.marks[-1].block + 1 if self.marks else self.start
-        self.lagging_looks = 0
-
-
-async def watch_logs(
-    rpc: Rpc,
-    account: Address,
-    topics: Sequence[Sequence[bytes]],
-    from_block: int,
-    *,
-    confirmations: int,
-    poll_s: float,
-) -> AsyncIterator[Log]:
-    """Logs from a block on, never ending. `confirmations` are blocks on top of the log's own.
+class LogWatch:
+    """Logs from a block on, one at each `anext`, never ending. `confirmations` are blocks on top.
 
     A reorganisation that is not deeper than that is never seen. After a deeper one, logs of the new
     history are reported, except those that are equal in transaction, topics and data to one that
     was reported before; what was taken back is not told. An endpoint that does not answer, or that
     refuses, is asked again with growing pauses. Raises `WrongChain` alone.
+
+    Holds nothing to close. A cancelled `anext` loses no log.
     """
-    place = _Place(start=from_block, cursor=from_block)
-    reported: OrderedDict[tuple[Digest, tuple[bytes, ...], bytes], None] = OrderedDict()
-    failures = 0
-    while True:
-        try:
-            logs, at_end = await _next_logs(rpc, account, topics, place, confirmations)
-            failures = 0
-        except (EndpointRefused, ChainUnreachable) as error:
-            place.span = max(place.span // 2, 1)  # the range, or the reply, may be too large
-            failures += 1
-            log.warning("watch: %s; asking for %d blocks at a time", error, place.span)
-            logs, at_end = [], True
+
+    def __init__(
+        self,
+        rpc: Rpc,
+        account: Address,
+        topics: Sequence[Sequence[bytes]],
+        from_block: int,
+        *,
+        confirmations: int,
+        poll_s: float,
+    ) -> None:
+        self._rpc = rpc
+        self._account = account
+        self._topics = topics
+        self._start = from_block
+        self._confirmations = confirmations
+        self._poll_s = poll_s
+        self._next_block = from_block
+        self._span = SPAN_MAX
+        self._marks: deque[_Mark] = deque(maxlen=MARKS_MAX)  # oldest first
+        self._reported: OrderedDict[tuple[Digest, tuple[bytes, ...], bytes], None] = OrderedDict()
+        self._ready: deque[Log] = deque()
+        self._lagging_looks = 0
+        self._failures = 0
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Log:
+        while not self._ready:
+            try:
+                more = await self._read_span()
+                self._failures = 0
+            except (EndpointRefused, ChainUnreachable) as error:
+                self._span = max(self._span // 2, 1)  # the range or the reply may be too large
+                self._failures += 1
+                log.warning("watch: %s; asking for %d blocks at a time", error, self._span)
+                more = False
+            if not more and not self._ready:
+                await trio.sleep(self._pause_s())
+        await trio.lowlevel.checkpoint()
+        return self._ready.popleft()
+
+    def _pause_s(self) -> float:
+        backed_off_s = self._poll_s * (1 << min(self._failures, BACKOFF_DOUBLINGS_MAX))
+        return min(backed_off_s, max(BACKOFF_S_MAX, self._poll_s))
+
+    async def _read_span(self) -> bool:
+        """Read one span and move on. Returns whether there is more to read now.
+
+        The hash of the span's last block is read before its logs: if the two are of different
+        histories, the next call finds the mark gone and reads the span again.
+        """
+        head = await self._rpc.block_number()
+        if not await self._on_same_history():
+            return True
+        newest = head - self._confirmations
+        last = min(newest, self._next_block + self._span - 1)
+        if self._lagging_looks or last < self._next_block:
+            return False
+        end_hash = await self._rpc.block_hash(last)
+        if end_hash is None:
+            return False
+        logs = await self._rpc.logs(self._account, self._topics, self._next_block, last)
+        self._marks.append(_Mark(last, end_hash))
+        self._next_block = last + 1
+        crowded = len(logs) > LOGS_WANTED
+        self._span = max(self._span // 2, 1) if crowded else min(self._span * 2, SPAN_MAX)
         for found in logs:
-            identity = (found.tx, found.topics, found.data)
-            if identity not in reported:
-                reported[identity] = None
-                if len(reported) > REMEMBERED_LOGS_MAX:
-                    reported.popitem(last=False)
-                yield found
-        if at_end:
-            await trio.sleep(min(poll_s * 2 ** min(failures, 6), max(BACKOFF_S_MAX, poll_s)))
+            self._report(found)
+        return last < newest
 
+    async def _on_same_history(self) -> bool:
+        """Whether the newest mark still stands; if not, go back to the one before it."""
+        if not self._marks:
+            return True
+        mark = self._marks[-1]
+        found = await self._rpc.block_hash(mark.block)
+        if found == mark.hash:
+            self._lagging_looks = 0
+            return True
+        if found is None and self._lagging_looks < LAGGING_LOOKS_MAX:
+            self._lagging_looks += 1
+            return True
+        log.warning("watch: block %d was reorganised, reading again", mark.block)
+        self._marks.pop()
+        self._next_block = self._marks[-1].block + 1 if self._marks else self._start
+        self._lagging_looks = 0
+        return False
 
-async def _next_logs(
-    rpc: Rpc,
-    account: Address,
-    topics: Sequence[Sequence[bytes]],
-    place: _Place,
-    confirmations: int,
-) -> tuple[list[Log], bool]:
-    """Read one span and move on. Returns its logs, and whether there is nothing more to read now.
-
-    The hash of the span's last block is read before its logs: if both are of different histories,
-    the next look finds the mark gone and reads the span again.
-    """
-    head = await rpc.block_number()
-    if place.marks:
-        mark = place.marks[-1]
-        found = await rpc.block_hash(mark.block)
-        if found is None and place.lagging_looks < LAGGING_LOOKS_MAX:
-            place.lagging_looks += 1
-            return [], True
-        if found != mark.hash:
-            log.warning("watch: block %d was reorganised, reading again", mark.block)
-            place.go_back()
-            return [], False
-        place.lagging_looks = 0
-    last = min(head - confirmations, place.cursor + place.span - 1)
-    if last < place.cursor:
-        return [], True
-    end_hash = await rpc.block_hash(last)
-    if end_hash is None:
-        return [], True
-    logs = await rpc.logs(account, topics, place.cursor, last)
-    place.marks.append(_Mark(last, end_hash))
-    place.cursor = last + 1
-    place.span = min(place.span * 2, SPAN_MAX)
-    return logs, last == head - confirmations
+    def _report(self, found: Log) -> None:
+        identity = (found.tx, found.topics, found.data)
+        if identity in self._reported:
+            return
+        self._reported[identity] = None
+        if len(self._reported) > REMEMBERED_LOGS_MAX:
+            self._reported.popitem(last=False)
+        self._ready.append(found)
 
 
 async def last_log(

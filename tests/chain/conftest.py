@@ -1,0 +1,263 @@
+"""A real Anvil for each test, with a DAO on it where a test asks for one."""
+
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from eigen.chain import devnet
+from eigen.chain.bindings import REVERTS
+from eigen.chain.deploy import DaoSpec, deploy_dao
+from eigen.chain.devnet import npm
+from eigen.chain.evm import EvmChain
+from eigen.chain.outbox import Outbox, OutboxSettings
+from eigen.chain.port import Ballot, Contracts, RunProposal, Support
+from eigen.chain.provider import TrioHTTPProvider
+from eigen.chain.rpc import Rpc
+from eigen.crypto.identity import Identity
+from eigen.protocol.types import Address, Digest, RunId
+
+CHAIN_ID = 31337
+QUICK = OutboxSettings(poll_s=0.05)
+COIN = 10**18
+
+
+@dataclass
+class Anvil:
+    """A running node; its `control` methods are Anvil's own, beside the standard ones."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    control_provider: TrioHTTPProvider | None = field(default=None, repr=False)
+
+    async def control(self, method: str, *params: Any) -> Any:
+        if self.control_provider is None:
+            self.control_provider = self.provider()
+        reply = await self.control_provider.make_request(method, list(params))
+        assert "error" not in reply, reply
+        return reply["result"]
+
+    def provider(self) -> TrioHTTPProvider:
+        return TrioHTTPProvider([self.url], chain_id=CHAIN_ID, backoff_s=0.02)
+
+    def rpc(self) -> Rpc:
+        return Rpc(self.provider(), REVERTS)
+
+    async def give(self, account: Address, wei: int = 1000 * COIN) -> None:
+        await self.control("anvil_setBalance", "0x" + account.hex(), hex(wei))
+
+    async def mine(self, blocks: int = 1) -> None:
+        await self.control("anvil_mine", hex(blocks))
+
+    async def sleep(self, seconds: int) -> None:
+        """Move the chain's clock on, and mine so that contracts see it."""
+        await self.control("evm_increaseTime", seconds)
+        await self.control("evm_mine")
+
+    async def hold_mining(self) -> None:
+        await self.control("evm_setAutomine", False)
+
+    async def pooled(self) -> int:
+        return int((await self.control("txpool_status"))["pending"], 16)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def anvil_binary() -> Path:
+    found = npm.find_npm()
+    if found is None:
+        pytest.skip("no npm on this machine: pip install 'eigen[devnet]'")
+    manifest = Path(devnet.__file__).parent
+    target = Path(tempfile.gettempdir()) / f"eigen-anvil-{npm.lock_sha256(manifest)[:16]}"
+    modules = trio.run(npm.install, found, manifest, target)
+    return next(modules.glob("@foundry-rs/anvil-*/bin/anvil"))
+
+
+@pytest.fixture(scope="session")
+def start_anvil(
+    anvil_binary: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Anvil]]:
+    folder = tmp_path_factory.mktemp("anvil")
+    started: list[Anvil] = []
+
+    def start(*options: str, port: int = 0) -> Anvil:
+        log_path = folder / f"{len(started)}.log"
+        with log_path.open("wb") as log:
+            process = subprocess.Popen(
+                [anvil_binary, "--port", str(port), "--accounts", "1", *options],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        url = _listening(process, log_path)
+        started.append(Anvil(url, process))
+        return started[-1]
+
+    yield start
+    for anvil in started:
+        anvil.kill()
+
+
+def _listening(process: subprocess.Popen[bytes], log_path: Path) -> str:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and process.poll() is None:
+        text = log_path.read_text()
+        if "Listening on " in text:
+            return "http://" + text.split("Listening on ")[1].split()[0]
+        time.sleep(0.01)
+    process.kill()
+    raise AssertionError(f"Anvil did not start: {log_path.read_text()}")
+
+
+@pytest.fixture
+async def anvil(start_anvil: Callable[..., Anvil]) -> AsyncIterator[Anvil]:
+    node = start_anvil()
+    yield node
+    if node.control_provider is not None:
+        await node.control_provider.aclose()
+    node.kill()
+
+
+@pytest.fixture
+async def account(anvil: Anvil) -> Identity:
+    """A fresh account with gas money."""
+    identity = Identity.generate()
+    await anvil.give(identity.address)
+    return identity
+
+
+@dataclass(frozen=True)
+class Dao:
+    contracts: Contracts
+    founders: list[Identity]
+    validators: list[Identity]  # in ascending order of their addresses
+
+    def proposal(self, number: int = 1, **changes: Any) -> RunProposal:
+        terms: dict[str, Any] = {
+            "run": RunId(number.to_bytes(32)),
+            "spec": Digest(b"\x5e" * 32),
+            "rounds": 10,
+            "reward_per_round": 1000,
+            "description": f"run {number}",
+        }
+        return RunProposal(**terms | changes)
+
+
+DAO_SPEC: dict[str, Any] = {
+    "token_name": "Test DAO",
+    "token_symbol": "TEST",
+    "quorum": 2,
+    "voting_delay_s": 1,
+    "voting_period_s": 100,
+    "timelock_delay_s": 50,
+    "proposal_threshold": COIN,
+    "quorum_percent": 50,
+}
+
+
+def dao_spec(founders: list[Identity], validators: list[Identity], **changes: Any) -> DaoSpec:
+    terms = DAO_SPEC | {
+        "founders": [(founder.address, 100 * COIN) for founder in founders],
+        "validators": [validator.address for validator in validators],
+    }
+    return DaoSpec(**terms | changes)
+
+
+@pytest.fixture(scope="session")
+def dao_snapshot(start_anvil: Callable[..., Anvil]) -> tuple[Dao, str]:
+    """A DAO and the dumped state of a chain that has it: deploying anew takes seconds."""
+    founders = [Identity.generate() for _ in range(4)]
+    validators = sorted((Identity.generate() for _ in range(3)), key=lambda v: v.address)
+
+    async def deploy() -> tuple[Dao, str]:
+        node = start_anvil()
+        await node.give(founders[0].address)
+        async with node.provider() as provider:
+            contracts = await deploy_dao(
+                provider, founders[0].secret, dao_spec(founders, validators), settings=QUICK
+            )
+        state = await node.control("anvil_dumpState")
+        assert node.control_provider is not None
+        await node.control_provider.aclose()
+        node.kill()
+        return Dao(contracts, founders, validators), state
+
+    return trio.run(deploy)
+
+
+@pytest.fixture
+async def dao(anvil: Anvil, dao_snapshot: tuple[Dao, str]) -> Dao:
+    await anvil.control("anvil_loadState", dao_snapshot[1])
+    await anvil.mine()
+    return dao_snapshot[0]
+
+
+OpenChain = Callable[..., EvmChain]
+
+
+@pytest.fixture
+def open_chain(anvil: Anvil, dao: Dao, tmp_path: Path) -> OpenChain:
+    """`async with open_chain() as chain`: the first founder's view, or another account's."""
+
+    def make(
+        identity: Identity | None = None,
+        *,
+        settings: OutboxSettings = QUICK,
+        provider: Any = None,
+        contracts: Contracts | None = None,
+        **options: Any,
+    ) -> EvmChain:
+        sender = identity or dao.founders[0]
+        return EvmChain(
+            provider or anvil.provider(),
+            contracts or dao.contracts,
+            chain_id=CHAIN_ID,
+            secret=sender.secret,
+            outbox_path=tmp_path / f"{sender.address.hex()}.sqlite",
+            settings=settings,
+            **options,
+        )
+
+    return make
+
+
+@pytest.fixture
+def open_outbox(anvil: Anvil, account: Identity, tmp_path: Path) -> Callable[..., Outbox]:
+    """`async with open_outbox() as outbox`: of the fresh account, always in the same file."""
+
+    def make(*, settings: OutboxSettings = QUICK, provider: Any = None, **options: Any) -> Outbox:
+        rpc = Rpc(provider or anvil.provider(), REVERTS)
+        secret = options.pop("secret", account.secret)
+        path = options.pop("path", tmp_path / "outbox.sqlite")
+        return Outbox(rpc, secret, path, chain_id=CHAIN_ID, settings=settings, **options)
+
+    return make
+
+
+async def ballot(
+    chain: EvmChain, voter: Identity, proposal: int, support: Support = Support.FOR
+) -> Ballot:
+    """A ballot as a member signs it."""
+    nonce = await chain.ballot_nonce(voter.address)
+    digest = chain.ballot_digest(proposal, support, voter.address, nonce)
+    return Ballot(proposal, support, voter.address, nonce, voter.sign(digest))
+
+
+async def open_run(chain: EvmChain, anvil: Anvil, dao: Dao, call: RunProposal) -> None:
+    """Take a proposal all the way to its execution."""
+    await chain.propose(call)
+    await anvil.sleep(2)
+    proposal = chain.proposal_id(call)
+    await chain.relay_ballots([await ballot(chain, voter, proposal) for voter in dao.founders])
+    await anvil.sleep(dao_spec(dao.founders, dao.validators).voting_period_s)
+    await chain.queue(call)
+    await anvil.sleep(dao_spec(dao.founders, dao.validators).timelock_delay_s)
+    await chain.execute(call)
