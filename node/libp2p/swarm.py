@@ -21,6 +21,7 @@ from eigen.node.libp2p.errors import (
     NotSupported,
     ProtocolViolation,
     Refused,
+    StreamReset,
     WrongNetwork,
 )
 from eigen.node.libp2p.events import EventBus
@@ -197,13 +198,18 @@ class Swarm:
 
     async def _say_hello(self, connection: Connection) -> None:
         ours = hello_protocol.frame(self.hello(connection))
+        polite = self.config.admit_strangers  # a stranger may choke on bytes sent too early
         try:
-            stream, _ = await connection.open([hello_protocol.PROTOCOL], lazily=ours)
-        except NotSupported:
-            if not self.config.admit_strangers:
+            stream, _ = await connection.open(
+                [hello_protocol.PROTOCOL], lazily=b"" if polite else ours
+            )
+        except (NotSupported, StreamReset):
+            if not polite:
                 raise
             self._admit(connection)
             return
+        if polite:
+            await stream.write(ours)
         theirs = await hello_protocol.read(stream)
         stream.close()
         self._judge(connection, theirs)

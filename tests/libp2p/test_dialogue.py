@@ -81,9 +81,9 @@ async def test_a_refusal_carries_its_reason_and_a_bug_only_says_internal_error(c
         assert "secret detail" in caplog.text
         with pytest.raises(RequestRefused, match="does not serve"):
             await bob.request(alice.local, "/test/none/1", b"", reply_bytes_max=9, timeout_s=5)
-        assert await bob.request(
-            alice.local, ECHO, b"ok", reply_bytes_max=9, timeout_s=5
-        ) == b"ok"  # the host has survived
+        assert (
+            await bob.request(alice.local, ECHO, b"ok", reply_bytes_max=9, timeout_s=5) == b"ok"
+        )  # the host has survived
 
 
 async def test_sizes_are_bounded_on_both_sides():

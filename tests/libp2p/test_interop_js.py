@@ -1,0 +1,105 @@
+"""js-libp2p in a process of its own: dial, identify, ping, gossip and 100 MB, each both ways.
+
+Needs npm once, to install the packages that `js/package-lock.json` pins.
+"""
+
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from nodes import make, running, until
+from programs import program
+
+from eigen.node.libp2p.connection import Connection, Served
+from eigen.node.libp2p.yamux_stream import Stream
+from eigen.node.ports import Verdict
+
+FOLDER = Path(__file__).parent / "js"
+BYTES = 100 * 1024 * 1024
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def js() -> list[str]:
+    """The command that starts a js-libp2p peer; skips where it cannot be had."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        pytest.skip("Node.js and npm are needed for js-libp2p")
+    if not (FOLDER / "node_modules" / "libp2p").is_dir():
+        command = [npm, "ci", "--no-audit", "--no-fund"]
+        install = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=240)
+        if install.returncode:
+            pytest.skip(f"npm cannot install js-libp2p here: {install.stderr[-300:]}")
+    return [node, str(FOLDER / "peer.mjs")]
+
+
+class Sink:
+    """Counts what a peer pours into `/test/sink/1`."""
+
+    def __init__(self, node):
+        self.count = 0
+        self.done = False
+        node._swarm.served["/test/sink/1"] = Served(self._serve, before_admission=True)
+
+    async def _serve(self, _connection: Connection, stream: Stream) -> None:
+        while data := await stream.read():
+            self.count += len(data)
+        self.done = True
+
+
+def follow(node):
+    got = []
+
+    async def handle(_peer, data):
+        got.append(data)
+
+    node.subscribe("t", lambda _peer, _data: Verdict.ACCEPT, handle)
+    return got
+
+
+async def test_js_dials_us(js):
+    node = make(admit_strangers=True)
+    got = follow(node)
+    sink = Sink(node)
+    async with running(node):
+        address = node.listen_addrs()[0]
+        async with program([*js, address]) as peer:
+            assert await peer.line("dialled") == address.rpartition("/")[2]
+            await peer.tell(f"protocols {address}")
+            protocols = await peer.line("protocols")
+            assert {"/ipfs/id/1.0.0", "/ipfs/ping/1.0.0", "/meshsub/1.1.0"} <= set(protocols)
+            await peer.tell(f"ping {address}")
+            assert float(await peer.line("ping")) < 1000
+            await until(lambda: node._gossip.router.subscribers("t"))
+            await node.publish("t", b"to js")
+            assert await peer.line("gossip") == "to js"
+            await peer.tell("publish from_js")
+            assert await peer.line("published") == 1
+            await until(lambda: got == [b"from_js"])
+            await peer.tell(f"pour {address} 100")
+            await until(lambda: sink.done, timeout_s=100)
+            assert sink.count == BYTES
+
+
+async def test_we_dial_js(js):
+    node = make(admit_strangers=True)
+    got = follow(node)
+    async with running(node), program(js) as peer:
+        address = await node.connect(str(await peer.line("address")), timeout_s=10)
+        await until(lambda: node._gossip.router.subscribers("t"))
+        await node.publish("t", b"hello")
+        assert await peer.line("gossip") == "hello"
+        await peer.tell("publish back")
+        await until(lambda: got == [b"back"])
+        stream, _ = await node._swarm.connection(address).open(["/test/sink/1"])
+        start = time.perf_counter()
+        piece = bytes(1 << 20)
+        for _ in range(100):
+            await stream.write(piece)
+        stream.close_write()
+        assert await peer.line("sink", timeout_s=100) == BYTES
+        print(f"to js: {100 / (time.perf_counter() - start):.0f} MiB/s")
+        assert await stream.read() == b""
