@@ -21,6 +21,7 @@ from eigen.protocol.types import Address
 __all__ = [
     "KeyFileError",
     "Passphrase",
+    "address_in_key_file",
     "create_identity",
     "create_key_file",
     "load_identity",
@@ -59,7 +60,7 @@ def passphrase_source(
             passphrase, source = prompt().encode(), "what was typed"
         else:
             raise PassphraseMissing(
-                "the key file is encrypted: name a file with its passphrase in the setting "
+                "the key files are encrypted: name a file with their passphrase in the setting "
                 f"keys.passphrase_file, or set {PASSPHRASE_VARIABLE}",
             )
         if not passphrase:
@@ -76,22 +77,40 @@ def load_key_file(path: Path, passphrase: Passphrase | None = None) -> bytes:
     others could read or replace the file, `KeyFileMalformed`, `PassphraseMissing` or
     `WrongPassphrase`.
     """
+    text = _read(path)
+    if not text.startswith("{"):
+        return bytes.fromhex(text)
+    ask = passphrase or passphrase_source(None, {})
+    try:
+        return keystore_v3.decrypt(text, ask())
+    except KeyFileError as error:
+        raise type(error)(f"{path}: {error}", path) from error
+
+
+def address_in_key_file(path: Path) -> Address | None:
+    """The address of a node's key file without its passphrase; None where it does not show.
+
+    An encrypted file may say anything here: `load_identity` alone proves an address. Raises what
+    `load_key_file` raises, but for passphrases.
+    """
+    text = _read(path)
+    return keystore_v3.shown_address(text) if text.startswith("{") else load_identity(path).address
+
+
+def _read(path: Path) -> str:
+    """64 hexadecimal digits, or what looks like a key store."""
     data = read_private(path, bytes_max=KEY_FILE_BYTES_MAX, folder_too=True)
     try:
         text = data.decode().strip()
     except UnicodeDecodeError as error:
         raise KeyFileMalformed(f"{path} is no text", path) from error
     if re.fullmatch(r"(0x)?[0-9a-fA-F]{64}", text):
-        return bytes.fromhex(text.removeprefix("0x"))
+        return text.removeprefix("0x")
     if not text.startswith("{"):
         raise KeyFileMalformed(
             f"{path} holds neither 64 hexadecimal digits nor a version 3 key store", path
         )
-    ask = passphrase or passphrase_source(None, {})
-    try:
-        return keystore_v3.decrypt(text, ask())
-    except KeyFileError as error:
-        raise type(error)(f"{path}: {error}", path) from error
+    return text
 
 
 def create_key_file(
@@ -111,7 +130,7 @@ def create_key_file(
         text = secret.hex() + "\n"
     else:
         text = keystore_v3.encrypt(secret, passphrase, address=address, scrypt_n=scrypt_n)
-    write_private(path, text.encode())
+    write_private(path, text.encode(), folder_too=True)
 
 
 def load_identity(path: Path, passphrase: Passphrase | None = None) -> Identity:

@@ -97,6 +97,14 @@ def decrypt(text: str, passphrase: bytes) -> bytes:
     return _aes_ctr(derived, iv, ciphertext)
 
 
+def shown_address(text: str) -> Address | None:
+    """The address that a key store names in clear; None where it names none. Proves nothing."""
+    try:
+        return Address(_bytes(_parse(text), "address", 20))
+    except KeyFileMalformed:
+        return None
+
+
 def _aes_ctr(derived: bytes, iv: bytes, data: bytes) -> bytes:
     context = Cipher(AES(derived[:16]), CTR(iv)).encryptor()
     return context.update(data) + context.finalize()

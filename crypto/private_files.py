@@ -51,17 +51,18 @@ def read_private(path: Path, *, bytes_max: int, folder_too: bool) -> bytes:
     return data
 
 
-def write_private(path: Path, data: bytes) -> None:
-    """Write a new file of mode 0600 in a folder of mode 0700, which is made where it is missing.
+def write_private(path: Path, data: bytes, *, folder_too: bool) -> None:
+    """Write a new file of mode 0600, in a folder that is made, with mode 0700, where it is missing.
 
-    Durable when it returns; after an error, or a crash at any point, the file is whole or absent.
-    Raises `KeyFileExists` where there is one already, even one that appears at the same moment, and
-    `KeyFilePermissions` for a folder that others can enter.
+    `folder_too` refuses a folder that others can enter. Durable when it returns; after an error, or
+    a crash at any point, the file is whole or absent. Raises `KeyFileExists` where there is one
+    already, even one that appears at the same moment, and `KeyFilePermissions`.
     """
     folder = path.parent
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        check_folder(folder)
+        if folder_too:
+            check_folder(folder)
         temporary = folder / f".{path.name}.{secrets.token_hex(8)}"
         try:
             _write_new(temporary, data)

@@ -122,13 +122,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     invocation = Invocation()
     try:
-        result = cli.main(
-            None if arguments is None else list(arguments),
-            prog_name="eigen",
-            standalone_mode=False,
-            obj=invocation,
-        )
+        # What `cli.main` does, without its own ideas of exit codes.
+        words = sys.argv[1:] if arguments is None else list(arguments)
+        with cli.make_context("eigen", words, obj=invocation) as context:
+            result = cli.invoke(context)
         sys.stdout.flush()
+    except click.exceptions.Exit as end:
+        return end.exit_code
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has enough. Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
-    except BaseException as error:
+    except (Exception, KeyboardInterrupt, BaseExceptionGroup) as error:
         return _report(error, invocation)
     return result if isinstance(result, int) else ExitCode.OK
 
@@ -146,8 +146,6 @@ def _report(error: BaseException, invocation: Invocation) -> int:
     if any(isinstance(cause, KeyboardInterrupt | click.Abort) for cause in causes):
         click.echo("eigen: interrupted", err=True)
         return ExitCode.INTERRUPTED
-    if isinstance(error, SystemExit):
-        raise error
     if invocation.verbose:
         import traceback
 

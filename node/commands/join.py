@@ -15,10 +15,10 @@ from eigen.node.exit_codes import ExitCode, UserError
 @click.argument("network_file", type=click.Path(path_type=Path))
 @pass_invocation
 def command(invocation: Invocation, network_file: Path) -> None:
-    """Join the network that NETWORK_FILE describes.
+    """Join the network that a network file describes.
 
-    The file is checked and copied into the home. A newer file of the same network replaces the old
-    one; another network needs another home, because records and keys of two would mix.
+    NETWORK_FILE is checked and copied into the home. A newer file of the same network replaces the
+    old one; another network needs another home, because records and keys of two would mix.
     """
     text = read_network_text(network_file)
     network = parse_network(text, network_file)

@@ -23,6 +23,7 @@ from eigen.crypto.errors import (
 )
 from eigen.crypto.identity import Identity
 from eigen.crypto.keystore import (
+    address_in_key_file,
     create_identity,
     create_key_file,
     load_identity,
@@ -63,6 +64,20 @@ def test_raw_files_with_prefix_and_space_are_read(path: Path) -> None:
     create_key_file(path, SECRET)
     path.write_text(f"  0x{SECRET.hex().upper()}\n\n")
     assert load_key_file(path) == SECRET
+
+
+def test_an_address_shows_without_a_passphrase(path: Path) -> None:
+    address = Identity.from_secret(SECRET).address
+    create_key_file(path, SECRET)
+    assert address_in_key_file(path) == address
+    other = path.with_name("other.key")
+    create_key_file(other, SECRET, b"pw", address=address, scrypt_n=CHEAP)
+    assert address_in_key_file(other) == address
+    third = path.with_name("third.key")
+    create_key_file(third, SECRET, b"pw", scrypt_n=CHEAP)
+    assert address_in_key_file(third) is None
+    third.write_text('{"address": "zz"}')
+    assert address_in_key_file(third) is None
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o601, 0o666])
