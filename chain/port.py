@@ -211,6 +211,10 @@ class Chain(Protocol):
         """Raises `WrongChain` where chain id or contracts differ from the network file."""
         ...
 
+    async def time_s(self) -> int:
+        """The chain's own clock: the latest block's unix time."""
+        ...
+
     async def validators(self) -> tuple[frozenset[Address], int]:
         """The ledger's validator set and its quorum k."""
         ...
@@ -267,6 +271,10 @@ class Chain(Protocol):
         self, run: RunId, account: Address, cumulative: int, proof: Sequence[Digest]
     ) -> Receipt:
         """Claim for an account, by anyone. Intent key: (run, account, cumulative)."""
+        ...
+
+    async def set_payout(self, payee: Address) -> Receipt | None:
+        """Have this account's claims paid to `payee`; None where they are already."""
         ...
 
     async def claimed(self, run: RunId, account: Address) -> int:

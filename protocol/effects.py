@@ -87,7 +87,7 @@ class SendResult:
 
     attempt: Attempt
     part: int
-    included: int
+    result: PartResult
     members: tuple[Address, ...]
 
 

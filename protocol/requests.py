@@ -5,7 +5,7 @@ from typing import Annotated
 
 from eigen.protocol import limits
 from eigen.protocol.messages import Attempt, Envelope, KeyGrant, RoundRecord, Signature
-from eigen.protocol.types import Cid, Digest, RunId
+from eigen.protocol.types import Address, Cid, Digest, RunId
 from eigen.protocol.wire import U64, Length, Range, exactly, message
 
 BLOCK = "/eigen/block/1"
@@ -14,6 +14,7 @@ RESULT = "/eigen/result/1"
 HEAD = "/eigen/head/1"
 GRANT = "/eigen/grant/1"
 EVIDENCE = "/eigen/evidence/1"
+PROPOSAL = "/eigen/proposal/1"
 
 PartIndex = Annotated[int, Range(limits.PARTS_MAX - 1)]
 PartBytes = Annotated[bytes, Length(limits.PART_BYTES_MAX)]
@@ -47,10 +48,14 @@ class PartPush:
 @message(62)
 @dataclass(frozen=True, slots=True)
 class PartQuery:
-    """A validator asks a trainer for one encoded part of its own update, with its proof."""
+    """Asks for one encoded part of a trainer's update: of the trainer, or of the part's owner.
+
+    The reply is a `PartPush`.
+    """
 
     attempt: Attempt
     part: PartIndex
+    trainer: Address
 
 
 @message(63)
@@ -122,6 +127,22 @@ class EvidenceReply:
     """Envelopes as their authors signed them, oldest first."""
 
     envelopes: Annotated[tuple[Envelope, ...], Length(EVIDENCE_ENVELOPES_MAX)]
+
+
+@message(72)
+@dataclass(frozen=True, slots=True)
+class ProposalQuery:
+    """Asks for a proposal as its author signed it, after it was gossiped."""
+
+    run: RunId
+
+
+@message(73)
+@dataclass(frozen=True, slots=True)
+class ProposalReply:
+    """The proposal's envelope, if the peer has it."""
+
+    envelopes: Annotated[tuple[Envelope, ...], Length(1)]
 
 
 @message(71)

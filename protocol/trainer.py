@@ -347,8 +347,9 @@ class TrainerMachine:
             effects.append(Penalize(sender, limits.PENALTY_BAD_DATA, "a part that does not decode"))
         included = self._mask(part.inputs)
         others = tuple(m for m in exchange.members if m != self.me)
-        effects.append(SendResult(event.attempt, event.part, included, others))
-        return effects + self._take_result(event.part, PartResult(event.digest, included), now)
+        result = PartResult(event.digest, included)
+        effects.append(SendResult(event.attempt, event.part, result, others))
+        return effects + self._take_result(event.part, result, now)
 
     def _mask(self, senders: dict[Address, None]) -> int:
         assert self._exchange is not None

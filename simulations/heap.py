@@ -84,7 +84,6 @@ class VirtualNode:
     head: HeadMachine = field(init=False)
     trainer: TrainerMachine | None = None
     committee: CommitteeMachine | None = None
-    aggregated: dict[tuple[int, int], Digest] = field(default_factory=dict)
     heard: list[Received] = field(default_factory=list)  # signed messages of the round
     timers: dict[TimerFired, float] = field(default_factory=dict)
     penalties: list[Penalize] = field(default_factory=list)
@@ -268,10 +267,8 @@ class HeapNetwork:
                 self._send(node, owner, arrived)
             case Aggregate(attempt=attempt, part=part, inputs=inputs):
                 value = _hash("aggregate", attempt.round, part, inputs, self._roots(node, inputs))
-                node.aggregated[attempt.number, part] = value
                 self._post(node, 0.005, Aggregated(attempt, part, value, ()))
-            case SendResult(attempt=attempt, part=part, included=included, members=members):
-                result = PartResult(node.aggregated[attempt.number, part], included)
+            case SendResult(attempt=attempt, part=part, result=result, members=members):
                 for member in members:
                     self._send(node, member, ResultArrived(node.address, attempt, part, result))
             case Step(attempt=attempt, base=base, results=results):

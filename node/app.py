@@ -1,0 +1,208 @@
+"""The daemon's composition root: what a node is made of and how the pieces meet, on one page."""
+
+import time
+from contextlib import AsyncExitStack, closing
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from eigen.chain.evm import EvmChain
+from eigen.chain.outbox import OutboxSettings
+from eigen.chain.port import Chain, ChainUnreachable, Contracts, RunOpened
+from eigen.chain.provider import TrioHTTPProvider
+from eigen.config.network import NetworkFile
+from eigen.config.paths import Paths
+from eigen.config.schema import NodeConfig
+from eigen.crypto.identity import Identity
+from eigen.crypto.sealing_key import SealingKeyPair
+from eigen.node.blobs import DirectoryBlobs
+from eigen.node.canary import Canary
+from eigen.node.control import ControlServer
+from eigen.node.datasets import Datasets
+from eigen.node.driver import RunDriver, RunPorts
+from eigen.node.evaluation import Evaluations
+from eigen.node.fetch import BlockExchange
+from eigen.node.gossip import Gossip
+from eigen.node.governance import GovernanceService
+from eigen.node.libp2p.config import Libp2pConfig, Limits
+from eigen.node.libp2p.network import Libp2pNetwork
+from eigen.node.members import Members
+from eigen.node.methods import Methods
+from eigen.node.records import SqliteRecords
+from eigen.node.rounds import Rounds
+from eigen.node.settlement import Settlement
+from eigen.node.worker import TrainingWorker
+from eigen.protocol.governance import Governance
+from eigen.protocol.membership import RELAYER, TRAINER, VALIDATOR, Membership
+from eigen.protocol.messages import Heartbeat, RoundRecord
+from eigen.protocol.requests import HeadReply
+from eigen.protocol.run import RunSpec
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+log = structlog.get_logger()
+
+CHAIN_RETRY_S_MAX = 30.0
+"""Longest pause between two tries to reach the chain at start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Everything that one node starts from; all of it was read and checked before."""
+
+    paths: Paths
+    config: NodeConfig
+    network: NetworkFile
+    identity: Identity
+    sealing: SealingKeyPair
+
+
+async def run_node(
+    home: Home, *, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Run a node until cancelled; `started` once peers and commands can reach it.
+
+    Raises `ListenError` for a taken port and `WrongChain` for a chain that is not the network's.
+    A cancel closes connections and stores; what was acknowledged is on disk already.
+    """
+    config, network_file, me = home.config, home.network, home.identity.address
+    times = network_file.parameters
+    software = f"eigen/{version('eigen')}"
+
+    async with AsyncExitStack() as stack:
+        records = stack.enter_context(closing(SqliteRecords(home.paths.database)))
+        blobs = DirectoryBlobs(home.paths.blobs)
+        worker = await stack.enter_async_context(
+            TrainingWorker(
+                threads=config.training.threads,
+                memory_bytes=config.training.memory_mb * 1024 * 1024,
+            )
+        )
+        chain = await stack.enter_async_context(open_chain(home))
+        network = Libp2pNetwork(
+            Libp2pConfig(
+                network_file.network_id,
+                config.p2p.listen,
+                (*config.p2p.bootstrap, *network_file.bootstrap),
+                software=software,
+                mdns=config.p2p.mdns,
+                peerstore=home.paths.peerstore,
+                allow=frozenset(config.p2p.allow),
+                deny=frozenset(config.p2p.deny),
+                limits=Limits(connections=config.p2p.connections_max),
+            ),
+            home.identity.secret,
+        )
+        gossip = Gossip(home.identity, network, network_file.network_id)
+        blocks = BlockExchange(network, blobs)
+        membership = Membership(me, times.heartbeat_ttl_s)
+        offers = {
+            TRAINER: config.training.enabled and not config.validator.enabled,
+            VALIDATOR: config.validator.enabled,
+            RELAYER: config.relay.enabled,
+        }
+        template = Heartbeat(
+            incarnation=time.time_ns() // 1_000_000,
+            sequence=0,
+            roles=tuple(role for role, offered in offers.items() if offered),
+            payout=config.payout.address or me,
+            sealing_key=home.sealing.public_bytes,
+            addrs=(),
+            software=software,
+        )
+        members = Members(membership, network, gossip, template, times.heartbeat_s)
+        datasets = Datasets(
+            me,
+            network_file.network_id,
+            home.sealing,
+            network,
+            gossip,
+            members,
+            records,
+            blobs,
+            blocks,
+        )
+        ports = RunPorts(
+            home.identity, network, gossip, records, blobs, blocks, datasets, worker, chain
+        )
+        poll_s = config.chain.poll_s
+        settlement = Settlement(me, chain, records, times.relay_delay_s, poll_s)
+        evaluations = Evaluations(ports, enabled=config.validator.enabled)
+
+        def adopted(driver: RunDriver, record: RoundRecord, reply: HeadReply) -> None:
+            settlement.adopted(driver, record, reply)
+            evaluations.adopted(driver, record)
+
+        rounds = Rounds(ports, members, times, trains=offers[TRAINER], on_adopted=adopted)
+
+        async def open_run(event: RunOpened, spec: RunSpec) -> None:
+            await rounds.open(event, spec)
+            driver = rounds.drivers[event.run]
+            evaluations.opened(driver)
+            await settlement.resume(driver)
+
+        machine = Governance(me, config.relay.enabled, times.relay_delay_s, times.relay_delay_s)
+        governance = GovernanceService(
+            home.identity, network, gossip, members, records, chain, machine, poll_s, open_run
+        )
+        canary = Canary()
+        methods = Methods(home, network, members, datasets, rounds, governance, settlement, chain)
+        control = ControlServer(
+            home.paths.control_socket, methods.table(evaluations=evaluations, canary=canary)
+        )
+
+        gossip.join()
+        await governance.restore()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(network.run)
+            await nursery.start(rounds.run)
+            for service in (members, settlement, evaluations, canary):
+                nursery.start_soon(service.run)
+            nursery.start_soon(follow_chain, chain, governance)
+            await nursery.start(control.run)
+            log.info("node up", address=me.hex(), addrs=list(network.listen_addrs()))
+            task_status.started()
+
+
+def open_chain(home: Home) -> EvmChain:
+    """The chain that the network file names, reached as the settings say."""
+    contracts = home.network.contracts
+    confirmations = home.config.chain.confirmations
+    if confirmations is None:
+        confirmations = home.network.parameters.confirmations
+    urls = home.config.chain.rpc_urls or home.network.rpc_urls
+    return EvmChain(
+        TrioHTTPProvider(urls, chain_id=home.network.chain_id),
+        Contracts(contracts.token, contracts.governor, contracts.timelock, contracts.ledger),
+        chain_id=home.network.chain_id,
+        secret=home.identity.secret,
+        outbox_path=home.paths.outbox,
+        settings=OutboxSettings(confirmations=confirmations, poll_s=home.config.chain.poll_s),
+        start_block=home.network.start_block,
+    )
+
+
+async def follow_chain(chain: Chain, governance: GovernanceService) -> None:
+    """Check the chain, then follow proposals and runs on it, until cancelled.
+
+    While it cannot be reached, this waits and says so; rounds go on without it.
+    """
+    pause_s = 1.0
+    while True:
+        try:
+            info = await chain.info()
+            break
+        except ChainUnreachable as error:
+            log.warning("chain unreachable; trying again", in_s=pause_s, why=str(error))
+            await trio.sleep(pause_s)
+            pause_s = min(2 * pause_s, CHAIN_RETRY_S_MAX)
+    log.info("chain", id=info.chain_id, client=info.label)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(governance.run)
+        async for event in chain.watch(0):
+            if isinstance(event, RunOpened):
+                nursery.start_soon(governance.opened, event)

@@ -1,0 +1,108 @@
+"""`eigen up`: run the node until a signal, and end it cleanly."""
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+import click
+import structlog
+import trio
+
+from eigen.node.commands import Invocation, pass_invocation
+from eigen.node.exit_codes import ExitCode, UserError
+from eigen.node.lock import HomeLock
+
+DRAIN_S = 10.0
+"""What the first signal leaves for closing down; after it the process ends in any case."""
+
+
+@click.command()
+@pass_invocation
+def command(invocation: Invocation) -> None:
+    """Run this home's node: train, exchange, vote and settle, as its settings say.
+
+    The first Ctrl-C (or SIGTERM) ends it within ten seconds, the second at once.
+    """
+    loaded = invocation.load()
+    paths = invocation.paths
+    configure_log(loaded.config.log.level, loaded.config.log.format)
+    if not paths.home.is_dir():
+        raise UserError(
+            f"there is no home folder {paths.home}; make it with: eigen init",
+            ExitCode.CONFIGURATION,
+        )
+    with HomeLock(paths.lock_file):
+        network = invocation.network(loaded)
+        from eigen.crypto.keystore import load_identity
+        from eigen.crypto.sealing_key import load_sealing_key
+
+        passphrase = invocation.passphrase(loaded)
+        identity = load_identity(paths.key_file, passphrase)
+        sealing = load_sealing_key(paths.sealing_key_file, passphrase)
+
+        from eigen.node.app import Home, run_node
+        from eigen.node.libp2p.errors import ListenError
+
+        home = Home(paths, loaded.config, network, identity, sealing)
+
+        async def main() -> None:
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_end_on_signal, scope)
+                    await run_node(home)
+
+        try:
+            trio.run(main)
+        except* ListenError as group:
+            raise UserError(str(_first(group)), ExitCode.PORT_IN_USE) from group
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def _end_on_signal(scope: trio.CancelScope) -> None:
+    log = structlog.get_logger()
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for number in signals:
+            if scope.cancel_called:
+                os._exit(ExitCode.INTERRUPTED)
+            log.info("ending; a second signal ends at once", signal=signal.Signals(number).name)
+            scope.cancel()
+            trio.lowlevel.spawn_system_task(_overdue)
+            with trio.CancelScope(shield=True):
+                async for _ in signals:
+                    os._exit(ExitCode.INTERRUPTED)
+
+
+async def _overdue() -> None:
+    await trio.sleep(DRAIN_S)
+    os._exit(ExitCode.TIMED_OUT)
+
+
+def configure_log(level: str, style: str, file: Path | None = None) -> None:
+    """Structured logs to stderr (or a file): lines for people, or one JSON object a line."""
+    target = sys.stderr if file is None else file.open("a")
+    colours = target.isatty()
+    render: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if style == "json"
+        else structlog.dev.ConsoleRenderer(colors=colours, pad_event_to=0)
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="%H:%M:%S.%f" if style != "json" else "iso"),
+            structlog.processors.format_exc_info,
+            render,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.WriteLoggerFactory(target),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(level=logging.WARNING, stream=target, format="%(levelname)s %(message)s")

@@ -1,0 +1,512 @@
+"""Drives one run's machines: events in, effects performed on Trio, disk, network and worker.
+
+The machines decide; this file only does what they say. One task feeds them, so they never see two
+events at once; effects that take time run beside it and come back as events.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+import trio
+
+from eigen.chain.port import Chain, RoundRoot
+from eigen.crypto.errors import BadSignature
+from eigen.crypto.identity import Identity, recover
+from eigen.node.datasets import Datasets, ShardUnavailable
+from eigen.node.exchange import AuditFailed, Exchange, PartsMissing
+from eigen.node.fetch import BlockExchange, ContentUnavailable
+from eigen.node.gossip import Gossip, Said
+from eigen.node.ports import BlobStore, Network, NetworkError, RecordStore, RequestRefused
+from eigen.node.worker import TrainingWorker, WorkerError
+from eigen.protocol import limits
+from eigen.protocol.cid import RAW, cid_of, digest_of
+from eigen.protocol.committee import CommitteeMachine, Promises
+from eigen.protocol.context import RunContext
+from eigen.protocol.effects import (
+    Adopt,
+    Adopted,
+    Aggregate,
+    Aggregated,
+    Attest,
+    Audit,
+    Audited,
+    Effect,
+    Event,
+    MembershipChanged,
+    Note,
+    PartArrived,
+    Penalize,
+    Persist,
+    Publish,
+    Received,
+    Repair,
+    ResultArrived,
+    SeatOpened,
+    SendPart,
+    SendResult,
+    SetTimer,
+    Started,
+    Step,
+    StepFailed,
+    Stepped,
+    TimerFired,
+    Train,
+    Trained,
+    TrainFailed,
+)
+from eigen.protocol.head import HeadMachine
+from eigen.protocol.messages import Attempt, Attestation, RoundRecord, digest
+from eigen.protocol.requests import (
+    EVIDENCE,
+    EVIDENCE_BYTES_MAX,
+    EVIDENCE_ENVELOPES_MAX,
+    HEAD,
+    HEAD_REPLY_BYTES_MAX,
+    Accepted,
+    EvidenceQuery,
+    EvidenceReply,
+    HeadQuery,
+    HeadReply,
+    PartPush,
+    PartQuery,
+    ResultPush,
+    ResultQuery,
+)
+from eigen.protocol.trainer import TrainerMachine
+from eigen.protocol.types import Address, Cid, Digest
+from eigen.protocol.wire import WireError, decode, encode
+from eigen.training.errors import TrainingError
+
+log = structlog.get_logger()
+
+EVENTS_QUEUED_MAX = 4096
+"""Events waiting for the machines; more than a round of the largest seat makes."""
+REQUEST_TIMEOUT_S = 10.0
+"""For small requests between peers."""
+PATIENCE_S = 10.0
+"""A pushed part waits so long for its author's commitment to arrive by gossip."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunPorts:
+    """What a run's driver needs of the node."""
+
+    identity: Identity
+    network: Network
+    gossip: Gossip
+    records: RecordStore
+    blobs: BlobStore
+    blocks: BlockExchange
+    datasets: Datasets
+    worker: TrainingWorker
+    chain: Chain
+
+
+OnAdopted = Callable[[RoundRecord, HeadReply], None]
+
+
+class RunDriver:
+    """One run on this node; `context.validators` and `trains` say in which roles."""
+
+    def __init__(
+        self,
+        context: RunContext,
+        ports: RunPorts,
+        *,
+        trains: bool,
+        on_adopted: OnAdopted,
+        head: HeadReply | None,
+        promises: Promises | None,
+        voted: frozenset[bytes],
+    ) -> None:
+        me = ports.identity.address
+        self.context = context
+        self.ports = ports
+        self.me = me
+        self.head = HeadMachine(context, head.records[0] if head else None)
+        self.trainer = TrainerMachine(context, me, self.head, voted) if trains else None
+        validates = me in context.validators
+        self.committee = CommitteeMachine(context, me, self.head, promises) if validates else None
+        self.exchange = Exchange(
+            context, me, ports.network, ports.blobs, ports.worker, ports.blocks.fetch
+        )
+        self.head_reply = head
+        self.history: dict[int, RoundRecord] = {}
+        self.notes: list[tuple[str, str]] = []
+        self._on_adopted = on_adopted
+        self._events_in, self._events = trio.open_memory_channel[Event](EVENTS_QUEUED_MAX)
+        self._timers: dict[tuple[str, Attempt, int], trio.CancelScope] = {}
+        self._evidence: dict[bytes, Said] = {}
+        self._records: dict[Digest, RoundRecord] = {}  # seen in outcomes, by digest
+        self._changed = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self._random = random.SystemRandom()
+
+    @property
+    def phase(self) -> str:
+        """Where this node is in the round, in one word."""
+        if self.head.finished:
+            return "finished"
+        if self.trainer is not None:
+            return self.trainer.phase.value
+        return self.committee.stage.value if self.committee else "following"
+
+    # feeding --------------------------------------------------------------------------------------
+    def post(self, event: Event) -> None:
+        """Queue an event for the machines; drops it, loudly, where they are hopelessly behind."""
+        try:
+            self._events_in.send_nowait(event)
+        except trio.WouldBlock:
+            log.error("machine events dropped", run=self.context.run.hex()[:8], kind=type(event))
+        except trio.BrokenResourceError:
+            pass  # the node is shutting down
+
+    def hear(self, said: Said) -> None:
+        """A signed round message or attestation of this run."""
+        if not self._remember(said):
+            return
+        self.post(Received(said.author, said.message))
+
+    def _remember(self, said: Said) -> bool:
+        """Keep what others may have missed; False for what was heard before."""
+        key = said.envelope.signature
+        if key in self._evidence or len(self._evidence) >= EVIDENCE_ENVELOPES_MAX:
+            return False
+        if _round_of(said.message) <= self.head.round:
+            return False
+        self._evidence[key] = said
+        record = getattr(said.message, "record", None)
+        if isinstance(record, RoundRecord):
+            self._records[digest(record)] = record
+        return True
+
+    async def run(self) -> None:
+        """Until cancelled. Work under way is cancelled with it; promises are on disk."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            self.post(Started())
+            async for event in self._events:
+                await self._handle(event)
+
+    async def _handle(self, event: Event) -> None:
+        if isinstance(event, Adopted):
+            if event.record.attempt.round <= self.head.round:
+                return
+            self._finish_round(event.record)
+        now = trio.current_time()
+        for machine in (self.head, self.trainer, self.committee):
+            if machine is not None:
+                for effect in machine.handle(event, now):
+                    await self._perform(effect)
+        if isinstance(event, Adopted):
+            self._timers = {k: s for k, s in self._timers.items() if not s.cancel_called}
+        self._changed.set()
+        self._changed = trio.Event()
+
+    def _finish_round(self, record: RoundRecord) -> None:
+        self.history[record.attempt.round] = record
+        self._evidence = {
+            k: s for k, s in self._evidence.items() if _round_of(s.message) > record.attempt.round
+        }
+        self._records = {
+            d: r for d, r in self._records.items() if r.attempt.round > record.attempt.round
+        }
+        self.exchange.forget_before(record.attempt.round)
+
+    # effects --------------------------------------------------------------------------------------
+    async def _perform(self, effect: Effect) -> None:
+        assert self._nursery is not None
+        soon = self._nursery.start_soon
+        match effect:
+            case Publish(message=message):
+                envelope = await self.ports.gossip.publish(message)
+                self._remember(Said(self.me, message, envelope))
+            case Persist(kind=kind, key=key, value=value):
+                await self.ports.records.commit([(kind, key, value)])
+            case SetTimer(name=name, attempt=attempt, at_s=at_s, part=part):
+                self._set_timer(TimerFired(name, attempt, part), at_s)
+            case Penalize(peer=peer, points=points, reason=reason):
+                self.ports.network.penalize(peer, points, reason)
+            case Note(event=what, attempt=attempt, detail=detail):
+                log.info(what, run=attempt.run.hex()[:8], round=attempt.round, detail=detail)
+                self.notes = [*self.notes[-63:], (what, detail)]
+            case Train():
+                soon(self._train, effect)
+            case SendPart():
+                soon(self.exchange.send_part, effect)
+            case Aggregate():
+                soon(self._aggregate, effect)
+            case SendResult():
+                soon(self.exchange.send_result, effect)
+            case Step():
+                soon(self._step, effect)
+            case Audit():
+                soon(self._audit, effect)
+            case Attest(record=record):
+                await self._attest(record)
+            case Adopt():
+                soon(self._adopt, effect)
+            case Repair():
+                soon(self._repair)
+            case SeatOpened(seat=seat):
+                spec, validators = self.context.spec, self.context.validators
+                soon(self.ports.datasets.grant_seat, spec.dataset, seat.members, validators)
+
+    def _set_timer(self, fired: TimerFired, at_s: float) -> None:
+        assert self._nursery is not None
+        key = (fired.name, fired.attempt, fired.part)
+        if (old := self._timers.pop(key, None)) is not None:
+            old.cancel()
+        if fired.attempt.round <= self.head.round and fired.name != "repair":
+            return
+        scope = self._timers[key] = trio.CancelScope()
+
+        async def wait() -> None:
+            with scope:
+                await trio.sleep_until(at_s)
+                self._timers.pop(key, None)
+                self.post(fired)
+
+        self._nursery.start_soon(wait)
+
+    async def _train(self, effect: Train) -> None:
+        attempt = effect.attempt
+        try:
+            base = await self.ports.blocks.fetch(effect.base)
+            with trio.fail_after(self.context.deadlines.commit_s):
+                shards = [
+                    await self.ports.datasets.open_shard(self.context.spec.dataset, shard)
+                    for shard in effect.shards
+                ]
+            residual = await self._stored_residual()
+            local = await self.ports.worker.train(
+                self.context.spec, base, shards, effect.order_seed, residual
+            )
+        except trio.TooSlowError:
+            self.post(TrainFailed(attempt, "no key was granted for the shard in time"))
+        except (ShardUnavailable, ContentUnavailable, TrainingError, WorkerError) as error:
+            self.post(TrainFailed(attempt, str(error)))
+        else:
+            made = self.exchange.keep_update(attempt, effect.base, effect.shards, local)
+            self.post(Trained(attempt, made))
+
+    async def _stored_residual(self) -> bytes:
+        cid = await self.ports.records.get("residual", self.context.run)
+        return (await self.ports.blobs.get(Cid(cid.decode())) or b"") if cid else b""
+
+    async def _aggregate(self, effect: Aggregate) -> None:
+        try:
+            result, refused = await self.exchange.aggregate(effect)
+        except (TrainingError, WorkerError) as error:
+            log.warning("a part could not be aggregated", part=effect.part, why=str(error))
+            return
+        self.post(Aggregated(effect.attempt, effect.part, result, refused))
+
+    async def _step(self, effect: Step) -> None:
+        try:
+            checkpoint = await self.exchange.step(effect)
+        except (PartsMissing, ContentUnavailable, TrainingError, WorkerError) as error:
+            self.post(StepFailed(effect.attempt, str(error)))
+        else:
+            self.post(Stepped(effect.attempt, checkpoint))
+
+    async def _audit(self, effect: Audit) -> None:
+        attempt = effect.seat.attempt
+        try:
+            checkpoint = await self.exchange.audit(effect)
+        except (
+            AuditFailed,
+            PartsMissing,
+            ContentUnavailable,
+            TrainingError,
+            WorkerError,
+        ) as error:
+            self.post(Audited(attempt, Cid(""), str(error)))
+        else:
+            self.post(Audited(attempt, checkpoint))
+
+    # attestations and the head --------------------------------------------------------------------
+    def root_of(self, record: RoundRecord) -> RoundRoot:
+        """What validators attest of a record."""
+        return RoundRoot(
+            self.context.run,
+            record.attempt.round,
+            digest_of(record.checkpoint),
+            digest(record),
+            self.context.payout_root(record.payouts),
+            sum(p.cumulative for p in record.payouts),
+        )
+
+    def digest_of_root(self, attestation: Attestation) -> Digest:
+        """What an attestation's EIP-712 signature must cover."""
+        return self.ports.chain.round_digest(
+            RoundRoot(
+                attestation.run,
+                attestation.round,
+                attestation.checkpoint,
+                attestation.record,
+                attestation.payout_root,
+                attestation.payout_total,
+            )
+        )
+
+    async def _attest(self, record: RoundRecord) -> None:
+        root = self.root_of(record)
+        signature = self.ports.identity.sign(self.ports.chain.round_digest(root))
+        attestation = Attestation(
+            root.run,
+            root.round,
+            root.checkpoint,
+            root.record,
+            root.payout_root,
+            root.payout_total,
+            signature,
+        )
+        envelope = await self.ports.gossip.publish(attestation)
+        self.hear(Said(self.me, attestation, envelope))
+
+    async def _adopt(self, effect: Adopt) -> None:
+        cid = cid_of(RAW, effect.record)
+        try:
+            record = self._records.get(effect.record)
+            if record is None:
+                record = decode(await self.ports.blocks.fetch(cid), RoundRecord)
+            signatures = tuple(signature for _, signature in effect.attestations)
+            await self._take_head(HeadReply((record,), signatures))
+        except (ContentUnavailable, WireError) as error:
+            log.warning("an attested round is not to be had yet", cid=cid, why=str(error))
+
+    async def _take_head(self, reply: HeadReply) -> None:
+        """Make an attested round the head: its blobs first, then the record, then the event."""
+        [record] = reply.records
+        await self.ports.blocks.fetch(record.checkpoint)
+        await self.ports.blobs.put(encode(record))
+        run, number = self.context.run, record.attempt.round
+        if number <= self.head.round:
+            return
+        rows: list[tuple[str, bytes, bytes | None]] = [
+            ("head", run, encode(reply)),
+            ("round", run + number.to_bytes(8, "big"), encode(reply)),
+        ]
+        residual = self.exchange.residual(number)
+        if residual is not None and any(c.account == self.me for c in record.trainers):
+            cid = await self.ports.blobs.put(residual)
+            rows.append(("residual", run, cid.encode()))
+        await self.ports.records.commit(rows)
+        self.head_reply = reply
+        self.post(Adopted(record))
+        self._on_adopted(record, reply)
+
+    def attested(self, reply: HeadReply) -> bool:
+        """Whether a quorum of this run's validators signed the record's root."""
+        record = reply.records[0]
+        if record.attempt.run != self.context.run:
+            return False
+        signed = self.ports.chain.round_digest(self.root_of(record))
+        try:
+            signers = {recover(signed, signature) for signature in reply.attestations}
+        except BadSignature:
+            return False
+        return len(signers & self.context.validators) >= self.context.quorum
+
+    async def _repair(self) -> None:
+        """Ask one peer for its head and its evidence; a validator if one is connected."""
+        connected = self.ports.network.peers()
+        pool = sorted(connected & self.context.validators) or sorted(connected)
+        if not pool:
+            return
+        peer = self._random.choice(pool)
+        run = self.context.run
+        try:
+            reply = decode(
+                await self._ask(peer, HEAD, encode(HeadQuery(run)), HEAD_REPLY_BYTES_MAX),
+                HeadReply,
+                bytes_max=HEAD_REPLY_BYTES_MAX,
+            )
+            if reply.records and reply.records[0].attempt.round > self.head.round:
+                if not self.attested(reply):
+                    self.ports.network.penalize(peer, limits.PENALTY_BAD_DATA, "a forged head")
+                    return
+                await self._take_head(reply)
+            evidence = decode(
+                await self._ask(peer, EVIDENCE, encode(EvidenceQuery(run)), EVIDENCE_BYTES_MAX),
+                EvidenceReply,
+                bytes_max=EVIDENCE_BYTES_MAX,
+            )
+        except (NetworkError, WireError, ContentUnavailable) as error:
+            log.debug("repair failed", peer=peer.hex(), why=str(error))
+            return
+        for envelope in evidence.envelopes:
+            try:
+                said = self.ports.gossip.read_any(envelope)
+            except (WireError, BadSignature):
+                self.ports.network.penalize(peer, limits.PENALTY_MALFORMED, "forged evidence")
+                return
+            if run_of(said.message) == run and self.ports.gossip.accepts(said):
+                self.hear(said)
+
+    async def _ask(self, peer: Address, protocol: str, payload: bytes, most: int) -> bytes:
+        return await self.ports.network.request(
+            peer, protocol, payload, reply_bytes_max=most, timeout_s=REQUEST_TIMEOUT_S
+        )
+
+    # serving --------------------------------------------------------------------------------------
+    def evidence(self) -> EvidenceReply:
+        """What this node heard of the round in progress."""
+        said = sorted(self._evidence.values(), key=lambda s: _round_of(s.message))
+        return EvidenceReply(tuple(s.envelope for s in said))
+
+    async def take_part(self, sender: Address, push: PartPush) -> Accepted:
+        """A trainer's part; waits until this node knows the commitment that it must match."""
+        trainer = self.trainer
+        if trainer is None:
+            raise RequestRefused("this node does not train in the run")
+        with trio.move_on_after(PATIENCE_S):
+            while trainer.attempt != push.attempt or trainer.commitment_of(sender) is None:
+                if push.attempt.round <= self.head.round:
+                    raise RequestRefused("that round is over")
+                await self._changed.wait()
+        made = trainer.commitment_of(sender)
+        if trainer.attempt != push.attempt or made is None:
+            raise RequestRefused("no commitment of yours is known here")
+        matches = self.exchange.proves(push, made)
+        if matches:
+            self.exchange.keep_input(sender, push)
+        root = made.parts_root if matches else Digest(bytes(32))
+        self.post(PartArrived(sender, push.attempt, push.part, root))
+        return Accepted()
+
+    def take_result(self, sender: Address, push: ResultPush) -> Accepted:
+        """An aggregated part from its owner."""
+        members = self.trainer.members if self.trainer else ()
+        if sender not in members or push.attempt.round != self.head.round + 1:
+            raise RequestRefused("not seated together in this round")
+        result = self.exchange.keep_result(push)
+        self.post(ResultArrived(sender, push.attempt, push.part, result))
+        return Accepted()
+
+    def serve_part(self, query: PartQuery) -> bytes:
+        """See `Exchange.serve_part`."""
+        return self.exchange.serve_part(query)
+
+    def serve_result(self, query: ResultQuery) -> bytes:
+        """See `Exchange.serve_result`."""
+        return self.exchange.serve_result(query)
+
+    def seatable(self, trainers: tuple[Address, ...]) -> None:
+        """Tell the machines which trainers are here."""
+        self.post(MembershipChanged(trainers))
+
+
+def run_of(message: Any) -> bytes:
+    """The run that a round message or an attestation is about."""
+    at = message if isinstance(message, Attestation) else message.attempt
+    return bytes(at.run)
+
+
+def _round_of(message: Any) -> int:
+    at = message if isinstance(message, Attestation) else message.attempt
+    return int(at.round)

@@ -1,0 +1,107 @@
+"""Fetching content by its id: blocks from several peers, each checked against its hash."""
+
+from collections.abc import Iterable, Sequence
+
+import structlog
+import trio
+
+from eigen.node.ports import BlobStore, Network, NetworkError
+from eigen.protocol import limits
+from eigen.protocol.cid import CidError, CidMismatch, links_of
+from eigen.protocol.requests import BLOCK, BlockQuery
+from eigen.protocol.types import Address, Cid
+from eigen.protocol.wire import decode, encode
+
+log = structlog.get_logger()
+
+BLOCK_TIMEOUT_S = 20.0
+"""One block of 1 MiB at 50 KB/s; a slower peer is left for another."""
+ROUNDS_OVER_PEERS = 3
+"""So often every known peer is asked for a block before it counts as unavailable."""
+
+
+class ContentUnavailable(Exception):
+    """No peer gave a block that hashes to its id; says which content and how many were asked."""
+
+
+class BlockExchange:
+    """Serves this node's blocks and fetches missing ones. What is fetched stays: it resumes."""
+
+    def __init__(self, network: Network, blobs: BlobStore) -> None:
+        self._network = network
+        self._blobs = blobs
+        network.serve(BLOCK, self._serve, request_bytes_max=256)
+
+    async def _serve(self, _peer: Address, payload: bytes) -> bytes:
+        query = decode(payload, BlockQuery)
+        return await self._blobs.get_block(query.cid) or b""
+
+    async def fetch(self, cid: Cid, prefer: Iterable[Address] = ()) -> bytes:
+        """The content of `cid`, from disk or from peers, `prefer` asked first.
+
+        Raises `ContentUnavailable` when everybody was asked a few times. A cancelled fetch keeps
+        the blocks that it has.
+        """
+        have = await self._blobs.get(cid)
+        if have is not None:
+            return have
+        preferred = list(prefer)
+        pending = [cid]
+        while pending:
+            batch, pending = pending[: limits.BLOCKS_IN_FLIGHT], pending[limits.BLOCKS_IN_FLIGHT :]
+            found: dict[Cid, Sequence[Cid]] = {}
+
+            async def get(wanted: Cid, turn: int, found: dict[Cid, Sequence[Cid]] = found) -> None:
+                block = await self._blobs.get_block(wanted)
+                if block is None:
+                    block = await self._from_peers(wanted, preferred, turn)
+                found[wanted] = [link.cid for link in links_of(wanted, block)]
+
+            async with trio.open_nursery() as nursery:
+                for turn, wanted in enumerate(batch):
+                    nursery.start_soon(get, wanted, turn)
+            for wanted in batch:
+                pending += found[wanted]
+        whole = await self._blobs.get(cid)
+        if whole is None:
+            raise ContentUnavailable(f"{cid} was fetched and is corrupt on disk")
+        return whole
+
+    async def _from_peers(self, cid: Cid, preferred: Sequence[Address], turn: int) -> bytes:
+        asked = 0
+        for attempt in range(ROUNDS_OVER_PEERS):
+            connected = self._network.peers()
+            first = [p for p in preferred if p in connected]
+            rest = sorted(connected - set(first))
+            start = turn % len(first) if first else 0  # spread blocks over the preferred peers
+            for peer in [*first[start:], *first[:start], *rest]:
+                asked += 1
+                block = await self._ask(peer, cid)
+                if block is not None:
+                    return block
+            await trio.sleep(0.2 * (attempt + 1))
+        raise ContentUnavailable(f"no peer has {cid} ({asked} requests)")
+
+    async def _ask(self, peer: Address, cid: Cid) -> bytes | None:
+        try:
+            block = await self._network.request(
+                peer,
+                BLOCK,
+                encode(BlockQuery(cid)),
+                reply_bytes_max=limits.BLOCK_BYTES_MAX,
+                timeout_s=BLOCK_TIMEOUT_S,
+            )
+        except NetworkError as error:
+            log.debug("block request failed", peer=peer.hex(), cid=cid, why=str(error))
+            return None
+        if not block:
+            return None
+        try:
+            await self._blobs.put_block(cid, block)
+        except CidMismatch as error:
+            log.warning("a peer sent a corrupt block", peer=peer.hex(), cid=cid)
+            self._network.penalize(peer, limits.PENALTY_BAD_DATA, str(error))
+            return None
+        except CidError:
+            return None
+        return block

@@ -1,0 +1,251 @@
+"""What the control API offers: the node's services, told in plain JSON values."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from eigen.chain.port import Chain, ChainError, Support, TransactionReverted
+from eigen.config.addresses import format_address
+from eigen.node.canary import Canary
+from eigen.node.control import ControlError, Method
+from eigen.node.datasets import Dataset, Datasets
+from eigen.node.evaluation import Evaluations
+from eigen.node.exit_codes import ExitCode
+from eigen.node.governance import GovernanceService, UnknownProposal
+from eigen.node.members import Members
+from eigen.node.ports import Network
+from eigen.node.rounds import Rounds
+from eigen.node.settlement import NothingToClaim, Settlement
+from eigen.protocol.governance import KnownProposal
+from eigen.protocol.messages import Proposal
+from eigen.protocol.run import RunSpec, run_id
+from eigen.protocol.types import Address, RunId
+from eigen.protocol.wire import WireError, decode_bare
+
+if TYPE_CHECKING:
+    from eigen.node.app import Home
+
+SPEC_BYTES_MAX = 64 * 1024
+"""A run spec with all its options."""
+
+
+class Methods:
+    """One coroutine a call; `table` names them."""
+
+    def __init__(
+        self,
+        home: "Home",
+        network: Network,
+        members: Members,
+        datasets: Datasets,
+        rounds: Rounds,
+        governance: GovernanceService,
+        settlement: Settlement,
+        chain: Chain,
+    ) -> None:
+        self._home = home
+        self._network = network
+        self._members = members
+        self._datasets = datasets
+        self._rounds = rounds
+        self._governance = governance
+        self._settlement = settlement
+        self._chain = chain
+        self._stop = trio.Event()
+
+    def table(self, *, evaluations: Evaluations, canary: Canary) -> dict[str, Method]:
+        """Methods by name."""
+        self._evaluations = evaluations
+        self._canary = canary
+        return {
+            "status": self.status,
+            "peers": self.peers,
+            "proposals": self.proposals,
+            "runs": self.runs,
+            "seed": self.seed,
+            "propose": self.propose,
+            "vote": self.vote,
+            "claim": self.claim,
+            "stop": self.stop,
+        }
+
+    # what is -------------------------------------------------------------------------------------
+    async def status(self, _: dict[str, Any]) -> dict[str, Any]:
+        """Everything at a glance."""
+        offers = self._members.membership.member(self._network.local)
+        return {
+            "address": format_address(self._network.local),
+            "pid": os.getpid(),
+            "network": self._home.network.name,
+            "network_id": self._home.network.network_id,
+            "listen": list(self._network.listen_addrs()),
+            "roles": list(offers.heartbeat.roles) if offers else [],
+            "peers": len(self._network.peers()),
+            "trainers": len(self._members.with_role("trainer")),
+            "loop_lag_s_max": self._canary.lag_s_max,
+            "proposals": await self.proposals({}),
+            "runs": await self.runs({}),
+        }
+
+    async def peers(self, _: dict[str, Any]) -> list[dict[str, Any]]:
+        """Connected peers, with what their heartbeats say."""
+        rows = []
+        for peer in sorted(self._network.peers()):
+            member = self._members.membership.member(peer)
+            beat = member.heartbeat if member else None
+            rows.append(
+                {
+                    "address": format_address(peer),
+                    "roles": list(beat.roles) if beat else [],
+                    "software": beat.software if beat else "",
+                    "addrs": list(beat.addrs) if beat else [],
+                    "score": self._network.score(peer),
+                }
+            )
+        return rows
+
+    async def proposals(self, _: dict[str, Any]) -> list[dict[str, Any]]:
+        """Proposals that this node knows."""
+        return [_proposal(run, p) for run, p in self._governance.machine.proposals.items()]
+
+    async def runs(self, _: dict[str, Any]) -> list[dict[str, Any]]:
+        """Runs that are open here, with every round that is attested."""
+        return [self._run(run) for run in self._rounds.drivers]
+
+    def _run(self, run: RunId) -> dict[str, Any]:
+        driver = self._rounds.drivers[run]
+        figures = self._evaluations.figures.get(run, {})
+        me = self._network.local
+        record = driver.head.head
+        earned = {p.account: p.cumulative for p in record.payouts} if record else {}
+        return {
+            "run": run.hex(),
+            "name": driver.context.spec.name,
+            "round": driver.head.round,
+            "rounds": driver.context.spec.rounds,
+            "phase": driver.phase,
+            "finished": driver.head.finished,
+            "checkpoint": driver.head.checkpoint,
+            "genesis": driver.context.genesis,
+            "earned": str(earned.get(me, 0)),
+            "history": {
+                str(n): {
+                    "checkpoint": r.checkpoint,
+                    "attempt": r.attempt.number,
+                    "trainers": {format_address(c.account): str(c.amount) for c in r.trainers},
+                    "validators": {format_address(c.account): str(c.amount) for c in r.validators},
+                }
+                for n, r in driver.history.items()
+            },
+            "payouts": {format_address(a): str(v) for a, v in earned.items()},
+            "figures": {
+                str(n): {"loss": f.loss, "accuracy": f.accuracy} for n, f in figures.items()
+            },
+            "posted": {str(n): tx for (r, n), tx in self._settlement.posted.items() if r == run},
+            "notes": [f"{what}: {detail}" if detail else what for what, detail in driver.notes],
+        }
+
+    # what a person asks for -----------------------------------------------------------------------
+    async def seed(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Take shard files in: seal, store and announce them."""
+
+        def read() -> Dataset:
+            shards = [(Path(s["path"]).read_bytes(), int(s["samples"])) for s in params["shards"]]
+            holdout = Path(params["holdout"]).read_bytes()
+            return Dataset(str(params["name"]), shards, holdout, bool(params["sealed"]))
+
+        try:
+            dataset = await trio.to_thread.run_sync(read)
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise ControlError(f"the dataset cannot be read: {error}", ExitCode.USAGE) from error
+        return {"manifest": await self._datasets.seed(dataset)}
+
+    async def propose(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Put a run to the vote; `spec` is the canonical spec in hex."""
+        try:
+            data = bytes.fromhex(params["spec"])
+            spec = decode_bare(data, RunSpec, bytes_max=SPEC_BYTES_MAX)
+            known = await self._governance.propose(spec, str(params.get("description", "")))
+        except (KeyError, TypeError, ValueError, WireError) as error:
+            raise ControlError(f"no run spec: {error}", ExitCode.USAGE) from error
+        except ChainError as error:
+            raise _refused("the proposal was not taken", error) from error
+        return _proposal(run_id(spec), known)
+
+    async def vote(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Sign a ballot for the proposal whose governor id or run starts with `proposal`."""
+        chain_id = self._find(str(params.get("proposal", "")))
+        support = Support[str(params["support"]).upper()]
+        try:
+            ballot = await self._governance.vote(chain_id, support)
+        except UnknownProposal as error:
+            raise ControlError(str(error), ExitCode.USAGE) from error
+        except ChainError as error:
+            raise _refused("the vote could not be signed", error) from error
+        return {"proposal": str(chain_id), "voter": format_address(ballot.voter)}
+
+    async def claim(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Claim what is owed for one run, or for the only one."""
+        prefix = str(params.get("run", ""))
+        runs = [r for r in self._rounds.drivers if r.hex().startswith(prefix)]
+        if len(runs) != 1:
+            raise ControlError(f"{len(runs)} runs match {prefix!r}: name one", ExitCode.USAGE)
+        try:
+            await self._bind_payout()
+            amount, receipt = await self._settlement.claim(runs[0])
+        except NothingToClaim as error:
+            raise ControlError(str(error), ExitCode.FAILED) from error
+        except ChainError as error:
+            raise _refused("the claim was not taken", error) from error
+        me = self._network.local
+        return {
+            "account": format_address(me),
+            "amount": str(amount),
+            "tx": receipt.tx,
+            "balance": str(await self._chain.balance(self._payee())),
+        }
+
+    def _payee(self) -> Address:
+        return self._home.config.payout.address or self._network.local
+
+    async def _bind_payout(self) -> None:
+        payee = self._home.config.payout.address
+        if payee is not None:
+            await self._chain.set_payout(payee)
+
+    async def stop(self, _: dict[str, Any]) -> dict[str, Any]:
+        """End the daemon, as the first signal does."""
+        os.kill(os.getpid(), 15)
+        return {"pid": os.getpid()}
+
+    def _find(self, prefix: str) -> int:
+        found = [
+            p.chain_id
+            for run, p in self._governance.machine.proposals.items()
+            if prefix and (str(p.chain_id).startswith(prefix) or run.hex().startswith(prefix))
+        ]
+        if len(found) != 1:
+            text = f"{len(found)} proposals match {prefix!r}; see: eigen proposals"
+            raise ControlError(text, ExitCode.USAGE)
+        return found[0]
+
+
+def _refused(what: str, error: ChainError) -> ControlError:
+    reason = error.error if isinstance(error, TransactionReverted) else str(error)
+    return ControlError(f"{what}: {reason}", ExitCode.FAILED)
+
+
+def _proposal(run: RunId, known: KnownProposal) -> dict[str, Any]:
+    proposal: Proposal = known.proposal
+    return {
+        "proposal": str(known.chain_id),
+        "run": run.hex(),
+        "name": proposal.spec.name,
+        "by": format_address(known.proposer),
+        "stage": known.stage.value,
+        "ballots": len(known.ballots),
+        "counted": len(known.counted),
+        "description": proposal.description,
+    }

@@ -1,0 +1,215 @@
+"""All runs of this node: opens each when the chain does, routes gossip and requests to it."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import structlog
+import trio
+
+from eigen.chain.port import RunOpened
+from eigen.config.network import Parameters
+from eigen.crypto.errors import BadSignature
+from eigen.crypto.identity import recover
+from eigen.crypto.merkle import PayoutTree
+from eigen.node.driver import RunDriver, RunPorts, run_of
+from eigen.node.gossip import TYPES, Said
+from eigen.node.members import Members
+from eigen.node.ports import RequestRefused, Verdict
+from eigen.protocol.committee import Promises
+from eigen.protocol.context import Deadlines, RunContext
+from eigen.protocol.effects import PeerDown, PeerUp
+from eigen.protocol.membership import TRAINER
+from eigen.protocol.messages import Attestation, Payout, RoundRecord, Topic
+from eigen.protocol.requests import (
+    EVIDENCE,
+    HEAD,
+    HEAD_REPLY_BYTES_MAX,
+    PART,
+    PART_MESSAGE_BYTES_MAX,
+    RESULT,
+    EvidenceQuery,
+    HeadQuery,
+    HeadReply,
+    PartPush,
+    PartQuery,
+    ResultPush,
+    ResultQuery,
+)
+from eigen.protocol.run import RunSpec
+from eigen.protocol.types import Address, Digest, RunId
+from eigen.protocol.wire import decode, encode
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+log = structlog.get_logger()
+
+EARLY_MAX = 512
+"""Round messages held for runs that this node has not seen opened yet."""
+
+
+def payout_root(payouts: tuple[Payout, ...]) -> Digest:
+    """The ledger's Merkle root of a payout table."""
+    return PayoutTree({p.account: p.cumulative for p in payouts}).root
+
+
+class Rounds:
+    """Runs by id. `on_adopted` is told of every round that becomes a head."""
+
+    def __init__(
+        self,
+        ports: RunPorts,
+        members: Members,
+        parameters: Parameters,
+        *,
+        trains: bool,
+        on_adopted: Callable[[RunDriver, RoundRecord, HeadReply], None],
+    ) -> None:
+        self._ports = ports
+        self._members = members
+        self._parameters = parameters
+        self._trains = trains
+        self._on_adopted = on_adopted
+        self.drivers: dict[RunId, RunDriver] = {}
+        self.opened: dict[RunId, RunOpened] = {}
+        self._opening: set[RunId] = set()
+        self._early: list[Said] = []
+        self._nursery: trio.Nursery | None = None
+        for kind in TYPES[Topic.ROUNDS]:
+            ports.gossip.on(kind, self._hear)
+        ports.gossip.on(Attestation, self._hear, self._check_attestation)
+        serve, small = ports.network.serve, 256
+        serve(PART, self._serve_part, request_bytes_max=PART_MESSAGE_BYTES_MAX)
+        serve(RESULT, self._serve_result, request_bytes_max=PART_MESSAGE_BYTES_MAX)
+        serve(HEAD, self._serve_head, request_bytes_max=small)
+        serve(EVIDENCE, self._serve_evidence, request_bytes_max=small)
+        members.watch(self._membership_changed)
+
+    async def run(self, *, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
+        """Holds the drivers until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            await trio.sleep_forever()
+
+    # opening --------------------------------------------------------------------------------------
+    async def open(self, opened: RunOpened, spec: RunSpec) -> None:
+        """Start driving a run that the ledger opened. Nothing happens if it is driven already."""
+        if opened.run in self.drivers or opened.run in self._opening:
+            return
+        self._opening.add(opened.run)
+        try:
+            driver = await self._driver(opened, spec)
+        finally:
+            self._opening.discard(opened.run)
+        self.drivers[opened.run] = driver
+        self.opened[opened.run] = opened
+        assert self._nursery is not None
+        self._nursery.start_soon(driver.run)
+        driver.seatable(self._members.with_role(TRAINER))
+        early, self._early = self._early, []
+        for said in early:
+            await self._hear(said)
+        log.info("run opened", run=opened.run.hex()[:8], name=spec.name, rounds=spec.rounds)
+
+    async def _driver(self, opened: RunOpened, spec: RunSpec) -> RunDriver:
+        ports, times = self._ports, self._parameters
+        validators, quorum = await ports.chain.validators()
+        manifest = await ports.datasets.manifest(spec.dataset)
+        genesis = await ports.blobs.put(await ports.worker.initial_checkpoint(spec))
+        context = RunContext(
+            opened.run,
+            spec,
+            opened.seed,
+            validators,
+            quorum,
+            genesis,
+            ports.worker.part_count(spec),
+            len(manifest.shards),
+            manifest.sealed,
+            Deadlines(
+                times.commit_s,
+                times.inputs_s,
+                times.owner_s,
+                times.notices_s,
+                times.attempt_s,
+                times.resend_s,
+            ),
+            payout_root,
+        )
+        head = await ports.records.get("head", opened.run)
+        promises = await ports.records.get("promises", opened.run)
+        voted = await ports.records.scan("result-vote", opened.run)
+        driver = RunDriver(
+            context,
+            ports,
+            trains=self._trains,
+            on_adopted=lambda record, reply: self._on_adopted(driver, record, reply),
+            head=decode(head, HeadReply, bytes_max=HEAD_REPLY_BYTES_MAX) if head else None,
+            promises=decode(promises, Promises) if promises else None,
+            voted=frozenset(key for key, _ in voted),
+        )
+        for _, row in await ports.records.scan("round", opened.run):
+            [record] = decode(row, HeadReply, bytes_max=HEAD_REPLY_BYTES_MAX).records
+            driver.history[record.attempt.round] = record
+        return driver
+
+    # gossip and membership ------------------------------------------------------------------------
+    async def _hear(self, said: Said) -> None:
+        driver = self.drivers.get(RunId(run_of(said.message)))
+        if driver is not None:
+            driver.hear(said)
+        elif len(self._early) < EARLY_MAX:
+            self._early.append(said)
+
+    def _check_attestation(self, said: Said) -> Verdict:
+        attestation: Attestation = said.message
+        driver = self.drivers.get(attestation.run)
+        if driver is None:
+            return Verdict.ACCEPT
+        if said.author not in driver.context.validators:
+            return Verdict.REJECT
+        try:
+            signer = recover(driver.digest_of_root(attestation), attestation.signature)
+        except BadSignature:
+            return Verdict.REJECT
+        return Verdict.ACCEPT if signer == said.author else Verdict.REJECT
+
+    def _membership_changed(self, change: PeerDown | PeerUp | None) -> None:
+        for driver in self.drivers.values():
+            if change is not None:
+                driver.post(change)
+            else:
+                driver.seatable(self._members.with_role(TRAINER))
+
+    # requests -------------------------------------------------------------------------------------
+    def _driver_of(self, run: bytes) -> RunDriver:
+        driver = self.drivers.get(RunId(run))
+        if driver is None:
+            raise RequestRefused("this run is not open here")
+        return driver
+
+    async def _serve_part(self, peer: Address, payload: bytes) -> bytes:
+        message: Any = decode(payload, PartPush, PartQuery, bytes_max=PART_MESSAGE_BYTES_MAX)
+        driver = self._driver_of(message.attempt.run)
+        if isinstance(message, PartQuery):
+            if peer not in driver.context.validators:
+                raise RequestRefused("parts are shown to validators only")
+            return driver.serve_part(message)
+        return encode(await driver.take_part(peer, message))
+
+    async def _serve_result(self, peer: Address, payload: bytes) -> bytes:
+        message: Any = decode(payload, ResultPush, ResultQuery, bytes_max=PART_MESSAGE_BYTES_MAX)
+        driver = self._driver_of(message.attempt.run)
+        if isinstance(message, ResultQuery):
+            return driver.serve_result(message)
+        return encode(driver.take_result(peer, message))
+
+    async def _serve_head(self, _peer: Address, payload: bytes) -> bytes:
+        query = decode(payload, HeadQuery)
+        stored = await self._ports.records.get("head", query.run)
+        return stored or encode(HeadReply((), ()))
+
+    async def _serve_evidence(self, _peer: Address, payload: bytes) -> bytes:
+        query = decode(payload, EvidenceQuery)
+        return encode(self._driver_of(query.run).evidence())

@@ -1,0 +1,129 @@
+"""Settlement: attested round roots to the ledger, and rewards from it.
+
+Training does not wait for it: an unreachable chain leaves roots in line, nothing is lost.
+"""
+
+import math
+
+import structlog
+import trio
+
+from eigen.chain.port import Chain, ChainError, ChainUnreachable, Receipt
+from eigen.crypto.identity import recover
+from eigen.crypto.merkle import PayoutTree
+from eigen.node.driver import RunDriver
+from eigen.node.ports import RecordStore
+from eigen.protocol.messages import RoundRecord
+from eigen.protocol.requests import HEAD_REPLY_BYTES_MAX, HeadReply
+from eigen.protocol.seat import ranked
+from eigen.protocol.types import Address, RunId
+from eigen.protocol.wire import decode
+
+log = structlog.get_logger()
+
+RETRY_S_MAX = 30.0
+"""Longest pause between two tries to reach the chain."""
+
+
+class NothingToClaim(Exception):
+    """The ledger's last root of this run owes the account nothing that it has not taken."""
+
+
+class Settlement:
+    """Posts round roots in their order; validators take turns, the first of them in each run."""
+
+    def __init__(
+        self, me: Address, chain: Chain, records: RecordStore, turn_s: float, poll_s: float
+    ) -> None:
+        self._me = me
+        self._chain = chain
+        self._records = records
+        self._turn_s = turn_s
+        self._poll_s = poll_s
+        self._news = trio.Event()
+        self._waiting: dict[tuple[RunId, int], tuple[RunDriver, HeadReply, float]] = {}
+        self.posted: dict[tuple[RunId, int], str] = {}  # transaction of each root posted by us
+
+    def adopted(self, driver: RunDriver, record: RoundRecord, reply: HeadReply) -> None:
+        """A round was attested; if this node is a validator, its root is now in line."""
+        order = ranked(driver.context.run, b"post", driver.context.validators)
+        if self._me not in order:
+            return
+        due_s = trio.current_time() + order.index(self._me) * self._turn_s
+        self._waiting[driver.context.run, record.attempt.round] = (driver, reply, due_s)
+        self._news.set()
+
+    async def resume(self, driver: RunDriver) -> None:
+        """After a restart: put rounds in line that the ledger may not have yet."""
+        for key, row in await self._records.scan("round", driver.context.run):
+            reply = decode(row, HeadReply, bytes_max=HEAD_REPLY_BYTES_MAX)
+            if int.from_bytes(key[-8:], "big") > 0:
+                self.adopted(driver, reply.records[0], reply)
+
+    async def run(self) -> None:
+        """Post what is due, oldest round first, until cancelled."""
+        pause_s = self._poll_s
+        while True:
+            self._news = trio.Event()
+            try:
+                for key in sorted(self._waiting):
+                    if self._waiting[key][2] <= trio.current_time():
+                        await self._post(key)
+                pause_s = self._poll_s
+            except ChainUnreachable as error:
+                pause_s = min(pause_s * 2, RETRY_S_MAX)
+                log.warning(
+                    "chain unreachable; roots wait", count=len(self._waiting), why=str(error)
+                )
+            with trio.move_on_after(pause_s if self._waiting else math.inf):
+                await self._news.wait()
+
+    async def _post(self, key: tuple[RunId, int]) -> None:
+        driver, reply, _ = self._waiting[key]
+        run, number = key
+        head = await self._chain.head(run)
+        if head is not None and head.root.round >= number:
+            del self._waiting[key]
+            return
+        if (
+            number > 1
+            and (head is None or head.root.round < number - 1)
+            and ((run, number - 1) in self._waiting)
+        ):
+            return  # its predecessor goes first
+        root = driver.root_of(reply.records[0])
+        digest = self._chain.round_digest(root)
+        signatures = sorted(reply.attestations, key=lambda s: recover(digest, s))
+        try:
+            receipt = await self._chain.post_round(root, signatures)
+        except ChainUnreachable:
+            raise
+        except ChainError as error:
+            log.info("a round root was not taken", round=number, why=str(error))
+            head = await self._chain.head(run)
+            if head is not None and head.root.round >= number:
+                del self._waiting[key]
+            return
+        self.posted[key] = receipt.tx
+        del self._waiting[key]
+        log.info("round root on chain", run=run.hex()[:8], round=number, tx=receipt.tx)
+
+    async def claim(self, run: RunId) -> tuple[int, Receipt]:
+        """Claim what the ledger owes this node for a run. Returns base units and the receipt.
+
+        Raises `NothingToClaim` or `ChainError`.
+        """
+        head = await self._chain.head(run)
+        if head is None:
+            raise NothingToClaim("no round of this run is on chain yet")
+        row = await self._records.get("round", run + head.root.round.to_bytes(8, "big"))
+        if row is None:
+            raise NothingToClaim(f"the record of round {head.root.round} is not here yet")
+        [record] = decode(row, HeadReply, bytes_max=HEAD_REPLY_BYTES_MAX).records
+        table = {p.account: p.cumulative for p in record.payouts}
+        owed = table.get(self._me, 0)
+        taken = await self._chain.claimed(run, self._me)
+        if owed <= taken:
+            raise NothingToClaim("all that was earned so far is claimed")
+        receipt = await self._chain.claim(run, self._me, owed, PayoutTree(table).proof(self._me))
+        return owed - taken, receipt

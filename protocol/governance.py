@@ -1,0 +1,139 @@
+"""Proposals and ballots: what is known of them, and who brings them to the chain when.
+
+Members sign ballots; any node with the relayer role may carry them, pay the gas, and later queue
+and execute the proposal. Relayers take turns in an order that the proposal's id fixes: the next one
+acts only when the one before has had its time, so that a transaction is seldom sent twice and
+never left undone. It does not know what a chain is; states are told as `Stage`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from eigen.protocol import limits
+from eigen.protocol.messages import Proposal, SignedBallot
+from eigen.protocol.run import run_id
+from eigen.protocol.seat import ranked
+from eigen.protocol.types import Address, RunId
+
+
+class Stage(Enum):
+    """Where a proposal stands on chain, as far as relayers care."""
+
+    UNKNOWN = "unknown"
+    PENDING = "pending"
+    ACTIVE = "active"
+    SUCCEEDED = "succeeded"
+    QUEUED = "queued"
+    READY = "ready"  # queued, and its delay has passed
+    EXECUTED = "executed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class RelayBallots:
+    """Cast these ballots in one transaction."""
+
+    run: RunId
+    ballots: tuple[SignedBallot, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class QueueProposal:
+    """Hand a succeeded proposal to the timelock."""
+
+    run: RunId
+
+
+@dataclass(frozen=True, slots=True)
+class ExecuteProposal:
+    """Execute a proposal whose delay has passed."""
+
+    run: RunId
+
+
+Action = RelayBallots | QueueProposal | ExecuteProposal
+
+
+@dataclass(slots=True)
+class KnownProposal:
+    """One proposal: the spec, its ballots, and its state on chain."""
+
+    proposal: Proposal
+    proposer: Address
+    chain_id: int  # the governor's proposal id
+    ballots: dict[Address, SignedBallot] = field(default_factory=dict)
+    counted: set[Address] = field(default_factory=set)  # voters whom the governor has counted
+    stage: Stage = Stage.UNKNOWN
+    since_s: float = 0.0  # when the stage was first seen
+    first_ballot_s: float | None = None  # when the oldest ballot that is not counted came
+
+
+class Governance:
+    """All proposals that this node knows of."""
+
+    def __init__(self, me: Address, relays: bool, batch_s: float, turn_s: float) -> None:
+        self.me = me
+        self.relays = relays
+        self.batch_s = batch_s
+        self.turn_s = turn_s
+        self.proposals: dict[RunId, KnownProposal] = {}
+
+    def add_proposal(self, proposal: Proposal, proposer: Address, chain_id: int) -> bool:
+        """False where it was known or there are too many open ones."""
+        run = run_id(proposal.spec)
+        if run in self.proposals or len(self.proposals) >= limits.PROPOSALS_MAX:
+            return False
+        self.proposals[run] = KnownProposal(proposal, proposer, chain_id)
+        return True
+
+    def by_chain_id(self, chain_id: int) -> KnownProposal | None:
+        """The proposal with this governor id."""
+        return next((p for p in self.proposals.values() if p.chain_id == chain_id), None)
+
+    def add_ballot(self, ballot: SignedBallot, now: float) -> bool:
+        """Hold a ballot whose signature was verified. False for an unknown proposal or a repeat."""
+        known = self.by_chain_id(int.from_bytes(ballot.proposal, "big"))
+        if known is None or ballot.voter in known.ballots:
+            return False
+        if len(known.ballots) >= limits.BALLOTS_PER_PROPOSAL_MAX:
+            return False
+        known.ballots[ballot.voter] = ballot
+        if known.first_ballot_s is None:
+            known.first_ballot_s = now
+        return True
+
+    def saw_stage(self, run: RunId, stage: Stage, now: float) -> bool:
+        """Take in what the chain says. True where it changed."""
+        known = self.proposals[run]
+        if known.stage is stage:
+            return False
+        known.stage, known.since_s = stage, now
+        return True
+
+    def saw_counted(self, run: RunId, voters: Sequence[Address]) -> None:
+        """These voters' ballots are counted."""
+        known = self.proposals[run]
+        known.counted.update(voters)
+        if all(voter in known.counted for voter in known.ballots):
+            known.first_ballot_s = None
+
+    def due(self, relayers: Sequence[Address], now: float) -> list[Action]:
+        """What this node should bring to the chain now."""
+        if not self.relays:
+            return []
+        actions: list[Action] = []
+        for run, known in self.proposals.items():
+            order = ranked(run, b"relay", {*relayers, self.me})
+            turn_s = order.index(self.me) * self.turn_s
+            if known.stage is Stage.ACTIVE and known.first_ballot_s is not None:
+                open_s = max(known.first_ballot_s, known.since_s)
+                waiting = [b for v, b in known.ballots.items() if v not in known.counted]
+                if waiting and now >= open_s + self.batch_s + turn_s:
+                    batch = waiting[: limits.BALLOTS_PER_RELAY_MAX]
+                    actions.append(RelayBallots(run, tuple(batch)))
+            elif known.stage is Stage.SUCCEEDED and now >= known.since_s + turn_s:
+                actions.append(QueueProposal(run))
+            elif known.stage is Stage.READY and now >= known.since_s + turn_s:
+                actions.append(ExecuteProposal(run))
+        return actions
