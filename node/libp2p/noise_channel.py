@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from eigen.node.libp2p.bounds import (
+    BATCH_BYTES_MAX,
     NOISE_HANDSHAKE_BYTES_MAX,
     NOISE_RECORD_BYTES_MAX,
 )
@@ -25,6 +26,31 @@ TAG_BYTES = 16
 PLAIN_BYTES_MAX = NOISE_RECORD_BYTES_MAX - TAG_BYTES
 RECEIVE_BYTES = 4 * (NOISE_RECORD_BYTES_MAX + 2)
 IDLE_RECEIVE_BYTES = 16 * 1024
+SMALL_SEND_BYTES = 8 * 1024
+SEND_BUFFER_BYTES = 2 * BATCH_BYTES_MAX
+
+
+POOL_BUFFERS_MAX = 8
+"""Buffers kept for the next send; a fresh one costs 64 page faults."""
+
+_PLAIN = bytearray(PLAIN_BYTES_MAX)  # gathers one record; used only between two awaits
+_pool: list[bytearray] = []
+
+
+def sealed_bytes(plain_bytes: int) -> int:
+    """How long this many bytes are as records."""
+    return plain_bytes + -(-plain_bytes // PLAIN_BYTES_MAX) * (2 + TAG_BYTES)
+
+
+def _take_buffer(size: int) -> bytearray:
+    if size <= SMALL_SEND_BYTES or size > SEND_BUFFER_BYTES:
+        return bytearray(size)
+    return _pool.pop() if _pool else bytearray(SEND_BUFFER_BYTES)
+
+
+def _give_buffer(buffer: bytearray) -> None:
+    if len(buffer) == SEND_BUFFER_BYTES and len(_pool) < POOL_BUFFERS_MAX:
+        _pool.append(buffer)
 
 
 class NoiseChannel:
@@ -41,32 +67,41 @@ class NoiseChannel:
         self._have = 0
         self._plain: deque[bytes] = deque()
 
-    def seal(self, data: bytes) -> bytearray:
-        """Records for `data`, in wire form; uses up their nonces."""
-        total = len(data)
-        records = -(-total // PLAIN_BYTES_MAX)
-        out = bytearray(total + records * (2 + TAG_BYTES))
-        view, source = memoryview(out), memoryview(data)
-        at = start = 0
-        while start < total:
-            size = min(PLAIN_BYTES_MAX, total - start)
-            sealed = size + TAG_BYTES
-            out[at] = sealed >> 8
-            out[at + 1] = sealed & 0xFF
-            self._seal.encrypt_into(
-                b"\0\0\0\0" + self._sent.to_bytes(8, "little"),
-                source[start : start + size],
-                None,
-                view[at + 2 : at + 2 + sealed],
-            )
-            self._sent += 1
-            start += size
-            at += 2 + sealed
-        return out
+    def seal(self, parts: Sequence[bytes | memoryview], out: bytearray) -> int:
+        """Write records for the joined parts into `out`; returns how long they are."""
+        total = sum(map(len, parts))
+        assert sealed_bytes(total) <= len(out)
+        at = filled = 0
+        with memoryview(out) as sealed, memoryview(_PLAIN) as plain:
+            for part in parts:
+                size, start = len(part), 0
+                while start < size:
+                    take = min(size - start, PLAIN_BYTES_MAX - filled)
+                    plain[filled : filled + take] = part[start : start + take]
+                    filled += take
+                    start += take
+                    if filled == PLAIN_BYTES_MAX:
+                        at = self._seal_record(plain, filled, sealed, at)
+                        filled = 0
+            if filled:
+                at = self._seal_record(plain, filled, sealed, at)
+        return at
+
+    def _seal_record(self, plain: memoryview, size: int, out: memoryview, at: int) -> int:
+        end = at + 2 + size + TAG_BYTES
+        out[at : at + 2] = (size + TAG_BYTES).to_bytes(2)
+        nonce = b"\0\0\0\0" + self._sent.to_bytes(8, "little")
+        self._seal.encrypt_into(nonce, plain[:size], None, out[at + 2 : end])
+        self._sent += 1
+        return end
 
     async def send(self, parts: Sequence[bytes | memoryview]) -> None:
         """Seal the parts as one run of bytes and send them. A cancel breaks the channel."""
-        await self.stream.send_all(self.seal(b"".join(parts)))
+        out = _take_buffer(sealed_bytes(sum(map(len, parts))))
+        length = self.seal(parts, out)
+        with memoryview(out) as view, view[:length] as records:
+            await self.stream.send_all(records)
+        _give_buffer(out)
 
     async def receive(self) -> list[bytes]:
         """Whatever has arrived, decrypted: at least one piece.

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 BULK_WRITE_BYTES: Final = 64 * 1024
 """A stream that writes more than this at once gives way to the others from then on."""
+LARGE_BYTES: Final = 16 * 1024
+"""A piece of this size is worth handing out alone, without joining it to the next."""
 SMALL_BYTES: Final = 4096
 """Pieces below this are copied together, so that one-byte frames cost no object each."""
 
@@ -92,7 +94,7 @@ class Stream:
             view = memoryview(first)
             self._buffer.appendleft(view[most:])
             out = bytes(view[:most])
-        elif len(first) == most or not self._buffer:
+        elif len(first) >= LARGE_BYTES or not self._buffer:
             out = bytes(first)
         else:
             pieces, have = [first], len(first)
