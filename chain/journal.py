@@ -6,6 +6,7 @@ Knows no chain: what a state means and when it changes is the outbox's.
 import os
 import sqlite3
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -296,7 +297,9 @@ class Journal:
     def _connect(self) -> None:
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+            # Never open a file that is there: closing it would drop this process's locks (POSIX).
+            with suppress(FileExistsError):
+                os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         target = ":memory:" if self._path is None else str(self._path)
         # Threads of Trio's pool take turns, one at a time: the limiter sees to it.
         db = sqlite3.connect(target, isolation_level=None, check_same_thread=False, timeout=0)

@@ -151,8 +151,8 @@ class Outbox:
             intent = await self._journal.find(key)
             if intent is None:
                 intent = await self._sign(key, Call(self.address, to, data, value_wei))
-                self._looked_at_s = float("-inf")
                 self._stored.set()
+            self._looked_at_s = float("-inf")  # what blocked an earlier look may be mended
         return await self._landed(intent)
 
     async def run(self) -> Never:

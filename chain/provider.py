@@ -195,10 +195,13 @@ class TrioHTTPProvider(AsyncJSONBaseProvider):
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise _EndpointFailed("compressed reply, though none was asked for")
         content = bytearray()
-        async for chunk in response.aiter_raw():
-            content += chunk
-            if len(content) > self._reply_bytes_max:
-                raise _EndpointFailed(f"reply longer than {self._reply_bytes_max} bytes")
+        with trio.CancelScope() as excess:
+            async for chunk in response.aiter_raw():
+                content += chunk
+                if len(content) > self._reply_bytes_max:
+                    excess.cancel()  # leaving the loop would not close httpcore's generators
+        if len(content) > self._reply_bytes_max:
+            raise _EndpointFailed(f"reply longer than {self._reply_bytes_max} bytes")
         return bytes(content)
 
     def _decoded(self, response: httpx.Response, content: bytes) -> RPCResponse:

@@ -3,13 +3,16 @@
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from web3.providers.async_base import AsyncBaseProvider
+from web3.types import RPCEndpoint, RPCResponse
 
 from eigen.chain import devnet
 from eigen.chain.bindings import REVERTS
@@ -230,16 +233,26 @@ def open_chain(anvil: Anvil, dao: Dao, tmp_path: Path) -> OpenChain:
 
 
 @pytest.fixture
-def open_outbox(anvil: Anvil, account: Identity, tmp_path: Path) -> Callable[..., Outbox]:
+async def open_outbox(
+    anvil: Anvil, account: Identity, tmp_path: Path
+) -> AsyncIterator[Callable[..., Outbox]]:
     """`async with open_outbox() as outbox`: of the fresh account, always in the same file."""
+    rpcs: list[Rpc] = []
 
-    def make(*, settings: OutboxSettings = QUICK, provider: Any = None, **options: Any) -> Outbox:
-        rpc = Rpc(provider or anvil.provider(), REVERTS)
-        secret = options.pop("secret", account.secret)
-        path = options.pop("path", tmp_path / "outbox.sqlite")
-        return Outbox(rpc, secret, path, chain_id=CHAIN_ID, settings=settings, **options)
+    def make(
+        *,
+        settings: OutboxSettings = QUICK,
+        provider: AsyncBaseProvider | None = None,
+        secret: bytes = account.secret,
+        now: Callable[[], float] = time.time,
+    ) -> Outbox:
+        rpcs.append(Rpc(provider or anvil.provider(), REVERTS))
+        path = tmp_path / "outbox.sqlite"
+        return Outbox(rpcs[-1], secret, path, chain_id=CHAIN_ID, settings=settings, now=now)
 
-    return make
+    yield make
+    for rpc in rpcs:
+        await rpc.aclose()
 
 
 async def ballot(
@@ -261,3 +274,35 @@ async def open_run(chain: EvmChain, anvil: Anvil, dao: Dao, call: RunProposal) -
     await chain.queue(call)
     await anvil.sleep(dao_spec(dao.founders, dao.validators).timelock_delay_s)
     await chain.execute(call)
+
+
+Send = Callable[[], Awaitable[RPCResponse]]
+Interference = Callable[[Send], Awaitable[RPCResponse]]
+
+
+class Between(AsyncBaseProvider):
+    """A provider in front of a real one, that counts requests and lets a test interfere.
+
+    `interfere[method]` gets a function that passes the request on, and answers in its place.
+    """
+
+    def __init__(self, anvil: Anvil) -> None:
+        super().__init__()
+        self._inner = anvil.provider()
+        self.asked: Counter[str] = Counter()
+        self.sent: list[str] = []
+        self.interfere: dict[str, Interference] = {}
+
+    async def make_request(self, method: RPCEndpoint, params: Any) -> RPCResponse:
+        self.asked[method] += 1
+        if method == "eth_sendRawTransaction":
+            self.sent.append(str(params[0]))
+
+        async def pass_on() -> RPCResponse:
+            return await self._inner.make_request(method, params)
+
+        interference = self.interfere.get(method)
+        return await (interference(pass_on) if interference else pass_on())
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
