@@ -62,7 +62,7 @@ class P2pSection:
     connections_max: int = option(
         128,
         kinds.integer(4, 4096),
-        "Connections at one time; the least useful is closed first.",
+        "Peers connected at one time; further ones are refused.",
     )
 
 
@@ -79,7 +79,7 @@ class TrainingSection:
     memory_mb: int = option(
         4096,
         kinds.integer(256, 16 * 1024 * 1024),
-        "Memory for the training process, MiB. A run that needs more is not joined.",
+        "Memory of the training process, MiB. A round that needs more fails on this node.",
     )
 
 
@@ -90,7 +90,7 @@ class ValidatorSection:
     enabled: bool = option(
         False,
         kinds.boolean,
-        "Validate rounds. Counts only where the ledger lists the node's address.",
+        "Validate rounds in place of training. Counts where the ledger lists this node.",
     )
 
 

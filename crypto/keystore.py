@@ -3,6 +3,7 @@
 Knows no settings: who calls says which file, and how a passphrase is come by.
 """
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -50,6 +51,7 @@ def passphrase_source(
     nobody can be asked. Command lines are no source: other users can read them.
     """
 
+    @functools.cache  # a person is asked once for all key files
     def ask() -> bytes:
         if file is not None:
             data = read_private(file, bytes_max=PASSPHRASE_BYTES_MAX, folder_too=False)

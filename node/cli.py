@@ -40,9 +40,10 @@ EXIT_CODES: Final = (
     ("eigen.chain.port", "WrongChain", ExitCode.WRONG_NETWORK),
     ("eigen.chain.port", "ChainUnreachable", ExitCode.CHAIN_UNREACHABLE),
     ("eigen.chain.port", "ChainError", ExitCode.FAILED),
+    ("eigen.node.libp2p.errors", "ListenError", ExitCode.PORT_IN_USE),
     ("trio", "TooSlowError", ExitCode.TIMED_OUT),
 )
-"""What errors of the lower folders mean here. Those folders know nothing of exit codes."""
+"""What errors that know nothing of exit codes mean here."""
 
 CAUSES_MAX: Final = 64
 """Errors looked at in a group: a nursery of many tasks may fail many times at once."""

@@ -23,6 +23,7 @@ from eigen.crypto.keystore import load_identity
 from eigen.crypto.sealing_key import load_sealing_key
 from eigen.node import cli
 from eigen.node.exit_codes import MEANINGS, ExitCode, UserError, table
+from eigen.node.libp2p.errors import ListenError
 from eigen.node.lock import HomeLock, HomeLocked, running_pid
 
 NETWORK = """\
@@ -124,6 +125,7 @@ def test_no_command_at_all_shows_the_help(capsys: pytest.CaptureFixture[str]) ->
         (WrongChain("x"), 7),
         (ChainUnreachable("x"), 8),
         (TransactionReverted("x"), 1),
+        (ListenError("/ip4/127.0.0.1/tcp/4001", "taken"), 6),
         (trio.TooSlowError("x"), 10),
         (ExceptionGroup("g", [ExceptionGroup("h", [ValueError("a"), ChainUnreachable("x")])]), 8),
     ],
@@ -361,6 +363,7 @@ def test_paths_follow_the_home(
 HOLD = """
 import sys, time
 from pathlib import Path
+from eigen.node.libp2p.errors import ListenError
 from eigen.node.lock import HomeLock
 with HomeLock(Path(sys.argv[1])):
     print("held", flush=True)

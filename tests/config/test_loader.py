@@ -1,15 +1,18 @@
 """Settings come from flags, environment, file and defaults, in that order; mistakes are named."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from eigen.config.addresses import parse_address
-from eigen.config.errors import BadValue, ConfigError, ConfigSyntaxError, UnknownKey
+from eigen.config.errors import BadValue, ConfigError, ConfigSyntaxError, NotAccepted, UnknownKey
 from eigen.config.loader import CONFIG_FILE_BYTES_MAX, Loaded, load
 from eigen.config.paths import Paths
 from eigen.config.reference import config_template
-from eigen.config.schema import OPTIONS, NodeConfig
+from eigen.config.schema import OPTIONS, NodeConfig, Option
 
 PEER = "/ip4/127.0.0.1/tcp/4001/p2p/16Uiu2HAm1PoqMkJRM96Pmc1omy2YacdRHhu7YwstaN6wJr5QTPRb"
 ADDRESS = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"
@@ -193,6 +196,40 @@ def test_files_that_are_not_toml(paths: Paths, data: bytes, message: str) -> Non
     with pytest.raises(ConfigSyntaxError, match=message) as caught:
         load(paths, environ={})
     assert str(paths.config_file) in str(caught.value)
+
+
+values = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(),
+        st.text(max_size=30),
+        st.sampled_from([PEER, ADDRESS, "/ip4/127.0.0.1/tcp/0", "http://a", "info", "json"]),
+        st.datetimes(),
+        st.times(),
+    ),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+
+
+@given(st.sampled_from(list(OPTIONS.values())), values)
+def test_any_value_is_accepted_and_shown_the_same_or_refused_with_a_reason(
+    option: Option, value: object
+) -> None:
+    try:
+        parsed = option.kind.parse(value, Path("/base"))
+    except NotAccepted:
+        return
+    plain = option.kind.plain(parsed)
+    assert option.kind.parse(plain, Path("/base")) == parsed
+
+
+@given(st.sampled_from(list(OPTIONS.values())), st.text(max_size=40))
+def test_any_text_is_accepted_or_refused_with_a_reason(option: Option, text: str) -> None:
+    with contextlib.suppress(NotAccepted):
+        option.kind.parse(option.kind.from_text(text), Path("/base"))
 
 
 def test_a_folder_in_place_of_the_file(paths: Paths) -> None:

@@ -18,7 +18,9 @@ def test_the_tables_in_the_docs_are_the_schemas(name: str, table: str) -> None:
     inside, end, _ = rest.partition(f"<!-- end: {name} -->")
     assert begin
     assert end
-    assert inside.strip() == table.strip(), f"docs/configuration.md: put {name} in anew"
+    assert inside.strip() == table.strip(), (
+        f"docs/configuration.md: {name} differs from eigen.config.reference"
+    )
 
 
 def test_every_default_in_the_template_is_a_value_that_is_accepted() -> None:

@@ -267,6 +267,14 @@ def test_a_passphrase_comes_from_file_then_variable_then_person(tmp_path: Path) 
         passphrase_source(None, {})()
 
 
+def test_a_person_is_asked_once_and_again_after_an_empty_answer() -> None:
+    answers = iter(["", "typed", "never"])
+    ask = passphrase_source(None, {}, lambda: next(answers))
+    with pytest.raises(PassphraseMissing, match="what was typed"):
+        ask()
+    assert (ask(), ask()) == (b"typed", b"typed")
+
+
 def test_passphrase_files_are_private_too_and_not_empty(tmp_path: Path) -> None:
     file = tmp_path / "passphrase"
     file.write_bytes(b"\n")
