@@ -6,6 +6,7 @@ state from which the next call works.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -72,7 +73,7 @@ class ReplyTooLarge(NetworkError):
 
 
 class Network(Protocol):
-    """Peers, gossip and requests. Peers are named by `Address`; the adapter knows their peer ids."""
+    """Peers, gossip and requests. Peers are named by `Address`; the adapter knows peer ids."""
 
     @property
     def local(self) -> Address:
@@ -96,7 +97,7 @@ class Network(Protocol):
         ...
 
     async def publish(self, topic: str, data: bytes) -> None:
-        """Gossip to the topic's mesh; paced. Waits for a slot in the queue, never drops silently."""
+        """Gossip to the topic's mesh; paced. Waits for a slot in the queue, drops nothing."""
         ...
 
     def serve(self, protocol: str, handle: RequestHandler, *, request_bytes_max: int) -> None:
@@ -104,7 +105,13 @@ class Network(Protocol):
         ...
 
     async def request(
-        self, peer: Address, protocol: str, payload: bytes, *, reply_bytes_max: int, timeout_s: float
+        self,
+        peer: Address,
+        protocol: str,
+        payload: bytes,
+        *,
+        reply_bytes_max: int,
+        timeout_s: float,
     ) -> bytes:
         """One request, one reply, on a stream of its own.
 
@@ -123,6 +130,64 @@ class Network(Protocol):
 
     def score(self, peer: Address) -> float:
         """Zero or less; below `limits.SCORE_DISCONNECT` the peer is dropped and not dialled."""
+        ...
+
+
+class BulkWriter(Protocol):
+    """The sending end of a bulk transfer: messages of up to 1 MiB, in order, to one peer."""
+
+    @property
+    def offset(self) -> int:
+        """Where the receiver wants to start; what it counts is the application's."""
+        ...
+
+    async def send(self, message: bytes | memoryview, *, timeout_s: float) -> None:
+        """Send one message; waits for rate caps and for the peer to take it.
+
+        Raises `RequestTimeout`, `PeerUnreachable`, or `RequestRefused` where the receiver gave up.
+        After an error or a cancel the transfer is over; open another at the receiver's offset.
+        """
+        ...
+
+    async def finish(self, *, timeout_s: float) -> None:
+        """Say that this was all, and wait until the receiver's handler has returned."""
+        ...
+
+
+class BulkReader(Protocol):
+    """The receiving end of a bulk transfer."""
+
+    async def accept(self, offset: int = 0) -> None:
+        """Let the transfer begin, at this offset; the first `receive` does so where it was not."""
+        ...
+
+    async def receive(self, *, timeout_s: float) -> bytes | None:
+        """The next message, or None at the sender's end. A transfer cut short raises instead.
+
+        Raises `RequestTimeout` or `PeerUnreachable`.
+        """
+        ...
+
+
+BulkHandler = Callable[[Address, bytes, BulkReader], Awaitable[None]]
+"""`(sender, header, reader)`. May raise `RequestRefused`; returning confirms what was received."""
+
+
+class BulkNetwork(Network, Protocol):
+    """A network that also streams bulk bytes beside its control traffic."""
+
+    def open_bulk(
+        self, peer: Address, protocol: str, header: bytes, *, timeout_s: float
+    ) -> AbstractAsyncContextManager[BulkWriter]:
+        """Open a transfer; `header`, up to 4 KiB, tells the handler what it is.
+
+        Entering raises `PeerUnreachable`, `RequestTimeout` or `RequestRefused`. Leaving without
+        `finish` gives the transfer up, and the receiver notices.
+        """
+        ...
+
+    def serve_bulk(self, protocol: str, handle: BulkHandler) -> None:
+        """Take transfers on a protocol id such as `/eigen/part/1`."""
         ...
 
 

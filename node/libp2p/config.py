@@ -23,10 +23,22 @@ class Limits:
     peers_wanted: int = 64
     """Known peers are dialled until so many are connected."""
 
+    upload_bytes_per_s: float = 0.0
+    """Bulk bytes sent, all peers together; 0 is no cap."""
+    download_bytes_per_s: float = 0.0
+    """Bulk bytes received, all peers together; 0 is no cap."""
+    peer_upload_bytes_per_s: float = 0.0
+    """Bulk bytes sent to one peer; 0 is no cap."""
+    peer_download_bytes_per_s: float = 0.0
+    """Bulk bytes received of one peer; 0 is no cap."""
+
     def __post_init__(self) -> None:
         for name in ("connections", "connections_per_ip", "accepts_per_ip_per_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"limits.{name} must be above 0")
+        for name in ("upload", "download", "peer_upload", "peer_download"):
+            if getattr(self, f"{name}_bytes_per_s") < 0:
+                raise ValueError(f"limits.{name}_bytes_per_s must not be below 0")
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,8 @@ class Connection:
         self.peer: ID = channel.peer
         self.address = address_of_peer(channel.peer)
         self.outbound = outbound
+        self.binding = channel.transcript
+        """Hash of the Noise handshake: the same at both ends, of no other connection."""
         self.remote: Endpoint = endpoint_of(channel.stream.remote_ip, channel.stream.remote_port)
         self.session = Session(
             channel, initiator=outbound, budget=budget, on_stream=self._on_stream
@@ -169,13 +171,18 @@ async def upgrade_outbound(
 
 
 async def upgrade_inbound(
-    stream: ByteStream, key: NodeKey, static: X25519PrivateKey, *, prologue: bytes
+    stream: ByteStream,
+    key: NodeKey,
+    static: X25519PrivateKey,
+    *,
+    prologue: bytes,
+    already_read: bytes = b"",
 ) -> NoiseChannel:
     """Noise and Yamux as the listening side. Raises `Libp2pError`; close the stream then.
 
     Only `/noise` is offered: a plaintext proposal gets `na`.
     """
-    await multistream.answer(PlainChannel(stream), {NOISE})
+    await multistream.answer(PlainChannel(stream, already_read), {NOISE})
     channel = await secure_inbound(stream, key, static, prologue=prologue)
     await multistream.answer(channel, {YAMUX})
     return channel

@@ -2,12 +2,15 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
 import trio
 
 from eigen.node.libp2p import mdns, standard
 from eigen.node.libp2p.bounds import HANDLER_TIMEOUT_S
+from eigen.node.libp2p.bulk import Bulk
+from eigen.node.libp2p.bulk_transfer import Outgoing
 from eigen.node.libp2p.config import Libp2pConfig
 from eigen.node.libp2p.connection import Connection, Served
 from eigen.node.libp2p.errors import Libp2pError
@@ -18,10 +21,17 @@ from eigen.node.libp2p.gossip import Gossip
 from eigen.node.libp2p.identity import NodeKey
 from eigen.node.libp2p.multiaddrs import Endpoint, parse, parse_peer
 from eigen.node.libp2p.own_addresses import expand, reachable
+from eigen.node.libp2p.rate import Pacer
 from eigen.node.libp2p.requests import Requests
 from eigen.node.libp2p.supervisor import Supervisor
 from eigen.node.libp2p.swarm import Swarm
-from eigen.node.ports import GossipHandler, GossipValidator, PeerUnreachable, RequestHandler
+from eigen.node.ports import (
+    BulkHandler,
+    GossipHandler,
+    GossipValidator,
+    PeerUnreachable,
+    RequestHandler,
+)
 from eigen.protocol.types import Address
 
 if TYPE_CHECKING:
@@ -42,6 +52,12 @@ class Libp2pNetwork:
         self._requests = Requests(self._swarm)
         self._gossip = Gossip(self._swarm)
         self._exchange = PeerExchange(self._swarm, self._supervisor, self._requests)
+        limits = config.limits
+        self._bulk = Bulk(
+            self._swarm,
+            upload=Pacer(limits.upload_bytes_per_s, limits.peer_upload_bytes_per_s),
+            download=Pacer(limits.download_bytes_per_s, limits.peer_download_bytes_per_s),
+        )
         self._swarm.on_lost.append(lambda _peer: self._supervisor.wake())
         served = self._swarm.served
         served[standard.IDENTIFY] = Served(
@@ -136,6 +152,16 @@ class Libp2pNetwork:
         return await self._requests.request(
             peer, protocol, payload, reply_bytes_max=reply_bytes_max, timeout_s=timeout_s
         )
+
+    def open_bulk(
+        self, peer: Address, protocol: str, header: bytes, *, timeout_s: float
+    ) -> AbstractAsyncContextManager[Outgoing]:
+        """See `ports.Network.open_bulk`."""
+        return self._bulk.open(peer, protocol, header, timeout_s=timeout_s)
+
+    def serve_bulk(self, protocol: str, handle: BulkHandler) -> None:
+        """See `ports.Network.serve_bulk`. Raises ValueError the second time for a protocol."""
+        self._bulk.handle(protocol, handle)
 
     def events(self) -> EventQueue:
         """See `ports.Network.events`. Ends when the network stops."""

@@ -58,6 +58,7 @@ class NoiseChannel:
 
     def __init__(self, stream: ByteStream, secrets: Secrets) -> None:
         self.peer: ID = secrets.peer
+        self.transcript = secrets.transcript
         self.stream = stream
         self._seal = ChaCha20Poly1305(secrets.send_key)
         self._open = ChaCha20Poly1305(secrets.receive_key)

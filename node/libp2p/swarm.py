@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import trio
@@ -12,7 +12,7 @@ from eigen.node.libp2p import hello as hello_protocol
 from eigen.node.libp2p.accept import AcceptRate, HandshakePlaces, accept_for_ever, open_listeners
 from eigen.node.libp2p.address_book import AddressBook
 from eigen.node.libp2p.bounds import HANDSHAKE_TIMEOUT_S, SIMULTANEOUS_GRACE_S
-from eigen.node.libp2p.byte_stream import ByteStream, TcpStream
+from eigen.node.libp2p.byte_stream import ByteStream, TcpStream, read_exactly
 from eigen.node.libp2p.config import Libp2pConfig
 from eigen.node.libp2p.connection import Connection, Served, upgrade_inbound, upgrade_outbound
 from eigen.node.libp2p.errors import (
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LANE_FIRST_BYTE = b"\xeb"
+"""Starts a bulk lane; multistream-select starts with 0x13."""
 STRANGER_WAIT_S = 1.0
 """Where strangers are admitted, how long their hello is waited for."""
 
@@ -65,6 +67,8 @@ class Swarm:
         self.on_connected: list[Callable[[Address], None]] = []
         self.on_lost: list[Callable[[Address], None]] = []
         self.on_switched: list[Callable[[Address], None]] = []
+        self.take_lane: Callable[[ByteStream], Awaitable[None]] | None = None
+        """Takes over a connection whose first byte is `LANE_FIRST_BYTE`."""
         self.places = HandshakePlaces()
         self._static = X25519PrivateKey.generate()
         self._prologue = b"" if config.network_key is None else b"/eigen/psk/1" + config.network_key
@@ -100,10 +104,16 @@ class Swarm:
         """Shake hands with whoever connected, and wait for its hello. Raises nothing."""
         scope = self.places.enter(stream.remote_ip)
         connection: Connection | None = None
+        handed_over = False
         try:
             with scope, trio.move_on_after(HANDSHAKE_TIMEOUT_S):
+                first = await read_exactly(stream, 1)
+                if first == LANE_FIRST_BYTE and self.take_lane is not None:
+                    handed_over = True
+                    await self.take_lane(stream)
+                    return
                 channel = await upgrade_inbound(
-                    stream, self.key, self._static, prologue=self._prologue
+                    stream, self.key, self._static, prologue=self._prologue, already_read=first
                 )
                 self._check(channel.peer, inbound_ip=stream.remote_ip)
                 connection = self._spawn(channel, outbound=False)
@@ -116,9 +126,9 @@ class Swarm:
             log.debug("inbound connection from %s: %s", stream.remote_ip, error)
         finally:
             self.places.leave(scope)
-            if connection is None:
+            if connection is None and not handed_over:
                 stream.abort()
-            elif not connection.admitted.is_set():
+            elif connection is not None and not connection.admitted.is_set():
                 connection.session.abort()
 
     async def dial(self, stream: TcpStream, expected: ID) -> Connection:
