@@ -62,6 +62,7 @@ class LogWatch:
         *,
         confirmations: int,
         poll_s: float,
+        span_max: int = SPAN_MAX,
     ) -> None:
         self._rpc = rpc
         self._account = account
@@ -70,7 +71,8 @@ class LogWatch:
         self._confirmations = confirmations
         self._poll_s = poll_s
         self._next_block = from_block
-        self._span = SPAN_MAX
+        self._span_max = span_max
+        self._span = span_max
         self._marks: deque[_Mark] = deque(maxlen=MARKS_MAX)  # oldest first
         self._reported: OrderedDict[tuple[Digest, tuple[bytes, ...], bytes], None] = OrderedDict()
         self._ready: deque[Log] = deque()
@@ -119,7 +121,7 @@ class LogWatch:
         self._marks.append(_Mark(last, end_hash))
         self._next_block = last + 1
         crowded = len(logs) > LOGS_WANTED
-        self._span = max(self._span // 2, 1) if crowded else min(self._span * 2, SPAN_MAX)
+        self._span = max(self._span // 2, 1) if crowded else min(self._span * 2, self._span_max)
         for found in logs:
             self._report(found)
         return last < newest
@@ -153,22 +155,27 @@ class LogWatch:
 
 
 async def last_log(
-    rpc: Rpc, account: Address, topics: Sequence[Sequence[bytes]], first: int
+    rpc: Rpc,
+    account: Address,
+    topics: Sequence[Sequence[bytes]],
+    first: int,
+    *,
+    span_max: int = SPAN_MAX,
 ) -> Log | None:
     """The newest log with these topics since block `first`, None where there is none.
 
-    Also None where the endpoint refuses wide queries and the log is older than `PAGES_BACK_MAX`
-    times `SPAN_MAX` blocks.
+    Also None where the endpoint refuses a query over all blocks, and the log is older than
+    `PAGES_BACK_MAX` times `span_max` blocks.
     """
     head = await rpc.block_number()
     with suppress(EndpointRefused):
         logs = await rpc.logs(account, topics, first, head)
         return logs[-1] if logs else None
     for page in range(PAGES_BACK_MAX):
-        last = head - page * SPAN_MAX
+        last = head - page * span_max
         if last < first:
             break
-        logs = await rpc.logs(account, topics, max(last - SPAN_MAX + 1, first), last)
+        logs = await rpc.logs(account, topics, max(last - span_max + 1, first), last)
         if logs:
             return logs[-1]
     return None

@@ -166,7 +166,7 @@ DAO_SPEC: dict[str, Any] = {
 }
 
 
-def dao_spec(founders: list[Identity], validators: list[Identity], **changes: Any) -> DaoSpec:
+def dao_spec(founders: list[Identity], validators: list[Identity], /, **changes: Any) -> DaoSpec:
     terms = DAO_SPEC | {
         "founders": [(founder.address, 100 * COIN) for founder in founders],
         "validators": [validator.address for validator in validators],
@@ -290,11 +290,13 @@ class Between(AsyncBaseProvider):
         super().__init__()
         self._inner = anvil.provider()
         self.asked: Counter[str] = Counter()
+        self.params: dict[str, Any] = {}  # of the last request of each method
         self.sent: list[str] = []
         self.interfere: dict[str, Interference] = {}
 
     async def make_request(self, method: RPCEndpoint, params: Any) -> RPCResponse:
         self.asked[method] += 1
+        self.params[method] = params
         if method == "eth_sendRawTransaction":
             self.sent.append(str(params[0]))
 
