@@ -212,8 +212,8 @@ class GovernanceService:
                         await self._look(run, known)
                 for action in self.machine.due(self._members.with_role(RELAYER), self._now()):
                     await self._act(action)
-            except ChainUnreachable as error:
-                log.warning("chain unreachable; trying again", why=str(error))
+            except ChainError as error:  # unreachable, or it answers nonsense: try again
+                log.warning("the chain does not answer", why=str(error))
             await trio.sleep(self._poll_s)
 
     def _now(self) -> float:

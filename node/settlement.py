@@ -70,11 +70,9 @@ class Settlement:
                     if self._waiting[key][2] <= trio.current_time():
                         await self._post(key)
                 pause_s = self._poll_s
-            except ChainUnreachable as error:
+            except ChainError as error:
                 pause_s = min(pause_s * 2, RETRY_S_MAX)
-                log.warning(
-                    "chain unreachable; roots wait", count=len(self._waiting), why=str(error)
-                )
+                log.warning("round roots wait", count=len(self._waiting), why=str(error))
             with trio.move_on_after(pause_s if self._waiting else math.inf):
                 await self._news.wait()
 

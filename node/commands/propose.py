@@ -1,0 +1,74 @@
+"""`eigen propose`: seed a dataset if the run file names a source, and put the run to the vote."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import click
+
+from eigen.node.commands import Invocation, pass_invocation
+from eigen.node.control import call_daemon
+from eigen.node.exit_codes import ExitCode, UserError
+from eigen.node.run_file import DatasetSource, RunFile, load_run_file
+from eigen.protocol.types import Cid
+from eigen.protocol.wire import encode_bare
+
+PROPOSE_TIMEOUT_S = 120.0
+"""Two confirmations on a slow chain."""
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@pass_invocation
+def command(invocation: Invocation, file: Path, as_json: bool) -> None:
+    """Put the training run that FILE describes to the DAO's vote."""
+    run_file = load_run_file(file)
+    socket = invocation.paths.control_socket
+    manifest = run_file.dataset.manifest or _seed(socket, run_file, run_file.dataset)
+    spec = run_file.spec(manifest)
+    result = call_daemon(
+        socket,
+        "propose",
+        PROPOSE_TIMEOUT_S,
+        spec=encode_bare(spec).hex(),
+        description=run_file.description,
+    )
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    click.echo(f"proposal {result['proposal']}")
+    click.echo(f"run      {result['run']}")
+    click.echo(f"vote with: eigen vote {result['run'][:12]} --for")
+
+
+def _seed(socket: Path, run_file: RunFile, source: DatasetSource) -> Cid:
+    """Split the source into shards and hand them to the daemon, which seals and announces them."""
+    if source.source != "digits":
+        raise UserError(
+            f"{run_file.path}: dataset.source: there is digits, not {source.source!r}",
+            ExitCode.CONFIGURATION,
+        )
+    if not 1 <= source.shards <= 64:
+        raise UserError(f"{run_file.path}: dataset.shards: 1 to 64", ExitCode.CONFIGURATION)
+    from eigen.training.datasets import digits, split, write_shard
+
+    seed = int(run_file.table.get("seed", 0))
+    train, held_out = digits(seed)
+    with tempfile.TemporaryDirectory(dir=socket.parent) as scratch:
+        shards = []
+        for index, samples in enumerate(split(train, source.shards, seed)):
+            path = Path(scratch) / f"shard-{index}"
+            path.write_bytes(write_shard(samples))
+            shards.append({"path": str(path), "samples": len(samples)})
+        holdout = Path(scratch) / "holdout"
+        holdout.write_bytes(write_shard(held_out))
+        result = call_daemon(
+            socket,
+            "seed",
+            name=source.source,
+            shards=shards,
+            holdout=str(holdout),
+            sealed=source.sealed,
+        )
+    return Cid(result["manifest"])
