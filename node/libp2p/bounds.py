@@ -53,6 +53,8 @@ CONTROL_QUEUE_BYTES_MAX: Final = 64 * 1024
 """Window updates and pongs a peer may make us owe it without reading: 5,000 of them."""
 UNSENT_BYTES_MAX: Final = 256 * 1024
 """TCP_NOTSENT_LOWAT: what the kernel holds before the link; keeps pings ahead of bulk."""
+BULK_UNSENT_BYTES_MAX: Final = 4 * 1024 * 1024
+"""As above for a bulk lane, which has no ping to delay: fewer, larger system calls."""
 INBOUND_STREAMS_MAX: Final = 256
 """Open streams that one peer may hold, as in go-yamux."""
 PING_INTERVAL_S: Final = 5.0

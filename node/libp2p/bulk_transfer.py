@@ -23,6 +23,7 @@ from eigen.protocol.types import Address
 
 RECORD_BYTES_MAX = HEADER_BYTES + MESSAGE_BYTES_MAX + TAG_BYTES
 ABORT_TEXT_BYTES_MAX = 256
+LARGE_BYTES = 64 * 1024
 REASON_S = 1.0
 """How long to look for the reason of a cut."""
 RECEIVE_BYTES = 256 * 1024
@@ -102,9 +103,11 @@ class Records:
                 left = self._end - self._start
                 self._in[:left] = self._in[self._start : self._end]
                 self._start, self._end = 0, left
-            if count > len(self._in):
-                self._in.extend(bytes(RECORD_BYTES_MAX - len(self._in)))
-            with memoryview(self._in) as view, view[self._end :] as free:
+            if count + HEADER_BYTES > len(self._in):
+                self._in.extend(bytes(RECORD_BYTES_MAX + HEADER_BYTES - len(self._in)))
+            # Of a large record not much more is read than itself, so that little is moved.
+            until = count + HEADER_BYTES if count > LARGE_BYTES else len(self._in)
+            with memoryview(self._in) as view, view[self._end : self._start + until] as free:
                 received = await self._stream.receive_into(free)
             if received == 0:
                 raise ConnectionLost("the bulk lane was cut off")

@@ -6,7 +6,7 @@ from typing import Final, Protocol
 
 import trio
 
-from eigen.node.libp2p.bounds import UNSENT_BYTES_MAX
+from eigen.node.libp2p.bounds import BULK_UNSENT_BYTES_MAX, UNSENT_BYTES_MAX
 from eigen.node.libp2p.errors import ConnectionLost
 
 TCP_NOTSENT_LOWAT: Final = 25  # linux/tcp.h; Python 3.11 has no name for it
@@ -54,6 +54,7 @@ class TcpStream:
     def mark_as_bulk(self) -> None:
         """Ask routers to let everything else go first: DSCP LE (RFC 8622)."""
         with contextlib.suppress(OSError):
+            self._socket.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, BULK_UNSENT_BYTES_MAX)
             self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, DSCP_LOWER_EFFORT << 2)
 
     async def receive_into(self, buffer: memoryview) -> int:
