@@ -99,9 +99,9 @@ class Int8:
             _check_magnitude(float(peak_B.max()))
         peak_B[peak_B < TINY] = 0.0
         half_B = ((peak_B / 127.0).view(torch.int32) + 0xFFFF) >> 16
-        scale_B1 = (half_B << 16).view(torch.float32).unsqueeze(1)
-        code_BW = (part_BW / scale_B1).round_()
-        code_BW[half_B == 0] = 0.0
+        scale_B = (half_B << 16).view(torch.float32)
+        scale_B[half_B == 0] = 1.0  # rounds what is below TINY to zeros
+        code_BW = (part_BW / scale_B.unsqueeze(1)).round_()
         scales = half_B.to(torch.int16).numpy().tobytes()
         return scales + code_BW.to(torch.int8).view(-1)[:values].numpy().tobytes()
 

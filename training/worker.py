@@ -50,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     threading.Thread(target=_exit_on_hangup, args=(calls.fileno(),), daemon=True).start()
     os.nice(options.nice)
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    os.environ["OMP_WAIT_POLICY"] = "passive"  # idle threads sleep: this machine has other work
     if options.memory_bytes:
         _limit_memory(options.memory_bytes)
     serve(calls, replies, lambda: _engine(options.threads))

@@ -1,0 +1,264 @@
+"""Measures what docs/training.md quotes; a program, not a test.
+
+python tests/training/bench.py codecs|digits|replay|worker
+"""
+
+import contextlib
+import hashlib
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import trio
+
+from eigen.node.worker import TrainingWorker
+from eigen.protocol.limits import PART_VALUES_MAX
+from eigen.protocol.run import ModelSpec, OuterSpec, RunSpec
+from eigen.protocol.types import Cid
+from eigen.training.errors import BadInput, CheckpointError
+from eigen.training.presets import DIGITS
+
+MLP = ModelSpec("mlp", (("classes", 10), ("depth", 1), ("hidden", 256), ("inputs", 64)))
+
+
+def digits_spec(seed: int, trainers: int) -> RunSpec:
+    return RunSpec(
+        name="digits",
+        model=DIGITS.model,
+        dataset=Cid("bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku"),
+        rounds=DIGITS.rounds,
+        inner=DIGITS.inner,
+        outer=DIGITS.outer,
+        codec=DIGITS.codec,
+        aggregation=DIGITS.aggregation,
+        part_values=DIGITS.part_values,
+        trainers_min=1,
+        trainers_max=trainers,
+        reward_per_round=0,
+        validator_share_bps=0,
+        seed=seed,
+    )
+
+
+def codecs() -> None:
+    """MB of fp32 a second and thread, one part of the largest size; best of 200."""
+    import torch
+
+    from eigen.training.codec import CODECS
+
+    torch.set_num_threads(1)
+    part_P = torch.randn(PART_VALUES_MAX) * 1e-3
+    megabytes = 4 * PART_VALUES_MAX / 1e6
+
+    def best(act: Callable[[], object]) -> float:
+        times = []
+        for _ in range(200):
+            start = time.perf_counter()
+            act()
+            times.append(time.perf_counter() - start)
+        return megabytes / min(times)
+
+    for name, codec in CODECS.items():
+        data = codec.encode(part_P)
+        encoding = best(lambda codec=codec: codec.encode(part_P))
+        decoding = best(lambda codec=codec, data=data: codec.decode(data, PART_VALUES_MAX))
+        error = float((codec.decode(data, PART_VALUES_MAX) - part_P).norm() / part_P.norm())
+        print(
+            f"{name:5} {len(data) / PART_VALUES_MAX:.4f} bytes a value, "
+            f"encode {encoding:5.0f} MB/s, decode {decoding:5.0f} MB/s, relative error {error:.1e}"
+        )
+
+
+def digits() -> None:
+    """Held-out accuracy after each round: least and mean of ten seeds."""
+    from eigen.training.datasets import digits as load
+    from eigen.training.datasets import split, write_shard
+    from eigen.training.engine import Engine
+
+    engine = Engine(threads=1)
+
+    def run(spec: RunSpec, trainers: int, away: int, rounds: int) -> tuple[list[float], float]:
+        training, held_out = load(spec.seed)
+        shards = [write_shard(shard) for shard in split(training, trainers, spec.seed)]
+        judged = write_shard(held_out)
+        checkpoint = engine.initial_checkpoint(spec)
+        residuals = [b""] * trainers
+        accuracy, seconds = [], []
+        for number in range(rounds):
+            present = [(number + i) % trainers for i in range(trainers - away)]
+            updates = []
+            for trainer in present:
+                order = hashlib.sha256(bytes([spec.seed, number, trainer])).digest()
+                shard = shards[(trainer + number) % trainers]
+                start = time.perf_counter()
+                update = engine.train(spec, checkpoint, [shard], order, residuals[trainer])
+                seconds.append(time.perf_counter() - start)
+                residuals[trainer] = update.residual
+                updates.append(update)
+            results = [
+                engine.aggregate(spec, part, [(u.parts[part], u.samples) for u in updates])
+                for part in range(engine.part_count(spec))
+            ]
+            checkpoint = engine.outer_step(spec, checkpoint, results)
+            accuracy.append(engine.evaluate(spec, checkpoint, judged).accuracy)
+        return accuracy, statistics.median(seconds)
+
+    def table(title: str, trainers: int = 4, away: int = 0, **changes: object) -> None:
+        runs = [
+            run(replace(digits_spec(seed, trainers), **changes), trainers, away, 8)  # type: ignore[arg-type]
+            for seed in range(10)
+        ]
+        rounds = list(zip(*(accuracy for accuracy, _ in runs), strict=True))
+        least = " ".join(f"{100 * min(values):5.1f}" for values in rounds)
+        mean = " ".join(f"{100 * statistics.mean(values):5.1f}" for values in rounds)
+        seconds = statistics.median(taken for _, taken in runs)
+        print(f"{title:32} least {least} | mean {mean} | {seconds:.3f} s", flush=True)
+
+    table("preset (int8, Nesterov 0.7, 0.5)")
+    table("fp32", codec="fp32")
+    table("sgd 1.0", outer=OuterSpec("sgd", 1.0, 0.0))
+    table("nesterov 0.7, 0.9", outer=OuterSpec("nesterov", 0.7, 0.9))
+    table("H = 20", inner=replace(DIGITS.inner, steps=20))
+    table("inner lr 0.002", inner=replace(DIGITS.inner, lr=0.002))
+    table("inner lr 0.008", inner=replace(DIGITS.inner, lr=0.008))
+    table("mlp 256, inner lr 0.01", model=MLP, inner=replace(DIGITS.inner, lr=0.01))
+    table("one of 4 away each round", away=1)
+    table("two of 4 away each round", away=2)
+    table("8 trainers", trainers=8)
+
+
+def replayed() -> None:
+    """One round's pseudo-gradient as raw bytes on stdout; `replay` runs it in other ways."""
+    from eigen.training.checkpoint import initial
+    from eigen.training.datasets import digits as load
+    from eigen.training.datasets import split
+    from eigen.training.engine import Engine
+    from eigen.training.inner import local_steps
+    from eigen.training.models import build
+    from eigen.training.spec import check
+
+    threads, architecture = int(sys.argv[2]), sys.argv[3]
+    spec = digits_spec(0, 4)
+    if architecture == "mlp":
+        spec = replace(spec, model=MLP)
+    Engine(threads)
+    declared = check(spec)
+    theta_P = initial(spec, declared).theta_P
+    shard = split(load(0)[0], 4, 0)[0]
+    local = local_steps(build(declared), theta_P, shard, spec.inner, bytes(32))
+    sys.stdout.buffer.write(local.delta_P.numpy().tobytes())
+
+
+def replay() -> None:
+    """Relative L2 distance of one round replayed in another process, thread count or ISA."""
+    import numpy as np
+
+    def delta(architecture: str, threads: int = 1, **settings: str) -> np.ndarray:
+        command = [sys.executable, __file__, "replayed", str(threads), architecture]
+        environment = {**os.environ, **settings}
+        done = subprocess.run(command, env=environment, capture_output=True, check=True)
+        return np.frombuffer(done.stdout, "<f4").astype(np.float64)
+
+    avx2 = {
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+    }
+    for architecture in ("cnn", "mlp"):
+        first = delta(architecture)
+        for title, other in (
+            ("another process", delta(architecture)),
+            ("two threads", delta(architecture, 2)),
+            ("AVX2", delta(architecture, **avx2)),
+        ):
+            distance = np.linalg.norm(other - first) / np.linalg.norm(first)
+            print(f"{architecture} {title:16} {distance:.1e}")
+
+
+def worker() -> None:
+    """What the worker costs its node: memory, start, calls, transfers, and stalls of the loop."""
+
+    def resident_mib() -> float:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    async def measure() -> None:
+        stalls_s, steps_s = [0.0], [0.0]
+
+        async def canary() -> None:
+            while True:
+                start = time.perf_counter()
+                await trio.sleep(0.001)
+                stalls_s.append(time.perf_counter() - start - 0.001)
+
+        class Steps(trio.abc.Instrument):
+            """CPU time of each stretch between two looks at the loop: free of other processes."""
+
+            start = 0.0
+
+            def before_task_step(self, task: trio.lowlevel.Task) -> None:
+                self.start = time.thread_time()
+
+            def after_task_step(self, task: trio.lowlevel.Task) -> None:
+                if self.start:  # added in the middle of a step
+                    steps_s.append(time.thread_time() - self.start)
+
+        trio.lowlevel.add_instrument(Steps())
+
+        def longest() -> str:
+            step_ms, stall_ms = max(steps_s) * 1e3, max(stalls_s) * 1e3
+            stalls_s[:], steps_s[:] = [0.0], [0.0]
+            return f"longest step {step_ms:.1f} ms, canary late {stall_ms:.1f} ms"
+
+        small = digits_spec(0, 4)
+        options = (("classes", 10), ("depth", 2), ("hidden", 3600), ("inputs", 64))
+        large = replace(small, model=ModelSpec("mlp", options), part_values=PART_VALUES_MAX)
+        async with TrainingWorker(nice=0) as remote, trio.open_nursery() as nursery:
+            nursery.start_soon(canary)
+            start = time.perf_counter()
+            await remote.initial_checkpoint(small)
+            first = time.perf_counter() - start
+            print(f"first call (process and torch) {first:.2f} s, {longest()}")
+            times = []
+            for _ in range(50):
+                start = time.perf_counter()
+                with contextlib.suppress(CheckpointError):
+                    await remote.evaluate(small, b"", b"")
+                times.append(time.perf_counter() - start)
+            print(f"a call that fails at once {statistics.median(times) * 1e3:.2f} ms")
+            longest()
+            start = time.perf_counter()
+            checkpoint = await remote.initial_checkpoint(large)
+            print(
+                f"{len(checkpoint) / 1e6:.0f} MB made and received in "
+                f"{time.perf_counter() - start:.2f} s, {longest()}"
+            )
+            start = time.perf_counter()
+            with contextlib.suppress(BadInput):
+                await remote.outer_step(large, checkpoint, [b""] * remote.part_count(large))
+            print(
+                f"{len(checkpoint) / 1e6:.0f} MB sent and parsed in "
+                f"{time.perf_counter() - start:.2f} s, {longest()}"
+            )
+            nursery.cancel_scope.cancel()
+
+    before = resident_mib()
+    assert "torch" not in sys.modules
+    print(f"node with the client imported: {before:.0f} MiB resident (pid {os.getpid()})")
+    trio.run(measure)
+    assert "torch" not in sys.modules
+
+
+if __name__ == "__main__":
+    measurements = {
+        "codecs": codecs,
+        "digits": digits,
+        "replay": replay,
+        "replayed": replayed,
+        "worker": worker,
+    }
+    measurements[sys.argv[1]]()

@@ -1,0 +1,84 @@
+"""Prints digests of everything that must be equal on every machine; run as a program.
+
+    ATEN_CPU_CAPABILITY=avx2 python tests/training/determinism_probe.py
+
+`sum` and `fused` are here for contrast: a reduction depends on the thread count, and torch's scaled
+addition on whether the instruction set has a fused multiply-add. Where they do not, the comparison
+shows nothing.
+"""
+
+import hashlib
+import json
+
+import torch
+
+from eigen.protocol.run import InnerSpec, ModelSpec, OuterSpec, RunSpec
+from eigen.protocol.types import Cid
+from eigen.training.codec import CODECS
+from eigen.training.engine import Engine
+from eigen.training.spec import check, part_sizes
+from eigen.training.streams import uniform
+
+MODEL = ModelSpec("mlp", (("classes", 10), ("depth", 1), ("hidden", 500), ("inputs", 64)))
+PEERS, PART_VALUES = 3, 33_000  # torch uses its threads from 32,768 values on
+
+
+def spec(codec: str, rule: str) -> RunSpec:
+    return RunSpec(
+        "probe",
+        MODEL,
+        Cid("b"),
+        1,
+        InnerSpec(10, 32, 0.01, 0.0),
+        OuterSpec(rule, 0.7, 0.9 if rule == "nesterov" else 0.0),
+        codec,
+        "mean",
+        PART_VALUES,
+        1,
+        4,
+        0,
+        0,
+        9,
+    )
+
+
+def digests(threads: int) -> dict[str, str]:
+    engine = Engine(threads)
+    found: dict[str, str] = {}
+
+    def note(name: str, data: bytes) -> None:
+        found[name] = hashlib.sha256(data).hexdigest()
+
+    for codec, rule in (("int8", "nesterov"), ("fp32", "sgd")):
+        run = spec(codec, rule)
+        checkpoint = engine.initial_checkpoint(run)
+        note(f"initial {rule}", checkpoint)
+        for step in range(2):  # the second step has momentum
+            results = []
+            for part, values in enumerate(part_sizes(run)):
+                inputs = []
+                for peer in range(PEERS):
+                    update_P = torch.from_numpy(uniform(f"{step}.{part}.{peer}", b"", values))
+                    data = CODECS[codec].encode(update_P * 0.01)
+                    inputs.append((data, 100 + peer))
+                    note(f"{codec} update {step}.{part}.{peer}", data)
+                results.append(engine.aggregate(run, part, inputs))
+                note(f"{codec} result {step}.{part}", results[-1])
+            checkpoint = engine.outer_step(run, checkpoint, results)
+            note(f"{rule} checkpoint {step}", checkpoint)
+    terms_P = torch.from_numpy(uniform("sum", b"", check(run).layout.values)) * 0.1
+    note("sum", terms_P.sum().numpy().tobytes())
+    note("fused", torch.add(terms_P, terms_P.flip(0), alpha=0.3).numpy().tobytes())
+    return found
+
+
+if __name__ == "__main__":
+    print(
+        json.dumps(
+            {
+                "capability": torch.backends.cpu.get_cpu_capability(),
+                "one thread": digests(1),
+                "two threads": digests(2),
+            }
+        )
+    )

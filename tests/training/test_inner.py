@@ -1,0 +1,102 @@
+"""Local steps: replayable to the bit, and a replay notices what was not done."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from eigen.protocol.run import InnerSpec
+from eigen.training.datasets import Samples, digits, split
+from eigen.training.errors import Diverged, ShardError
+from eigen.training.inner import LocalSteps, evaluate, local_steps
+from eigen.training.models import build, initial_vector
+from eigen.training.spec import check
+
+SPEC = InnerSpec(steps=25, batch=32, lr=0.003, weight_decay=0.01)
+ORDER = b"order".ljust(32)
+
+
+@pytest.fixture(scope="module")
+def shard() -> Samples:
+    return split(digits(0)[0], 4, 0)[0]
+
+
+@pytest.fixture
+def model(make_spec):
+    return build(check(make_spec()))
+
+
+@pytest.fixture
+def theta_P(model) -> torch.Tensor:
+    return initial_vector(model.declared.layout, 7)
+
+
+def deviation(one: LocalSteps, other: LocalSteps) -> float:
+    return float((one.delta_P - other.delta_P).norm() / one.delta_P.norm())
+
+
+def test_a_replay_gives_every_bit(engine, model, theta_P, shard) -> None:
+    before_P = theta_P.clone()
+    first = local_steps(model, theta_P, shard, SPEC, ORDER)
+    again = local_steps(model, theta_P, shard, SPEC, ORDER)
+    assert torch.equal(first.delta_P, again.delta_P)
+    assert first.loss_trace == again.loss_trace
+    assert len(first.loss_trace) == 25
+    assert all(np.float32(loss) == loss for loss in first.loss_trace)
+    assert first.samples == 800
+    assert torch.equal(theta_P, before_P)
+
+
+def test_a_replay_notices_other_work(engine, model, theta_P, shard) -> None:
+    honest = local_steps(model, theta_P, shard, SPEC, ORDER)
+    other_shard = split(digits(0)[0], 4, 0)[1]
+    for cheat in (
+        local_steps(model, theta_P, shard, replace(SPEC, steps=24), ORDER),
+        local_steps(model, theta_P, shard, SPEC, b"other".ljust(32)),
+        local_steps(model, theta_P, other_shard, SPEC, ORDER),
+    ):
+        assert deviation(honest, cheat) > 0.01
+
+
+def test_steps_lower_the_loss(engine, model, theta_P, shard) -> None:
+    local = local_steps(model, theta_P, shard, SPEC, ORDER)
+    before = evaluate(model, theta_P, shard)
+    after = evaluate(model, theta_P - local.delta_P, shard)
+    assert after.loss < before.loss - 0.3
+    assert after.accuracy > before.accuracy
+    assert after.samples == len(shard)
+
+
+def test_evaluation_is_the_mean_over_all_samples(engine, model, theta_P) -> None:
+    many = Samples(
+        np.tile(digits(0)[1].x_NF, (3, 1)), np.tile(digits(0)[1].y_N, 3)
+    )  # more than one evaluation batch
+    once = evaluate(model, theta_P, digits(0)[1])
+    thrice = evaluate(model, theta_P, many)
+    assert thrice.samples == 1080
+    assert thrice.loss == pytest.approx(once.loss, rel=1e-5)
+    assert thrice.accuracy == pytest.approx(once.accuracy)
+
+
+def test_pictures_and_the_same_numbers_train_alike(engine, model, theta_P, shard) -> None:
+    numbers = Samples((shard.x_NF / np.float32(255)).astype(np.float32), shard.y_N)
+    one = local_steps(model, theta_P, shard, SPEC, ORDER)
+    other = local_steps(model, theta_P, numbers, SPEC, ORDER)
+    assert torch.equal(one.delta_P, other.delta_P)
+
+
+def test_a_loss_that_is_not_finite_is_named(engine, model, theta_P, shard) -> None:
+    with pytest.raises(Diverged, match="the loss of inner step 0 is nan"):
+        local_steps(model, theta_P * float("nan"), shard, SPEC, ORDER)
+    huge = Samples(np.full((64, 64), 3e38, np.float32), np.zeros(64, np.uint8))
+    with pytest.raises(Diverged, match="inner step"):
+        local_steps(model, theta_P, huge, SPEC, ORDER)
+    with pytest.raises(Diverged, match="the loss is"):
+        evaluate(model, theta_P * float("nan"), shard)
+
+
+def test_fewer_samples_than_a_batch_are_refused(engine, model, theta_P, shard) -> None:
+    few = Samples(shard.x_NF[:31], shard.y_N[:31])
+    with pytest.raises(ShardError, match="31 samples, at least one batch of 32"):
+        local_steps(model, theta_P, few, SPEC, ORDER)
