@@ -219,7 +219,9 @@ async def role_gossip(number: str, per_s: str, seconds: str, *bootstrap: str) ->
             sent=sent,
             delivered=len(got),
             twice=sum(times > 1 for times in got.values()),
-            delays=[round(1000 * delay, 1) for delay in sorted(delays)[:: max(1, len(delays) // 500)]],
+            delays=[
+                round(1000 * delay, 1) for delay in sorted(delays)[:: max(1, len(delays) // 500)]
+            ],
             cpu_s=cpu_s() - before,
         )
         await anext(commands, None)
@@ -380,9 +382,7 @@ def best(times: int, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def measure_streams(quick: bool) -> dict[str, Any]:
     size, runs = (256, 2) if quick else (1024, 3)
     stock_size = size // 8
-    stock = best(
-        runs, lambda: transfer("stock_server", "stock_pour", stock_size, stock_size)
-    )
+    stock = best(runs, lambda: transfer("stock_server", "stock_pour", stock_size, stock_size))
     ours = best(runs, lambda: transfer("server", "pour", size))
     return {
         "stock_stream": stock,
@@ -409,7 +409,10 @@ def measure_bulk(quick: bool) -> dict[str, Any]:
 
 
 def measure_echo(quick: bool) -> dict[str, Any]:
-    with Child("server") as server, Child("echo", server.address(), 100 if quick else 500) as client:
+    with (
+        Child("server") as server,
+        Child("echo", server.address(), 100 if quick else 500) as client,
+    ):
         echo = client.hear("echo")
     return {
         "echo": echo,

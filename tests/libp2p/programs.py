@@ -1,5 +1,6 @@
 """Other programs as peers: started, spoken to in lines, ended by their id."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -50,17 +51,15 @@ class Program:
 async def program(command: Sequence[str], cwd: str | None = None) -> AsyncIterator[Program]:
     """Run a program; it is killed at the end."""
     async with trio.open_nursery() as nursery:
-        process = await nursery.start(
-            lambda task_status: trio.run_process(
-                list(command),
-                cwd=cwd,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=None,
-                check=False,
-                task_status=task_status,
-            )
+        run = functools.partial(
+            trio.run_process,
+            list(command),
+            cwd=cwd,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            check=False,
         )
+        process = await nursery.start(run)
         try:
             yield Program(process)
         finally:

@@ -4,7 +4,7 @@ import secrets
 
 import pytest
 import trio
-from nodes import make, running, until
+from nodes import make, until
 
 from eigen.node.libp2p import bulk as bulk_module
 from eigen.node.libp2p.config import Limits
@@ -93,7 +93,7 @@ async def test_a_refusal_says_why(nursery):
     with pytest.raises(RequestRefused, match="does not serve"):
         async with bob.open_bulk(alice.local, "/test/none/1", b"", timeout_s=5):
             pytest.fail("opened")
-    with pytest.raises(RequestRefused, match="wrong hash"):
+    with pytest.raises(RequestRefused, match="wrong hash"):  # noqa: PT012
         async with bob.open_bulk(alice.local, "/test/midway/1", b"", timeout_s=5) as out:
             for _ in range(200):
                 await out.send(bytes(1 << 20), timeout_s=5)
@@ -108,7 +108,7 @@ async def test_a_receiver_that_does_not_read_runs_into_the_senders_deadline(nurs
         await trio.sleep_forever()
 
     alice.serve_bulk(PARTS, sleepy)
-    with pytest.raises(RequestTimeout):
+    with pytest.raises(RequestTimeout):  # noqa: PT012
         async with bob.open_bulk(alice.local, PARTS, b"", timeout_s=5) as out:
             for _ in range(100):
                 await out.send(bytes(1 << 20), timeout_s=0.3)

@@ -74,9 +74,9 @@ async def test_a_refusal_carries_its_reason_and_a_bug_only_says_internal_error(c
         alice.serve("/test/fail/1", fail, request_bytes_max=10)
         alice.serve(ECHO, echo, request_bytes_max=10)
         await bob.connect(alice.listen_addrs()[0], timeout_s=5)
-        with pytest.raises(RequestRefused, match="^not today$"):
+        with pytest.raises(RequestRefused, match=r"^not today$"):
             await bob.request(alice.local, "/test/refuse/1", b"", reply_bytes_max=9, timeout_s=5)
-        with pytest.raises(RequestRefused, match="^internal error$"):
+        with pytest.raises(RequestRefused, match=r"^internal error$"):
             await bob.request(alice.local, "/test/fail/1", b"", reply_bytes_max=9, timeout_s=5)
         assert "secret detail" in caplog.text
         with pytest.raises(RequestRefused, match="does not serve"):
@@ -153,7 +153,7 @@ async def test_another_peer_at_the_address_is_noticed():
             + "/"
             + eve.listen_addrs()[0].rpartition("/")[2]
         )
-        with pytest.raises(PeerUnreachable, match="asked for .* found"):
+        with pytest.raises(PeerUnreachable, match=r"asked for .* found"):
             await bob.connect(other, timeout_s=5)
         assert bob.peers() == frozenset()
 

@@ -1,5 +1,6 @@
 """Nodes gossip: delivery once, order, validation, and what bad messages cost."""
 
+import itertools
 from collections import Counter
 
 import pytest
@@ -33,7 +34,7 @@ async def test_a_message_reaches_everybody_once_over_several_hops():
     async with trio.open_nursery() as nursery:
         for node in nodes:
             await nursery.start(node.run)
-        for left, right in zip(nodes, nodes[1:], strict=False):
+        for left, right in itertools.pairwise(nodes):
             await left.connect(right.listen_addrs()[0], timeout_s=5)
         await until(lambda: all(n._gossip.router.mesh["t"] for n in nodes))
         for number in range(20):
