@@ -147,7 +147,16 @@ async def run_node(
 
         machine = Governance(me, config.relay.enabled, times.relay_delay_s, times.relay_delay_s)
         governance = GovernanceService(
-            home.identity, network, gossip, members, records, chain, machine, poll_s, open_run
+            home.identity,
+            network,
+            gossip,
+            members,
+            records,
+            chain,
+            machine,
+            poll_s,
+            on_run=open_run,
+            on_passed=rounds.prepare,
         )
         canary = Canary()
         methods = Methods(home, network, members, datasets, rounds, governance, settlement, chain)

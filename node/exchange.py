@@ -185,8 +185,8 @@ class Exchange:
                 if not inputs:
                     raise
         digest = _digest(data)
-        push = ResultPush(effect.attempt, effect.part, 0, data)
-        self._round(effect.attempt.round).results[effect.part, digest] = push
+        result = ResultPush(effect.attempt, effect.part, 0, data)
+        self._round(effect.attempt.round).results[effect.part, digest] = result
         return digest, tuple(refused)
 
     async def send_result(self, effect: SendResult) -> None:

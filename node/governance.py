@@ -81,6 +81,7 @@ class GovernanceService:
         machine: Governance,
         poll_s: float,
         on_run: OnRun,
+        on_passed: Callable[[RunSpec], None],
     ) -> None:
         self.machine = machine
         self._identity = identity
@@ -91,6 +92,7 @@ class GovernanceService:
         self._chain = chain
         self._poll_s = poll_s
         self._on_run = on_run
+        self._on_passed = on_passed
         self._envelopes: dict[RunId, Envelope] = {}
         self._early_ballots: list[SignedBallot] = []
         gossip.on(Proposal, self._proposed)
@@ -229,6 +231,8 @@ class GovernanceService:
             stage = Stage.READY
         if self.machine.saw_stage(run, stage, self._now()):
             log.info("proposal moved", run=run.hex()[:8], stage=stage.value)
+            if stage is Stage.SUCCEEDED:
+                self._on_passed(known.proposal.spec)
         if stage is Stage.ACTIVE:
             waiting = [voter for voter in known.ballots if voter not in known.counted]
             counted = [v for v in waiting if await self._chain.has_voted(known.chain_id, v)]

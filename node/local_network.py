@@ -290,9 +290,7 @@ class LocalNetwork:
         """A node's status, or None where it does not answer now."""
         socket_path = node.home / "control.sock"
         try:
-            node.status = await trio.to_thread.run_sync(
-                lambda: call_daemon(socket_path, "status", 5.0), abandon_on_cancel=True
-            )
+            node.status = await trio.to_thread.run_sync(call_daemon, socket_path, "status", 5.0)
         except UserError:
             return None
         return node.status

@@ -12,9 +12,11 @@ from eigen.crypto.errors import BadSignature
 from eigen.crypto.identity import recover
 from eigen.crypto.merkle import PayoutTree
 from eigen.node.driver import RunDriver, RunPorts, run_of
+from eigen.node.fetch import ContentUnavailable
 from eigen.node.gossip import TYPES, Said
 from eigen.node.members import Members
 from eigen.node.ports import RequestRefused, Verdict
+from eigen.node.worker import WorkerError
 from eigen.protocol.committee import Promises
 from eigen.protocol.context import Deadlines, RunContext
 from eigen.protocol.effects import PeerDown, PeerUp
@@ -37,7 +39,8 @@ from eigen.protocol.requests import (
 )
 from eigen.protocol.run import RunSpec
 from eigen.protocol.types import Address, Digest, RunId
-from eigen.protocol.wire import decode, encode
+from eigen.protocol.wire import WireError, decode, encode
+from eigen.training.errors import TrainingError
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -91,6 +94,18 @@ class Rounds:
             self._nursery = nursery
             task_status.started()
             await trio.sleep_forever()
+
+    def prepare(self, spec: RunSpec) -> None:
+        """The DAO accepted a run: fetch its manifest and start the worker while time-locks run."""
+        assert self._nursery is not None
+        self._nursery.start_soon(self._prepare, spec)
+
+    async def _prepare(self, spec: RunSpec) -> None:
+        try:
+            await self._ports.datasets.manifest(spec.dataset)
+            await self._ports.worker.initial_checkpoint(spec)
+        except (ContentUnavailable, WireError, TrainingError, WorkerError) as error:
+            log.warning("an accepted run cannot be prepared", name=spec.name, why=str(error))
 
     # opening --------------------------------------------------------------------------------------
     async def open(self, opened: RunOpened, spec: RunSpec) -> None:

@@ -1,28 +1,28 @@
 """Run files: what a member writes to propose a run, as TOML, and the spec that it stands for.
 
-    name = "digits"
-    description = "Handwritten digits, four trainers"
-    rounds = 8
-    reward_per_round = 100        # DAO tokens
-    trainers = [2, 16]            # fewest and most in a round
+name = "digits"
+description = "Handwritten digits, four trainers"
+rounds = 8
+reward_per_round = 100        # DAO tokens
+trainers = [2, 16]            # fewest and most in a round
 
-    [model]
-    architecture = "mlp"
-    inputs = 64
+[model]
+architecture = "mlp"
+inputs = 64
 
-    [dataset]
-    source = "digits"             # or: manifest = "bafy…", published before
-    shards = 4
-    sealed = true
+[dataset]
+source = "digits"             # or: manifest = "bafy…", published before
+shards = 4
+sealed = true
 
-    [inner]
-    steps = 20
-    batch = 32
-    lr = 0.002
+[inner]
+steps = 20
+batch = 32
+lr = 0.002
 
-    [outer]
-    rule = "sgd"
-    lr = 1.0
+[outer]
+rule = "sgd"
+lr = 1.0
 """
 
 import tomllib
