@@ -22,4 +22,4 @@ class DevnetFailed(DevnetError):
 
 
 class InstallFailed(DevnetError):
-    """npm could not install what a lock file pins: not there, not reachable, or a digest differs."""
+    """npm could not install what a lock pins: not there, not reachable, or a digest differs."""

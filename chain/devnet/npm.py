@@ -67,7 +67,7 @@ async def install(npm: Npm, manifest: Path, target: Path) -> Path:
     wanted = lock_sha256(manifest)
     if _installed(modules) == wanted:
         return modules
-    target.mkdir(parents=True, exist_ok=True)
+    os.makedirs(target, exist_ok=True)
     async with _locked(target / ".install.lock"):
         if _installed(modules) == wanted:  # another process was faster
             return modules

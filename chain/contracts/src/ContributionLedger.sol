@@ -50,7 +50,7 @@ contract ContributionLedger is EIP712 {
         "RoundRoot(bytes32 run,uint64 round,bytes32 checkpoint,bytes32 record,bytes32 payoutRoot,uint256 payoutTotal)"
     );
 
-    /// @notice Most validators at a time. Replacing a full set twice over fits well inside one block's gas.
+    /// @notice Most validators at a time. Replacing a full set by another costs under 2 million gas.
     uint256 public constant VALIDATORS_MAX = 64;
 
     /// @notice Most base units that one run may ever pay: what a `Run` has room for.
@@ -80,7 +80,7 @@ contract ContributionLedger is EIP712 {
     /// @param spec SHA-256 of the canonical run spec that the DAO voted for.
     /// @param rounds How many rounds it may have.
     /// @param rewardPerRound Base units that each round adds to its budget.
-    /// @param seed Drawn from the chain at opening, so that no proposer can choose it in advance.
+    /// @param seed Drawn from the chain at opening, so that nobody knows it while the DAO votes.
     event RunOpened(bytes32 indexed run, bytes32 spec, uint64 rounds, uint128 rewardPerRound, bytes32 seed);
 
     /// @notice The validator set was replaced.
@@ -176,8 +176,9 @@ contract ContributionLedger is EIP712 {
     // ------------------------------------------------------------------ what the DAO decides
 
     /// @notice Opens a run that the DAO has voted for.
-    /// @dev The seed mixes the parent's hash and the block's RANDAO value (EIP-4399). Whoever proposes that block can
-    /// withhold it, once, for the loss of its block reward; nobody else can steer the seed.
+    /// @dev The seed mixes the parent's hash and the block's RANDAO value (EIP-4399), so it is unknown while the DAO
+    /// votes. It is not free of bias: whoever builds the block may withhold it, and whoever executes the proposal may
+    /// do so from a contract that reverts on a seed it dislikes, for as long as nobody else executes it.
     /// @param run The run's id, the SHA-256 of its tagged canonical spec.
     /// @param spec SHA-256 of its canonical spec.
     /// @param rounds How many rounds it may have, at least 1.

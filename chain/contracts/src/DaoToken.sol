@@ -59,7 +59,7 @@ contract DaoToken is ERC20, ERC20Permit, ERC20Votes, AccessControl {
     /// who only ever receives and signs ballots thus votes without sending a transaction. An account that holds tokens
     /// and delegates to zero keeps that choice.
     function _update(address from, address to, uint256 amount) internal override(ERC20, ERC20Votes) {
-        if (amount != 0 && to != address(0) && balanceOf(to) == 0 && delegates(to) == address(0)) {
+        if (amount != 0 && balanceOf(to) == 0 && delegates(to) == address(0)) {
             _delegate(to, to);
         }
         super._update(from, to, amount);

@@ -44,6 +44,16 @@ contract GasTest is Dao {
         vm.snapshotGasLastCall("mint alone, to a holder");
     }
 
+    function test_a_full_set_for_a_full_set() public {
+        uint256 max = ledger.VALIDATORS_MAX();
+        address[] memory validators = addressesOf(keysByAddress(1000, max));
+        setValidators(validators, max);
+        validators = addressesOf(keysByAddress(2000, max));
+        vm.prank(address(timelock));
+        ledger.setValidators(validators, max);
+        vm.assertLe(vm.snapshotGasLastCall("setValidators, 64 for 64"), 2_000_000, "gas");
+    }
+
     function test_relayed_ballots() public {
         (address[] memory targets, uint256[] memory values, bytes[] memory calldatas) =
             (new address[](1), new uint256[](1), new bytes[](1));
