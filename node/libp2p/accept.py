@@ -14,7 +14,7 @@ from typing import Final
 import trio
 
 from eigen.node.libp2p.bounds import PENDING_MAX, PENDING_PER_IP_MAX
-from eigen.node.libp2p.byte_stream import TcpStream
+from eigen.node.libp2p.byte_stream import TcpStream, plain_ip
 from eigen.node.libp2p.errors import BadMultiaddr, ConnectionLost, ListenError
 from eigen.node.libp2p.multiaddrs import Endpoint, parse
 from eigen.node.libp2p.token_bucket import TokenBucket
@@ -124,19 +124,17 @@ async def accept_for_ever(
     """Hand each connection to `serve` in the nursery. Survives running out of descriptors."""
     while True:
         try:
-            accepted = await listener.accept()
+            accepted, remote = await listener.socket.accept()
         except OSError as error:
-            if error.errno not in EXHAUSTED:
-                log.warning("accepting a connection failed: %s", error)
-            else:
+            if error.errno in EXHAUSTED:
                 log.error("out of file descriptors or buffers; accepting again in 0.1 s")
-            await trio.sleep(0.1)
+                await trio.sleep(0.1)
+            continue  # anything else is about one connection that is gone already (accept(2))
+        if not rate.allows(plain_ip(remote[0]), trio.current_time()):
+            accepted.close()  # first of all: a flood should cost little
             continue
         try:
-            stream = TcpStream(accepted)
+            stream = TcpStream(trio.SocketStream(accepted))
         except ConnectionLost:
             continue
-        if rate.allows(stream.remote_ip, trio.current_time()):
-            nursery.start_soon(serve, stream)
-        else:
-            stream.abort()
+        nursery.start_soon(serve, stream)

@@ -48,7 +48,7 @@ class TcpStream:
         except OSError as error:
             self.abort()
             raise ConnectionLost(f"closed on arrival: {error}") from error
-        self.remote_ip: str = _plain_ip(name[0])
+        self.remote_ip: str = plain_ip(name[0])
         self.remote_port: int = name[1]
 
     def mark_as_bulk(self) -> None:
@@ -144,5 +144,6 @@ class PlainChannel:
         await self._stream.send_all(data)
 
 
-def _plain_ip(ip: str) -> str:
+def plain_ip(ip: str) -> str:
+    """An address without IPv6 mapping or zone."""
     return ip.removeprefix("::ffff:").partition("%")[0]

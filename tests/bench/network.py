@@ -5,6 +5,7 @@
 """
 
 import argparse
+import contextlib
 import json
 import os
 import resource
@@ -68,11 +69,12 @@ def make_node(**changes: Any) -> Any:
     return Libp2pNetwork(Libp2pConfig(**settings), secrets.token_bytes(32))
 
 
-async def role_server(*bootstrap: str) -> None:
+async def role_server(limits: str = "none") -> None:
     """A node with an echo, a sink and bulk parts; says what it measured."""
+    from eigen.node.libp2p.config import Limits
     from eigen.node.libp2p.connection import Served
 
-    node = make_node(bootstrap=bootstrap)
+    node = make_node(**({} if limits == "none" else {"limits": Limits()}))
 
     async def echo(_peer: Any, payload: bytes) -> bytes:
         return payload
@@ -166,7 +168,7 @@ async def role_echo(address: str, count: str) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def role_connects(address: str, count: str) -> None:
+async def role_connects(address: str, count: str, pause_s: str = "0") -> None:
     """Connects and leaves, again and again, each time as another peer."""
     from eigen.node.libp2p.byte_stream import TcpStream
     from eigen.node.libp2p.multiaddrs import parse_peer
@@ -177,6 +179,7 @@ async def role_connects(address: str, count: str) -> None:
         for _ in range(int(count)):
             node = make_node(listen=())
             await nursery.start(node._swarm.run)
+            await trio.sleep(float(pause_s))
             start = time.perf_counter()
             stream = TcpStream(await trio.open_tcp_stream(endpoint.host, endpoint.port))
             connection = await node._swarm.dial(stream, endpoint.peer)
@@ -185,6 +188,52 @@ async def role_connects(address: str, count: str) -> None:
             node._swarm._nursery.cancel_scope.cancel()
         say(connected=len(times), p95_ms=1000 * statistics.quantiles(times, n=20)[-1])
         nursery.cancel_scope.cancel()
+
+
+async def role_loris(address: str, count: str) -> None:
+    """Holds connections that say a little and then nothing; opens a new one for each that ends."""
+    from eigen.node.libp2p.multiaddrs import parse_peer
+
+    endpoint = parse_peer(address)
+    held = 0
+
+    async def hold(number: int) -> None:
+        nonlocal held
+        while True:
+            held += 1
+            with contextlib.suppress(OSError, trio.BrokenResourceError):
+                stream = await connect_from("127.0.0.2", endpoint)
+                await stream.send_all(b"\x13/multistream/1.0.0\n"[: number % 20])
+                while await stream.receive_some():
+                    pass
+            held -= 1
+            await trio.sleep(1)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(int(count)):
+            nursery.start_soon(hold, number)
+        await trio.sleep(2)
+        say(holding=held)
+
+
+async def role_flood(address: str) -> None:
+    """Connects from one address as fast as it can, with some garbage each time."""
+    from eigen.node.libp2p.multiaddrs import parse_peer
+
+    endpoint = parse_peer(address)
+    say(flooding=True)
+    while True:
+        with contextlib.suppress(OSError, trio.BrokenResourceError):
+            stream = await connect_from("127.0.0.3", endpoint)
+            await stream.send_all(os.urandom(64))
+            await stream.aclose()
+
+
+async def connect_from(ip: str, endpoint: Any) -> trio.SocketStream:
+    sock = trio.socket.socket()
+    await sock.bind((ip, 0))
+    await sock.connect((endpoint.host, endpoint.port))
+    return trio.SocketStream(sock)
 
 
 async def role_gossip(number: str, per_s: str, seconds: str, *bootstrap: str) -> None:
@@ -439,6 +488,34 @@ def measure_connects(quick: bool) -> dict[str, Any]:
     }
 
 
+def measure_attack(quick: bool) -> dict[str, Any]:
+    count = 40 if quick else 200
+    with Child("server", "default") as server:
+        address = server.address()
+
+        def honest() -> float:
+            with Child("connects", address, count, 0.06) as client:
+                return float(client.hear("connected")["p95_ms"])
+
+        calm = honest()
+        time.sleep(5)
+        with Child("loris", address, 500) as loris:
+            loris.hear("holding")
+            during_loris = honest()
+        time.sleep(5)
+        with Child("flood", address) as flood:
+            flood.hear("flooding")
+            during_flood = honest()
+        server.tell("state")
+        state = server.hear("state")
+    return {
+        "honest_connect_p95_ms": calm,
+        "honest_connect_p95_ms_with_500_silent": during_loris,
+        "honest_connect_p95_ms_under_flood": during_flood,
+        "state_after_attack": state,
+    }
+
+
 def measure_gossip(quick: bool) -> dict[str, Any]:
     processes, per_s, seconds = 8, 20.0, 10 if quick else 60
     children: list[Child] = []
@@ -497,6 +574,7 @@ MEASUREMENTS = {
     "bulk": measure_bulk,
     "echo": measure_echo,
     "connects": measure_connects,
+    "attack": measure_attack,
     "gossip": measure_gossip,
     "links": measure_links,
 }
