@@ -36,6 +36,8 @@ PIPE_BYTES = 1 << 20
 """Buffer of each pipe where the system allows it: the most that an unprivileged Linux user gets."""
 CHUNK_BYTES = 256 * 1024
 """Written or read between two looks at the event loop: well under a millisecond of copying."""
+DYING_GRACE_S = 1.0
+"""A process whose pipe broke is about to end; its own exit status says more than our signal."""
 EXIT_WAIT_S = 5.0
 """A killed process is gone in milliseconds; one that hangs in the kernel is left behind."""
 
@@ -173,7 +175,7 @@ class TrainingWorker:
                 await self._end()
                 raise WorkerTimedOut(f"{name}: no answer within {timeout_s:g} s") from None
             except (trio.BrokenResourceError, trio.ClosedResourceError, FrameError) as error:
-                fate = await self._end()
+                fate = await self._end(grace_s=DYING_GRACE_S)
                 if self._closed:
                     raise WorkerClosed(f"{name}: the worker was closed") from None
                 raise WorkerCrashed(f"{name}: {fate} ({error})") from None
@@ -201,11 +203,16 @@ class TrainingWorker:
             raise trio.ClosedResourceError("closed")
         return self._process
 
-    async def _end(self) -> str:
-        """Kill the process if there is one, and say how it ended."""
+    async def _end(self, *, grace_s: float = 0.0) -> str:
+        """End the process if there is one, and say how it ended.
+
+        It is killed at once, or after `grace_s` where it seems to be ending by itself.
+        """
         process, self._process = self._process, None
         if process is None:
             return "the process was closed"
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + grace_s):
+            await process.wait()
         with trio.CancelScope(shield=True, deadline=trio.current_time() + EXIT_WAIT_S):
             for pipe in (process.stdin, process.stdout):
                 if pipe is not None:

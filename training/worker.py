@@ -38,6 +38,9 @@ METHODS = ("initial_checkpoint", "train", "aggregate", "outer_step", "evaluate")
 SPEC_BYTES_MAX = 64 * 1024
 """A run spec travels in a gossip message, so it is smaller than one."""
 
+MEMORY_BYTES_MIN = 512 << 20
+"""Torch takes some 300 MiB before it holds a single tensor, and dies untidily with less."""
+
 _log = logging.getLogger("eigen.training.worker")
 
 
@@ -53,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ["OMP_WAIT_POLICY"] = "passive"  # idle threads sleep: this machine has other work
     if options.memory_bytes:
         _limit_memory(options.memory_bytes)
-    serve(calls, replies, lambda: _engine(options.threads))
+    serve(calls, replies, lambda: _engine(options.threads, options.memory_bytes))
 
 
 def serve(calls: BinaryIO, replies: BinaryIO, engine: "Callable[[], Engine]") -> None:
@@ -132,7 +135,12 @@ def _limit_memory(memory_bytes: int) -> None:
         resource.setrlimit(kind, (memory_bytes, memory_bytes))
 
 
-def _engine(threads: int) -> "Engine":
+def _engine(threads: int, memory_bytes: int) -> "Engine":
+    if 0 < memory_bytes < MEMORY_BYTES_MIN:
+        raise OutOfMemory(
+            f"{memory_bytes >> 20} MiB do not suffice for training; at least "
+            f"{MEMORY_BYTES_MIN >> 20} MiB are needed"
+        )
     from eigen.training.engine import Engine
 
     return Engine(threads)

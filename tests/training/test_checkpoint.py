@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eigen.protocol.run import OuterSpec
@@ -85,6 +85,7 @@ def test_a_checkpoint_of_the_other_outer_rule_is_refused(make_spec) -> None:
         checkpoints.read(data, without, declared)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_arbitrary_bytes_are_a_named_error(data: bytes) -> None:
     spec = _spec()

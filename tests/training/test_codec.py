@@ -27,6 +27,7 @@ vectors = hnp.arrays(
 ).map(torch.from_numpy)
 
 
+@settings(deadline=None)
 @given(vectors)
 def test_fp32_keeps_every_bit(part_P: torch.Tensor) -> None:
     data = FP32.encode(part_P)
@@ -34,6 +35,7 @@ def test_fp32_keeps_every_bit(part_P: torch.Tensor) -> None:
     assert FP32.decode(data, part_P.numel()).numpy().tobytes() == part_P.numpy().tobytes()
 
 
+@settings(deadline=None)
 @given(vectors)
 def test_int8_is_within_half_a_step_of_each_block(part_P: torch.Tensor) -> None:
     data = INT8.encode(part_P)
@@ -82,7 +84,7 @@ def test_values_without_an_encoding_are_refused(codec, bad: float) -> None:
         codec.encode(part_P)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.data(), st.sampled_from(["fp32", "int8"]), st.integers(0, 300))
 def test_hostile_bytes_never_crash_nor_overflow(draw, name: str, values: int) -> None:
     codec = CODECS[name]

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eigen.training import tensorfile
@@ -69,6 +69,7 @@ def test_what_the_model_cannot_read_is_refused(arrays, metadata, reason: str) ->
         read_shard(tensorfile.write(arrays, metadata), inputs=3, classes=3)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_arbitrary_bytes_are_a_named_error(data: bytes) -> None:
     with pytest.raises(ShardError):

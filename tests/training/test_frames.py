@@ -6,7 +6,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eigen.training.frames import (
@@ -51,6 +51,7 @@ def frame(head: object, sizes: Sequence[int] = (), blobs: bytes = b"") -> bytes:
     return prefix + struct.pack(f"<{len(sizes)}Q", *sizes) + packed + blobs
 
 
+@settings(deadline=None)
 @given(st.text(), st.lists(values, max_size=5))
 def test_what_is_packed_is_read(name: str, items: list[Any]) -> None:
     assert read(b"".join(pack(name, items))) == (name, items)
@@ -64,6 +65,7 @@ def test_tuples_are_read_as_lists_and_blobs_are_not_copied() -> None:
     assert read(b"".join(buffers)) == ("call", [[[blob, 3]]])
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_arbitrary_bytes_are_an_error_or_too_short(data: bytes) -> None:
     with pytest.raises((FrameError, EOFError)):

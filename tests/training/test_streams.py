@@ -3,7 +3,7 @@
 import hashlib
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eigen.training.streams import batch_indices, permutation, random_bytes, uniform
@@ -35,11 +35,13 @@ def test_uniform_values_are_exact_and_spread() -> None:
     assert np.array_equal(values * 2**23, np.round(values * 2**23))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40), st.integers(1, 300))
 def test_a_permutation_holds_every_number_once(seed: bytes, count: int) -> None:
     assert sorted(permutation("test", seed, count)) == list(range(count))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 50), st.integers(1, 20), st.integers(1, 20))
 def test_batches_go_through_all_samples_before_one_comes_again(
     samples: int, steps: int, batch: int

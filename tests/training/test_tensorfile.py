@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -34,6 +34,7 @@ def with_header(header: object, data: bytes = b"") -> bytes:
     return len(text).to_bytes(8, "little") + text + data
 
 
+@settings(deadline=None)
 @given(arrays, metadata)
 def test_what_is_written_is_read_back(given_arrays, given_metadata) -> None:
     data = write(given_arrays, given_metadata)
@@ -57,12 +58,14 @@ def test_the_safetensors_library_reads_it(tmp_path) -> None:
         assert file.metadata() == {"a": "2", "b": "1"}
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(TensorFileError):
         read(data)
 
 
+@settings(deadline=None)
 @given(st.integers(0, len(GOOD) - 28 - 1), st.integers(0, 255))
 def test_any_change_of_the_header_is_refused_or_another_file(place: int, value: int) -> None:
     changed = GOOD[:place] + bytes([value]) + GOOD[place + 1 :]

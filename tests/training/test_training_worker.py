@@ -182,6 +182,30 @@ async def test_work_that_does_not_fit_is_refused_and_the_worker_stays(make_spec)
         assert worker.pid == pid
 
 
+async def test_a_limit_too_low_for_torch_is_said_at_each_call(make_spec) -> None:
+    async with TrainingWorker(nice=0, memory_bytes=256 << 20) as worker:
+        for _ in range(2):
+            with pytest.raises(OutOfMemory, match=r"256 MiB do not suffice.* at least 512 MiB"):
+                await worker.initial_checkpoint(make_spec())
+
+
+async def test_a_worker_that_ends_by_itself_is_reported_with_its_status(
+    make_spec, monkeypatch
+) -> None:
+    async with TrainingWorker(nice=0) as worker:
+        with monkeypatch.context() as patched:
+            patched.setattr(worker, "_command", [sys.executable, "-c", "raise SystemExit(7)"])
+            with pytest.raises(WorkerCrashed, match="exited with 7"):
+                await worker.initial_checkpoint(make_spec())
+            patched.setattr(worker, "_command", ["/nonexistent/python"])
+            with pytest.raises(WorkerCrashed, match="cannot be started"):
+                await worker.initial_checkpoint(make_spec())
+            patched.setattr(worker, "_command", [sys.executable, "-c", "print('x' * 99)"])
+            with pytest.raises(WorkerCrashed, match="blobs, at most"):
+                await worker.initial_checkpoint(make_spec())
+        assert await worker.initial_checkpoint(make_spec())
+
+
 PARENT = """
 import sys, trio
 from eigen.node.worker import TrainingWorker
