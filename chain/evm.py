@@ -28,6 +28,7 @@ from eigen.chain.bindings import (
 from eigen.chain.outbox import Outbox, OutboxSettings
 from eigen.chain.port import (
     Ballot,
+    Chain,
     ChainEvent,
     ChainInfo,
     Contracts,
@@ -52,8 +53,8 @@ LABEL_CHARS_MAX: Final = 40
 """Of what a node calls itself, before we show it."""
 
 
-class EvmChain:
-    """One DAO on one EVM chain, as one account. Implements `eigen.chain.port.Chain`.
+class EvmChain(Chain):
+    """One DAO on one EVM chain, as one account.
 
     Resource handling: use as `async with`, or call `open` and `aclose`. It owns the provider that
     it is given. Run `run` in a nursery, so that writes of earlier calls and earlier processes are

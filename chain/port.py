@@ -182,7 +182,10 @@ class RunOpened:
 
 @dataclass(frozen=True, slots=True)
 class RoundPosted:
-    """A round root was accepted by the ledger."""
+    """A round root was accepted by the ledger.
+
+    From `head`, `tx` is empty and `block` 0 where the endpoint does not look back so far.
+    """
 
     root: RoundRoot
     tx: str
@@ -252,7 +255,11 @@ class Chain(Protocol):
         ...
 
     async def relay_ballots(self, ballots: Sequence[Ballot]) -> Receipt:
-        """Cast many signed ballots in one transaction. Intent key: their digest."""
+        """Cast signed ballots of one proposal in one transaction. Intent key: their digest.
+
+        Ballots that cannot count are skipped. Raises ValueError for none, too many, or several
+        proposals, and `TransactionReverted` where not one ballot would count.
+        """
         ...
 
     async def queue(self, call: RunProposal) -> Receipt:
@@ -264,7 +271,10 @@ class Chain(Protocol):
         ...
 
     async def post_round(self, root: RoundRoot, signatures: Sequence[bytes]) -> Receipt:
-        """Post a round root with k attestations. Intent key: (run, round)."""
+        """Post a round root with its attestations, in ascending order of their signers.
+
+        Intent key: (run, round).
+        """
         ...
 
     async def claim(

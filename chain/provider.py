@@ -4,8 +4,10 @@ Knows endpoints and their health, not what is asked of them; a JSON-RPC error th
 the request (a revert, a refused transaction) is returned as it came.
 """
 
+import logging
 import random
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
@@ -96,6 +98,8 @@ class TrioHTTPProvider(AsyncJSONBaseProvider):
     ) -> None:
         """Raises ValueError for no URL, too many of them, or one that is not http(s)."""
         super().__init__()
+        # At INFO httpx logs each URL whole, with the key that may be in it.
+        logging.getLogger("httpx").setLevel(logging.WARNING)
         if not 0 < len(urls) <= ENDPOINTS_MAX:
             raise ValueError(f"rpc urls: give 1 to {ENDPOINTS_MAX}, not {len(urls)}")
         self._endpoints = [_Endpoint(url, _label(url)) for url in urls]
@@ -182,7 +186,10 @@ class TrioHTTPProvider(AsyncJSONBaseProvider):
     async def _post(self, endpoint: _Endpoint, body: bytes) -> RPCResponse:
         try:
             with trio.fail_after(self._timeout_s):
-                async with self._client.stream("POST", endpoint.url, content=body) as response:
+                request = self._client.build_request("POST", endpoint.url, content=body)
+                request.stream = _Body(body)
+                response = await self._client.send(request, stream=True)
+                async with aclosing(response):
                     content = await self._read_bounded(response)
         except trio.TooSlowError as error:
             raise _EndpointFailed(f"no whole reply in {self._timeout_s:g} s") from error
@@ -220,6 +227,22 @@ class TrioHTTPProvider(AsyncJSONBaseProvider):
         if isinstance(refusal, dict) and refusal.get("code") == LIMIT_EXCEEDED:
             raise _EndpointFailed("over its request quota")
         return reply
+
+
+class _Body(httpx.AsyncByteStream):
+    """A request's bytes. Not the async generator that httpx makes of them: a cancelled send would
+    leave that one unclosed, which Trio warns of."""
+
+    def __init__(self, data: bytes) -> None:
+        self._unsent = [data]
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._unsent:
+            raise StopAsyncIteration
+        return self._unsent.pop()
 
 
 def _label(url: str) -> str:

@@ -69,6 +69,11 @@ class Anvil:
     async def pooled(self) -> int:
         return int((await self.control("txpool_status"))["pending"], 16)
 
+    async def aclose(self) -> None:
+        if self.control_provider is not None:
+            await self.control_provider.aclose()
+        self.kill()
+
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
@@ -124,9 +129,7 @@ def _listening(process: subprocess.Popen[bytes], log_path: Path) -> str:
 async def anvil(start_anvil: Callable[..., Anvil]) -> AsyncIterator[Anvil]:
     node = start_anvil()
     yield node
-    if node.control_provider is not None:
-        await node.control_provider.aclose()
-    node.kill()
+    await node.aclose()
 
 
 @pytest.fixture
@@ -188,9 +191,7 @@ def dao_snapshot(start_anvil: Callable[..., Anvil]) -> tuple[Dao, str]:
                 provider, founders[0].secret, dao_spec(founders, validators), settings=QUICK
             )
         state = await node.control("anvil_dumpState")
-        assert node.control_provider is not None
-        await node.control_provider.aclose()
-        node.kill()
+        await node.aclose()
         return Dao(contracts, founders, validators), state
 
     return trio.run(deploy)

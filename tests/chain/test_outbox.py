@@ -588,6 +588,33 @@ async def test_killed_at_random_moments_every_intent_lands_once(
     assert kills > 0
 
 
+async def test_a_node_that_dies_in_the_middle_costs_nothing(
+    start_anvil: Callable[..., Anvil], tmp_path: Path
+) -> None:
+    """Its pool dies with it; the signed bytes are still ours."""
+    account, state = Identity.generate(), str(tmp_path / "state.json")
+    node = start_anvil("--state", state)
+    await node.give(account.address)
+    await node.hold_mining()
+    rpc = node.rpc()
+    outbox = Outbox(rpc, account.secret, tmp_path / "o", chain_id=CHAIN_ID, settings=QUICK)
+    async with outbox, trio.open_nursery() as nursery:
+        submission = Submission(nursery, outbox, "pay", value_wei=5)
+        await until(lambda: _is(node.pooled(), 1))
+        node.process.send_signal(signal.SIGINT)  # it writes its state, not its pool
+        await trio.to_thread.run_sync(node.process.wait)
+        await submission.ended.wait()
+        assert isinstance(submission.error, ChainUnreachable)
+        assert await outbox.unfinished() == 1
+
+        again = start_anvil("--state", state, port=int(node.url.rsplit(":", 1)[1]))
+        assert await balance(again) == 0
+        await outbox.submit("pay", PAYEE, b"", value_wei=5)
+        assert await balance(again) == 5
+    for opened in (rpc, node, again):
+        await opened.aclose()
+
+
 async def test_settings_are_checked() -> None:
     for bad, field in (
         ({"confirmations": -1}, "confirmations"),

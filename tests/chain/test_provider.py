@@ -1,5 +1,6 @@
 """The provider against a real Anvil, and against endpoints that misbehave on a real socket."""
 
+import gc
 import gzip
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -178,7 +179,8 @@ async def test_an_error_that_is_an_answer_is_passed_on() -> None:
         assert second.asked == []
 
 
-async def test_who_was_tried_is_told_without_keys() -> None:
+async def test_who_was_tried_is_told_without_keys(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     async with endpoints(2) as (first, second), provider(first, second) as source:
         first.answer = lambda _: http(b"", "503 Busy")
         second.answer = lambda _: http(b"", "404 Gone")
@@ -187,7 +189,7 @@ async def test_who_was_tried_is_told_without_keys() -> None:
         told = str(failed.value)
         for endpoint, why in ((first, "HTTP 503"), (second, "HTTP 404")):
             assert f"{endpoint.url.removesuffix('/v3/secret-key')}: {why}" in told
-        assert "secret" not in told + repr(source)
+        assert "secret" not in told + repr(source) + caplog.text
 
 
 async def test_reads_are_tried_again_and_signed_bytes_are_not() -> None:
@@ -288,6 +290,20 @@ async def test_a_cancelled_request_hangs_up_and_harms_no_other() -> None:
             await only.broken_off.wait()
         only.silent = False
         assert await asked(source) == "0x2a"
+
+
+async def test_requests_cancelled_at_any_moment_leave_nothing_open() -> None:
+    """Neither a connection that the pool counts as used, nor a generator that nobody closes."""
+    async with endpoints(1) as (only,), provider(only) as source:
+        ended = 0
+        for moment in range(200):
+            with trio.move_on_after(moment * 25e-6):
+                await source.make_request(SEND, ["0x" + "00" * 100_000])
+                ended += 1
+        gc.collect()
+        assert ended < 200
+        with trio.fail_after(5):
+            assert await asked(source) == "0x2a"
 
 
 async def test_requests_run_at_the_same_time() -> None:
