@@ -33,7 +33,7 @@ class Kind(IntEnum):
     DATA = 1  # one message of the application
     END = 2  # from the opener: no more messages follow; empty
     DONE = 3  # from the receiver: it took everything; empty
-    ABORT = 4  # either side gives up; the reason as text
+    ABORT = 4  # from the receiver: it gave up; the reason as text
 
 
 @dataclass(frozen=True, slots=True)

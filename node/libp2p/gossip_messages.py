@@ -66,6 +66,7 @@ def check_form(message: Message) -> None:
     """Raises `ProtocolViolation` where a message breaks a bound; costs no cryptography."""
     if len(message.topicIDs) != 1:
         raise ProtocolViolation("a gossip message without exactly one topic")
+    _check_topic(message.topicIDs[0])
     if len(message.data) > GOSSIP_MESSAGE_BYTES_MAX:
         raise ProtocolViolation(f"a gossip message of {len(message.data)} bytes")
     if len(message.seqno) != SEQNO_BYTES or not 0 < len(message.from_id) <= PEER_ID_BYTES_MAX:
@@ -107,15 +108,22 @@ def parse(body: bytes) -> Rpc:
         rpc = Rpc.FromString(body)
     except DecodeError as error:
         raise ProtocolViolation("a gossip RPC that is not protobuf") from error
-    except ValueError as error:  # invalid UTF-8 in a string field
-        raise ProtocolViolation("a gossip RPC with invalid text") from error
     control = rpc.control
     if len(rpc.publish) > MESSAGES_PER_RPC_MAX:
         raise ProtocolViolation(f"a gossip RPC with {len(rpc.publish)} messages")
     for entries in (rpc.subscriptions, control.ihave, control.iwant, control.graft, control.prune):
         if len(entries) > CONTROL_PER_RPC_MAX:
             raise ProtocolViolation(f"a gossip RPC with {len(entries)} control entries of a kind")
-    for subscription in rpc.subscriptions:
-        if not 0 < len(subscription.topicid.encode()) <= TOPIC_BYTES_MAX:
-            raise ProtocolViolation("a subscription to a topic without or with too long a name")
+    named = [entry.topicid for entry in rpc.subscriptions]
+    for controls in (control.ihave, control.graft, control.prune):
+        named += [entry.topicID for entry in controls]
+    for topic in named:
+        _check_topic(topic)
     return rpc
+
+
+def _check_topic(topic: object) -> None:
+    if not isinstance(topic, str):  # protobuf hands invalid UTF-8 out as bytes
+        raise ProtocolViolation("a topic whose name is not UTF-8")
+    if not 0 < len(topic.encode()) <= TOPIC_BYTES_MAX:
+        raise ProtocolViolation("a topic without a name or with too long a one")

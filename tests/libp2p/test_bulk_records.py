@@ -1,4 +1,4 @@
-"""The bulk lane's record layer: the specification's vectors, and what an enemy may do to records."""
+"""The bulk lane's records: the specification's vectors, and what an enemy may do to them."""
 
 import json
 from pathlib import Path
