@@ -42,6 +42,10 @@ async def echo(stream) -> None:
         await stream.close()
 
 
+async def fail(_stream) -> None:
+    raise RuntimeError("a bug in a handler")
+
+
 async def sink(stream) -> None:
     count = int.from_bytes(await stream.read(8))
     got, start = 0, time.perf_counter()
@@ -68,6 +72,7 @@ async def main() -> None:
     pubsub = Pubsub(node, router)
     node.set_stream_handler(TProtocol("/test/echo/1"), echo)
     node.set_stream_handler(TProtocol("/test/sink/1"), sink)
+    node.set_stream_handler(TProtocol("/test/fail/1"), fail)
     async with (
         node.run([Multiaddr("/ip4/127.0.0.1/tcp/0")]),
         background_trio_service(pubsub),
