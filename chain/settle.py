@@ -5,6 +5,7 @@ account's nonce, which is what makes crashes and reorganisations harmless.
 """
 
 import logging
+from dataclasses import dataclass
 from typing import Final
 
 from eigen.chain.fees import Fee
@@ -14,8 +15,6 @@ from eigen.chain.port import ChainError, EndpointRefused, TransactionReverted
 from eigen.chain.rpc import Call, Mined, Rpc
 from eigen.chain.wallet import Wallet
 
-STATE_DEPTH_MAX: Final = 64
-"""Nodes that keep no archive answer for the state of the last 128 blocks."""
 BUMPS_MAX: Final = 20
 """1.125^20 is tenfold; a transaction that nobody takes at that has another trouble than its fee."""
 LOOKS_BEFORE_SUPERSEDED: Final = 3
@@ -24,6 +23,14 @@ LOOKS_BEFORE_SUPERSEDED: Final = 3
 _FILLER: Final = "gap filler "
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Missing:
+    """An intent whose nonce is used and that has no receipt: since which block, and how often."""
+
+    head: int
+    looks: int = 0
 
 
 class Settlement:
@@ -40,7 +47,7 @@ class Settlement:
         self._wallet = wallet
         self._confirmations = confirmations
         self._bump_after_s = bump_after_s
-        self._missing_looks: dict[int, int] = {}
+        self._missing: dict[int, _Missing] = {}
         self.blocked: tuple[int, ChainError] | None = None
         """The first nonce that a pool refused at the last look, and why."""
 
@@ -58,7 +65,7 @@ class Settlement:
         for intent in unfinished:
             mined = await self._find_mined(intent)
             if mined is not None:
-                self._missing_looks.pop(intent.id, None)
+                self._missing.pop(intent.id, None)
                 await self._confirm(intent, mined, head)
                 continue
             if intent.state is State.MINED:
@@ -67,6 +74,7 @@ class Settlement:
             if intent.nonce < used:
                 await self._perhaps_superseded(intent, head)
             else:
+                self._missing.pop(intent.id, None)
                 waiting.append(intent)
         if waiting:
             await self._fill_gap({intent.nonce for intent in waiting})
@@ -109,23 +117,23 @@ class Settlement:
             except TransactionReverted as reverted:
                 return reverted.error, reverted.name
             except EndpointRefused:
-                break  # it does not keep the state of that block
+                continue  # it does not keep the state of that block
         spent = "out of gas" if mined.gas_used >= intent.gas else "the reason is not known any more"
         return f"reverted in block {mined.block}: {spent}", ""
 
     async def _perhaps_superseded(self, intent: Intent, head: int) -> None:
         """The nonce is used, but by no attempt of ours: somebody else signs with this account.
 
-        Once that is as deep as our confirmations, and was seen several times, none of our attempts
-        can land any more, and the intent gets another nonce.
+        Once that was seen several times, and over as many blocks as our confirmations, none of our
+        attempts can land any more, and the intent gets another nonce.
         """
-        deep = max(head - min(self._confirmations, STATE_DEPTH_MAX), 0)
-        if await self._rpc.transaction_count(self._wallet.address, deep) <= intent.nonce:
+        since = self._missing.setdefault(intent.id, _Missing(head))
+        since.looks += 1
+        seen_for_long = head - since.head >= self._confirmations
+        if since.looks < LOOKS_BEFORE_SUPERSEDED or not seen_for_long:
             return
-        looks = self._missing_looks.pop(intent.id, 0) + 1
-        if looks < LOOKS_BEFORE_SUPERSEDED:
-            self._missing_looks[intent.id] = looks
-        elif intent.key.startswith(_FILLER):
+        del self._missing[intent.id]
+        if intent.key.startswith(_FILLER):
             await self._journal.mark(intent, State.VOID)
         else:
             log.warning("outbox: nonce %d was used elsewhere, %s moves", intent.nonce, intent.key)

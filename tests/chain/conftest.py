@@ -1,7 +1,6 @@
 """A real Anvil for each test, with a DAO on it where a test asks for one."""
 
 import subprocess
-import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -14,10 +13,9 @@ import trio
 from web3.providers.async_base import AsyncBaseProvider
 from web3.types import RPCEndpoint, RPCResponse
 
-from eigen.chain import devnet
 from eigen.chain.bindings import REVERTS
 from eigen.chain.deploy import DaoSpec, deploy_dao
-from eigen.chain.devnet import npm
+from eigen.chain.devnet.binary import find_anvil
 from eigen.chain.evm import EvmChain
 from eigen.chain.outbox import Outbox, OutboxSettings
 from eigen.chain.port import Ballot, Contracts, RunProposal, Support
@@ -81,13 +79,7 @@ class Anvil:
 
 @pytest.fixture(scope="session")
 def anvil_binary() -> Path:
-    found = npm.find_npm()
-    if found is None:
-        pytest.skip("no npm on this machine: pip install 'eigen[devnet]'")
-    manifest = Path(devnet.__file__).parent
-    target = Path(tempfile.gettempdir()) / f"eigen-anvil-{npm.lock_sha256(manifest)[:16]}"
-    modules = trio.run(npm.install, found, manifest, target)
-    return next(modules.glob("@foundry-rs/anvil-*/bin/anvil"))
+    return trio.run(find_anvil)
 
 
 @pytest.fixture(scope="session")

@@ -348,18 +348,24 @@ async def _foreign(
     await anvil.control("eth_sendRawTransaction", "0x" + signed.raw_transaction.hex())
 
 
+@pytest.mark.parametrize("confirmations", [0, 2])
 async def test_a_nonce_that_was_used_elsewhere_is_replaced(
-    open_outbox: OpenOutbox, anvil: Anvil, account: Identity
+    open_outbox: OpenOutbox, anvil: Anvil, account: Identity, confirmations: int
 ) -> None:
     between = Between(anvil)
+    settings = OutboxSettings(poll_s=0.02, confirmations=confirmations)
     await anvil.hold_mining()
-    async with open_outbox(provider=between) as outbox, trio.open_nursery() as nursery:
+    async with (
+        open_outbox(provider=between, settings=settings) as outbox,
+        trio.open_nursery() as nursery,
+    ):
         submission = Submission(nursery, outbox, "pay", value_wei=5)
         await until(lambda: _is(anvil.pooled(), 1))
         await _foreign(anvil, account, nonce=0, gwei=100)
         await anvil.control("evm_setAutomine", True)
-        await anvil.mine()
-        await submission.ended.wait()
+        while not submission.ended.is_set():  # noqa: ASYNC110 - time passes on the chain
+            await anvil.mine()
+            await trio.sleep(0.02)
         assert submission.receipt is not None
         assert await nonce(anvil, outbox.address) == 2
     assert await balance(anvil) == 5
@@ -415,6 +421,28 @@ async def test_a_revert_in_a_block_is_told_and_frees_the_key(
         await anvil.control("anvil_setStorageAt", "0x" + contract.hex(), "0x0", "0x" + "00" * 32)
         await anvil.control("evm_setAutomine", True)
         assert (await outbox.submit("second", contract, b"")).tx != second.error.tx
+
+
+async def test_a_node_without_history_still_tells_what_it_can(
+    start_anvil: Callable[..., Anvil],
+) -> None:
+    node = start_anvil("--prune-history")
+    rpc, account = node.rpc(), Identity.generate()
+    await node.give(account.address)
+    contract = await _only_first(node)
+    await node.hold_mining()
+    settings = OutboxSettings(poll_s=0.05, confirmations=2)
+    outbox = Outbox(rpc, account.secret, None, chain_id=CHAIN_ID, settings=settings)
+    async with outbox, trio.open_nursery() as nursery:
+        Submission(nursery, outbox, "first", to=contract)
+        await until(lambda: _is(node.pooled(), 1))
+        second = Submission(nursery, outbox, "second", to=contract)
+        await until(lambda: _is(node.pooled(), 2))
+        await node.mine(3)
+    assert isinstance(second.error, TransactionReverted)
+    assert "the reason is not known any more" in second.error.error
+    for opened in (rpc, node):
+        await opened.aclose()
 
 
 async def test_no_gas_money_says_how_much_and_where(open_outbox: OpenOutbox, anvil: Anvil) -> None:
