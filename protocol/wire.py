@@ -21,6 +21,7 @@ from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type
 import msgpack
 
 from eigen.protocol import limits
+from eigen.protocol.cid import CidError, parse_cid
 from eigen.protocol.types import Address, Cid, Digest, RunId
 
 M = TypeVar("M")
@@ -65,6 +66,11 @@ class Range:
     least: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class CidText(Length):
+    """The text of a CID of ours; anything else would fail much later, far from who sent it."""
+
+
 def exactly(count: int) -> Length:
     """A length that is neither more nor less."""
     return Length(count, count)
@@ -79,7 +85,7 @@ _FIXED: dict[Any, tuple[type, Length]] = {
     Address: (bytes, exactly(20)),
     Digest: (bytes, exactly(32)),
     RunId: (bytes, exactly(32)),
-    Cid: (str, Length(limits.CID_BYTES_MAX, 1)),
+    Cid: (str, CidText(limits.CID_BYTES_MAX, 1)),
 }
 
 _tag_of: dict[type, int] = {}
@@ -223,8 +229,17 @@ def _check_scalar(value: Any, kind: Any, bound: Any, field: str) -> None:
             _check_length(len(value.encode()), bound, field)
         except UnicodeEncodeError:
             raise BadField(field, "not valid text") from None
+        if isinstance(bound, CidText):
+            _check_cid(value, field)
     elif kind is bytes:
         _check_length(len(value), bound, field)
+
+
+def _check_cid(text: str, field: str) -> None:
+    try:
+        parse_cid(text)
+    except CidError as error:
+        raise BadField(field, str(error)) from None
 
 
 def _pack(value: Any, hint: Any, field: str) -> Any:
