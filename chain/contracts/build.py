@@ -24,7 +24,7 @@ from eigen.chain.devnet.npm import Npm, find_npm, install
 
 HERE = Path(__file__).resolve().parent
 ARTIFACTS = HERE.parent / "artifacts"
-FORGE_TIMEOUT_S = 1800.0  # the ci profile takes 6 minutes; a hung compiler must still end
+FORGE_TIMEOUT_S = 1800.0  # the ci profile takes 4 minutes; a hung compiler must still end
 
 
 class BuildFailed(Exception):

@@ -22,7 +22,7 @@ from eigen.chain.devnet.errors import InstallFailed
 MANIFEST_FILES = ("package.json", "package-lock.json", ".npmrc")
 STAMP = ".lock-sha256"  # inside node_modules: which lock file it was installed from
 LOCK_POLL_S = 0.2  # another process installs for seconds; waiting must stay cancellable
-NPM_TIMEOUT_S = 300.0  # about 60 MB on a slow line; a registry that hangs is given up after it
+NPM_TIMEOUT_S = 300.0  # tens of MB on a slow line; a registry that hangs is given up
 NPM_OUTPUT_CHARS_MAX = 2_000  # of what npm printed, kept for the error message
 
 
@@ -63,14 +63,13 @@ async def install(npm: Npm, manifest: Path, target: Path) -> Path:
 
     Raises `InstallFailed` with the end of what npm printed.
     """
-    modules = target / "node_modules"
-    wanted = lock_sha256(manifest)
-    if _installed(modules) == wanted:
+    if (modules := installed(manifest, target)) is not None:
         return modules
     os.makedirs(target, exist_ok=True)
     async with _locked(target / ".install.lock"):
-        if _installed(modules) == wanted:  # another process was faster
+        if (modules := installed(manifest, target)) is not None:  # another process was faster
             return modules
+        modules = target / "node_modules"
         with tempfile.TemporaryDirectory(prefix=".install-", dir=target) as name:
             workplace = Path(name)
             for file in MANIFEST_FILES:
@@ -78,23 +77,26 @@ async def install(npm: Npm, manifest: Path, target: Path) -> Path:
                     shutil.copy(manifest / file, workplace)
             await _npm_ci(npm, workplace)
             fresh = workplace / "node_modules"
-            (fresh / STAMP).write_text(wanted)
+            (fresh / STAMP).write_text(lock_sha256(manifest))
             if modules.exists():
                 modules.rename(workplace / "replaced")
             fresh.rename(modules)
     return modules
 
 
+def installed(manifest: Path, target: Path) -> Path | None:
+    """`target/node_modules` where it was installed whole from this very lock file, else None."""
+    modules = target / "node_modules"
+    try:
+        stamp = (modules / STAMP).read_text()
+    except FileNotFoundError:
+        return None
+    return modules if stamp == lock_sha256(manifest) else None
+
+
 def lock_sha256(manifest: Path) -> str:
     """SHA-256, in hex, of the lock file in a folder: the name of everything it pins."""
     return hashlib.sha256((manifest / "package-lock.json").read_bytes()).hexdigest()
-
-
-def _installed(modules: Path) -> str | None:
-    try:
-        return (modules / STAMP).read_text()
-    except FileNotFoundError:
-        return None
 
 
 async def _npm_ci(npm: Npm, folder: Path) -> None:

@@ -24,10 +24,11 @@ print(trio.run(find_anvil, Path(sys.argv[1])))
 
 @pytest.fixture
 def empty_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A PATH with nothing on it."""
+    """A PATH with nothing on it, and a cache with nothing in it."""
     folder = tmp_path / "path"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setenv("EIGEN_CACHE", str(tmp_path / "cache"))
     return folder
 
 
@@ -88,6 +89,17 @@ async def test_processes_that_install_at_once_all_get_a_whole_one(tmp_path: Path
     if anvil.is_relative_to(tmp_path):  # else there is one on PATH, and nothing is installed
         assert "anvil" in version_of(anvil).lower()
         assert left_behind(anvil.parents[4]) == ["node_modules"]
+
+
+@needs_npm
+async def test_what_is_installed_needs_no_npm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anvil = await binary.find_anvil(tmp_path)
+    if not anvil.is_relative_to(tmp_path):
+        pytest.skip("an Anvil on PATH comes first")
+    monkeypatch.setattr(binary, "find_npm", lambda: None)
+    assert await binary.find_anvil(tmp_path) == anvil
 
 
 @needs_npm

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import trio
 from eth_abi import encode
 from web3 import AsyncWeb3
 from web3.logs import DISCARD
@@ -38,7 +39,9 @@ async def deploy(provider: Any, sender: str, name: str, types: Sequence[str], *v
     """Deploys from an account that the node itself can sign for; returns the receipt."""
     transaction = {"from": sender, "gas": hex(GAS), "data": creation(name, types, *values)}
     tx = await ask(provider, "eth_sendTransaction", transaction)
-    receipt = await ask(provider, "eth_getTransactionReceipt", tx)  # both mine at once
+    with trio.fail_after(10):  # Anvil answers before it has mined
+        while (receipt := await ask(provider, "eth_getTransactionReceipt", tx)) is None:  # noqa: ASYNC110
+            await trio.sleep(0.01)
     assert int(receipt["status"], 16) == 1
     return receipt
 
