@@ -363,7 +363,7 @@ async def test_a_nonce_that_was_used_elsewhere_is_replaced(
         await until(lambda: _is(anvil.pooled(), 1))
         await _foreign(anvil, account, nonce=0, gwei=100)
         await anvil.control("evm_setAutomine", True)
-        while not submission.ended.is_set():  # noqa: ASYNC110 - time passes on the chain
+        while not submission.ended.is_set():
             await anvil.mine()
             await trio.sleep(0.02)
         assert submission.receipt is not None
