@@ -7,6 +7,7 @@ it shows is read from the nodes' control sockets, from their disks, and from the
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from eigen.node.run_file import TOKEN
 from eigen.protocol.types import Cid
 
 Tell = Callable[[str, str], None]
-"""`(what, detail)`: one line of the story."""
+"""`(what, detail)`: one line of the story; with no `what`, what is going on right now."""
 
 VOTE_TIMEOUT_S = 90.0
 ROUNDS_TIMEOUT_S = 300.0
@@ -38,14 +39,15 @@ description = "Handwritten digits: 1,797 images, {trainers} sealed shards"
 rounds = {rounds}
 reward_per_round = 100
 trainers = [{fewest}, 64]
-part_values = 2048
+part_values = 8192
 seed = {seed}
 
 [model]
-architecture = "mlp"
-inputs = 64
-hidden = 128
-depth = 1
+architecture = "cnn"
+side = 8
+planes = 1
+channels = 16
+hidden = 64
 classes = 10
 
 [dataset]
@@ -54,13 +56,15 @@ shards = {trainers}
 sealed = true
 
 [inner]
-steps = 25
+steps = 30
 batch = 32
-lr = 0.003
+lr = 0.004
+weight_decay = 0.01
 
 [outer]
-rule = "sgd"
-lr = 1.0
+rule = "nesterov"
+lr = 0.7
+momentum = 0.5
 """
 
 
@@ -167,6 +171,9 @@ async def _train(network: LocalNetwork, config: DemoConfig, tell: Tell) -> None:
             if number not in told:
                 told.add(number)
                 tell(f"round {number}", _round_line(network, watcher, number, figures))
+        phases = Counter(network.run_of(n).get("phase", "starting") for n in network.trainers)
+        now = ", ".join(f"{count} {phase}" for phase, count in sorted(phases.items()))
+        tell("", f"round {run.get('round', 0) + 1} of {config.rounds}: {now}")
         done = all(network.run_of(node).get("finished") for node in network.nodes)
         return done and len(told) == config.rounds + 1
 
@@ -180,11 +187,10 @@ def _round_line(
     record = network.run_of(watcher)["history"].get(str(number))
     if record is None:
         return f"{text}  before training"
-    phases = " ".join(network.run_of(n).get("phase", "?")[:6] for n in network.trainers)
     peers = watcher.status["peers"]
     credited = len(record["trainers"])
     checkpoint = record["checkpoint"][-8:]
-    return f"{text}  {credited} credited  {peers} peers  …{checkpoint}  [{phases}]"
+    return f"{text}  {credited} credited  {peers} peers  checkpoint …{checkpoint}"
 
 
 async def _settled(network: LocalNetwork, config: DemoConfig) -> dict[int, str]:

@@ -81,12 +81,14 @@ class LocalNode:
         """Whether its process lives."""
         return self.process is not None and self.process.poll() is None
 
-    def up(self) -> None:
-        """`eigen up`; logs to the home's `node.log`."""
+    def up(self, command: Sequence[str] = ()) -> None:
+        """`eigen up`; logs to the home's `node.log`. `command` takes the place of `eigen`."""
         assert not self.running
+        if self.log is not None:
+            self.log.close()
         self.log = (self.home / "node.log").open("ab")
         self.process = subprocess.Popen(
-            [*EIGEN, "--home", str(self.home), "up"],
+            [*(command or EIGEN), "--home", str(self.home), "up"],
             stdin=subprocess.DEVNULL,
             stdout=self.log,
             stderr=self.log,

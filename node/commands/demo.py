@@ -14,11 +14,13 @@ from eigen.node.exit_codes import ExitCode, UserError
 TRAINERS_MAX = 16
 """Each is a daemon and a torch process: about 400 MB of memory."""
 ROUNDS_MAX = 200
+WIDTH_MIN = 150
+"""Columns of the last table: an account and a transaction hash are shown whole."""
 
 
 @click.command()
 @click.option("--trainers", type=click.IntRange(1, TRAINERS_MAX), default=4, show_default=True)
-@click.option("--rounds", type=click.IntRange(1, ROUNDS_MAX), default=8, show_default=True)
+@click.option("--rounds", type=click.IntRange(1, ROUNDS_MAX), default=6, show_default=True)
 @click.option("--seed", type=click.IntRange(0, 2**31), default=0, show_default=True)
 @click.option(
     "--keep",
@@ -31,17 +33,24 @@ def command(trainers: int, rounds: int, seed: int, keep: Path | None, as_json: b
     """Found a DAO, vote for a model, train it on four sealed shards, and pay everybody."""
     import trio
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from eigen.node.demo import DemoConfig, run_demo
 
-    out = Console(stderr=as_json, highlight=False, soft_wrap=True)
+    out = Console(stderr=as_json, highlight=False)
+    out.width = max(out.width, WIDTH_MIN)
     began = time.monotonic()
+    status = out.status("starting")  # a live line on a terminal, nothing elsewhere
 
     def tell(what: str, detail: str) -> None:
-        out.print(f"[dim]{time.monotonic() - began:6.1f} s[/]  [bold]{what:<9}[/] {detail}")
+        if what:
+            seconds = f"[dim]{time.monotonic() - began:6.1f} s[/]"
+            out.print(f"{seconds}  [bold]{what:<9}[/] {escape(detail)}")
+        else:
+            status.update(escape(detail))
 
-    with _folder(keep) as root:
+    with _folder(keep) as root, status:
         try:
             result = trio.run(run_demo, DemoConfig(root, trainers, rounds, seed), tell)
         except* trio.TooSlowError as group:

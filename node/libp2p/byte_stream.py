@@ -8,6 +8,7 @@ import trio
 
 from eigen.node.libp2p.bounds import BULK_UNSENT_BYTES_MAX, UNSENT_BYTES_MAX
 from eigen.node.libp2p.errors import ConnectionLost
+from eigen.node.libp2p.give_way import GiveWay
 
 TCP_NOTSENT_LOWAT: Final = 25  # linux/tcp.h; Python 3.11 has no name for it
 
@@ -50,12 +51,15 @@ class TcpStream:
             raise ConnectionLost(f"closed on arrival: {error}") from error
         self.remote_ip: str = plain_ip(name[0])
         self.remote_port: int = name[1]
+        self._give_way: GiveWay | None = None
 
     def mark_as_bulk(self) -> None:
-        """Ask routers to let everything else go first: DSCP LE (RFC 8622)."""
+        """Let everything else go first: by a short queue of its own, and DSCP LE (RFC 8622)."""
         with contextlib.suppress(OSError):
             self._socket.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, BULK_UNSENT_BYTES_MAX)
             self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, DSCP_LOWER_EFFORT << 2)
+
+        self._give_way = GiveWay(self._socket)
 
     async def receive_into(self, buffer: memoryview) -> int:
         """See `ByteStream`."""
@@ -66,6 +70,8 @@ class TcpStream:
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """See `ByteStream`."""
+        if self._give_way is not None:
+            self._give_way.adjust(trio.current_time())
         try:
             await self._stream.send_all(memoryview(data))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:

@@ -1,0 +1,112 @@
+"""Keeps a bulk connection's queue short, so that whatever shares its line is not delayed.
+
+In the spirit of LEDBAT (RFC 6817), on the kernel's own numbers: when the round trip is longer than
+the shortest seen, the bytes wait somewhere, and the sending rate is capped below what gets through;
+when there is no queue, the cap rises again. Linux only; elsewhere nothing happens.
+"""
+
+import contextlib
+import struct
+import sys
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+TCP_INFO: Final = 11
+SO_MAX_PACING_RATE: Final = 47
+INFO_BYTES: Final = 168
+RTT_AT, MIN_RTT_AT, DELIVERY_RATE_AT = 68, 148, 160
+"""Offsets in Linux's `struct tcp_info`, stable since 4.9."""
+INTERVAL_S: Final = 0.05
+QUEUE_TARGET_S: Final = 0.004
+"""A queue above it is ours to shorten; below it is noise."""
+BACK_OFF: Final = 0.9
+"""Of the rate that gets through: a tenth of the line drains the queue."""
+RISE: Final = 1.006
+"""An interval: about an eighth a second."""
+RELEASE: Final = 3.0
+"""A cap this far above what gets through binds nothing and is lifted."""
+RATE_MIN_BYTES_PER_S: Final = 64 * 1024
+UNCAPPED: Final = 2**64 - 1
+
+
+class Options(Protocol):
+    """The part of a socket that is needed."""
+
+    def getsockopt(self, level: int, name: int, size: int, /) -> bytes:
+        """As `socket.getsockopt`."""
+        ...
+
+    def setsockopt(self, level: int, name: int, value: bytes, /) -> None:
+        """As `socket.setsockopt`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What the kernel knows of a connection."""
+
+    rtt_s: float
+    shortest_rtt_s: float
+    delivered_bytes_per_s: float
+
+
+def read_line(sock: Options) -> Line | None:
+    """The kernel's figures, or None where it has none."""
+    try:
+        info = sock.getsockopt(6, TCP_INFO, INFO_BYTES)
+        (rtt_us,) = struct.unpack_from("=I", info, RTT_AT)
+        (min_rtt_us,) = struct.unpack_from("=I", info, MIN_RTT_AT)
+        (delivered,) = struct.unpack_from("=Q", info, DELIVERY_RATE_AT)
+    except (OSError, struct.error):
+        return None
+    if not delivered or not min_rtt_us:
+        return None
+    return Line(rtt_us / 1e6, min_rtt_us / 1e6, float(delivered))
+
+
+class Governor:
+    """Decides on the cap; knows no socket and no clock."""
+
+    def __init__(self) -> None:
+        self.cap_bytes_per_s: float | None = None
+        self._patience_until_s = 0.0
+
+    def update(self, line: Line, now_s: float) -> bool:
+        """Take new figures; true if the cap has changed."""
+        queue_s = line.rtt_s - line.shortest_rtt_s
+        cap = self.cap_bytes_per_s
+        if queue_s > QUEUE_TARGET_S:
+            if now_s < self._patience_until_s:
+                return False
+            through = line.delivered_bytes_per_s
+            lowered = BACK_OFF * (through if cap is None else min(through, cap))
+            self.cap_bytes_per_s = max(RATE_MIN_BYTES_PER_S, lowered)
+            # What was done shows after the queue has drained and a round trip has passed.
+            self._patience_until_s = now_s + line.rtt_s + queue_s / (1 - BACK_OFF)
+            return True
+        if cap is None:
+            return False
+        raised = cap * RISE
+        self.cap_bytes_per_s = None if raised > RELEASE * line.delivered_bytes_per_s else raised
+        return True
+
+
+class GiveWay:
+    """Applies a `Governor` to a socket, at most every `INTERVAL_S`."""
+
+    def __init__(self, sock: Options) -> None:
+        self._sock = sock
+        self._governor = Governor()
+        self._next_s = 0.0
+
+    def adjust(self, now_s: float) -> None:
+        """Call now and then while sending."""
+        if now_s < self._next_s or sys.platform != "linux":
+            return
+        self._next_s = now_s + INTERVAL_S
+        line = read_line(self._sock)
+        if line is not None and self._governor.update(line, now_s):
+            cap = self._governor.cap_bytes_per_s
+            value = struct.pack("=Q", UNCAPPED if cap is None else int(cap))
+            with contextlib.suppress(OSError):
+                self._sock.setsockopt(1, SO_MAX_PACING_RATE, value)
