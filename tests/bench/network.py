@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -154,17 +155,23 @@ async def role_echo(address: str, count: str) -> None:
                 await trio.sleep(0.01)
             return 1000 * statistics.quantiles(times, n=20)[-1]
 
+        sent = 0
+
         async def pour() -> None:
+            nonlocal sent
             part = os.urandom(512 * 1024)
             async with node.open_bulk(peer, PARTS, b"", timeout_s=10) as out:
                 while True:
                     await out.send(part, timeout_s=30)
+                    sent += len(part)
 
         idle = await measure()
         nursery.start_soon(pour)
-        await trio.sleep(1)
+        await trio.sleep(2)
+        start, before = time.perf_counter(), sent
         busy = await measure()
-        say(echo={"idle_p95_ms": idle, "busy_p95_ms": busy})
+        bulk = (sent - before) / MIB / (time.perf_counter() - start)
+        say(echo={"idle_p95_ms": idle, "busy_p95_ms": busy, "bulk_mib_s": bulk})
         nursery.cancel_scope.cancel()
 
 
@@ -469,6 +476,35 @@ def measure_echo(quick: bool) -> dict[str, Any]:
     }
 
 
+def measure_shaped(quick: bool) -> dict[str, Any]:
+    """Echoes beside bulk on a line of 12 MB/s and 20 ms, with a queue of 100 ms before it."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "libp2p"))
+    import line
+
+    if reason := line.available():
+        return {"shaped": f"skipped: {reason}"}
+    name = f"bench{os.getpid() % 10_000}"
+    command = [sys.executable, line.__file__, name, "12e6", "0.01", "1200000"]
+    relay = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert relay.stdout is not None
+        near, far = json.loads(relay.stdout.readline())["line"]
+        os.environ["BENCH_IP"] = "10.77.0.2"
+        inside = ("ip", "netns", "exec")
+        with Child("server", prefix=(*inside, far)) as server:
+            os.environ["BENCH_IP"] = "10.77.0.1"
+            count = 100 if quick else 300
+            with Child("echo", server.address(), count, prefix=(*inside, near)) as client:
+                echo = client.hear("echo")
+    finally:
+        os.environ.pop("BENCH_IP", None)
+        assert relay.stdin is not None
+        relay.stdin.close()
+        relay.wait(10)
+    extra = echo["busy_p95_ms"] - echo["idle_p95_ms"]
+    return {"echo_shaped": echo, "echo_shaped_p95_ms_during_bulk_minus_idle": extra}
+
+
 def measure_connects(quick: bool) -> dict[str, Any]:
     total = 500 if quick else 10_000
     states = []
@@ -573,6 +609,7 @@ MEASUREMENTS = {
     "streams": measure_streams,
     "bulk": measure_bulk,
     "echo": measure_echo,
+    "shaped": measure_shaped,
     "connects": measure_connects,
     "attack": measure_attack,
     "gossip": measure_gossip,
