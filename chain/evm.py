@@ -32,6 +32,7 @@ from eigen.chain.port import (
     ChainEvent,
     ChainInfo,
     Contracts,
+    EndpointRefused,
     ProposalState,
     ProposalStatus,
     Receipt,
@@ -136,8 +137,7 @@ class EvmChain(Chain):
             if found != self._chain_id:
                 raise WrongChain(f"the endpoint is chain {found}, not {self._chain_id}")
             await self._check_contracts()
-            label = self._label or _readable(await self._rpc.client_version())
-            self._info = ChainInfo(self._chain_id, label)
+            self._info = ChainInfo(self._chain_id, self._label or await self._node_label())
         return self._info
 
     async def validators(self) -> tuple[frozenset[Address], int]:
@@ -368,6 +368,12 @@ class EvmChain(Chain):
         (counted,) = GOVERNOR.results("castVotesBySig", returned)
         if counted == 0:
             raise TransactionReverted(f"not one of the {count} ballots can be counted")
+
+    async def _node_label(self) -> str:
+        try:
+            return _readable(await self._rpc.client_version())
+        except EndpointRefused:  # some public endpoints keep it to themselves
+            return _readable("")
 
     async def _check_contracts(self) -> None:
         named = self._contracts

@@ -4,7 +4,7 @@ Knows web3 and what its errors mean; knows neither contracts nor the outbox.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -15,6 +15,7 @@ from web3 import AsyncWeb3
 from web3.exceptions import (
     BlockNotFound,
     ContractLogicError,
+    MethodUnavailable,
     TransactionNotFound,
     Web3Exception,
     Web3RPCError,
@@ -127,11 +128,12 @@ class Rpc:
     async def fee_market(self) -> tuple[int, Sequence[int]]:
         """The next block's base fee and the median tips of recent blocks, in wei."""
         with self._translated():
-            history = await self._w3.eth.fee_history(FEE_BLOCKS, "latest", [50.0])
-            tips = [int(row[0]) for row in history.get("reward") or [] if row]
-            if history["baseFeePerGas"]:
-                return int(history["baseFeePerGas"][-1]), tips
-            return int((await self._w3.eth.get_block("latest"))["baseFeePerGas"]), tips
+            with suppress(MethodUnavailable):
+                history = await self._w3.eth.fee_history(FEE_BLOCKS, "latest", [50.0])
+                if history["baseFeePerGas"]:
+                    tips = [int(row[0]) for row in history.get("reward") or [] if row]
+                    return int(history["baseFeePerGas"][-1]), tips
+            return int((await self._w3.eth.get_block("latest"))["baseFeePerGas"]), []
 
     async def call(self, call: Call, block: int | str = "latest") -> bytes:
         """Result of a call that changes nothing. Raises `TransactionReverted`."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import trio
+from web3.types import RPCResponse
 
 from eigen.chain.bindings import GOVERNOR, LEDGER, TOKEN, root_fields
 from eigen.chain.evm import EvmChain, _readable
@@ -29,7 +30,18 @@ from eigen.crypto.identity import Identity
 from eigen.crypto.merkle import PayoutTree
 from eigen.protocol.types import Address, Digest, RunId
 
-from .conftest import CHAIN_ID, COIN, QUICK, Anvil, Dao, OpenChain, ballot, open_run
+from .conftest import (
+    CHAIN_ID,
+    COIN,
+    QUICK,
+    Anvil,
+    Between,
+    Dao,
+    OpenChain,
+    Send,
+    ballot,
+    open_run,
+)
 
 
 def round_root(run: RunId, number: int, tree: PayoutTree) -> RoundRoot:
@@ -360,6 +372,23 @@ async def test_info_names_chain_and_node(open_chain: OpenChain) -> None:
         assert info.label.startswith("anvil 1.")
     async with open_chain(label="anvil (embedded)") as chain:
         assert (await chain.info()).label == "anvil (embedded)"
+
+
+async def test_methods_that_some_endpoints_lack_are_not_needed(
+    open_chain: OpenChain, anvil: Anvil, dao: Dao
+) -> None:
+    source = Between(anvil)
+    lacking = ("web3_clientVersion", "eth_feeHistory")
+
+    async def unknown(send: Send) -> RPCResponse:
+        error = {"code": -32601, "message": "the method does not exist"}
+        return {"jsonrpc": "2.0", "id": 1, "error": error}  # type: ignore[typeddict-item]
+
+    source.interfere = dict.fromkeys(lacking, unknown)
+    async with open_chain(provider=source) as chain:
+        assert (await chain.info()).label == "evm"
+        await chain.propose(dao.proposal())
+    assert all(source.asked[method] for method in lacking)
 
 
 async def test_another_chain_is_refused_before_anything_is_signed(
