@@ -5,7 +5,7 @@ events at once; effects that take time run beside it and come back as events.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +86,8 @@ EVENTS_QUEUED_MAX = 4096
 """Events waiting for the machines; more than a round of the largest seat makes."""
 REQUEST_TIMEOUT_S = 10.0
 """For small requests between peers."""
+HISTORY_ROUNDS = 256
+"""Records kept in memory for `eigen runs`; all of them are in the record store."""
 PATIENCE_S = 10.0
 """A pushed part waits so long for its author's commitment to arrive by gossip."""
 
@@ -208,6 +210,7 @@ class RunDriver:
 
     def _finish_round(self, record: RoundRecord) -> None:
         self.history[record.attempt.round] = record
+        self.history.pop(record.attempt.round - HISTORY_ROUNDS, None)
         self._evidence = {
             k: s for k, s in self._evidence.items() if _round_of(s.message) > record.attempt.round
         }
@@ -218,8 +221,7 @@ class RunDriver:
 
     # effects --------------------------------------------------------------------------------------
     async def _perform(self, effect: Effect) -> None:
-        assert self._nursery is not None
-        soon = self._nursery.start_soon
+        soon = self._soon
         match effect:
             case Publish(message=message):
                 envelope = await self.ports.gossip.publish(message)
@@ -254,6 +256,20 @@ class RunDriver:
             case SeatOpened(seat=seat):
                 spec, validators = self.context.spec, self.context.validators
                 soon(self.ports.datasets.grant_seat, spec.dataset, seat.members, validators)
+
+    def _soon(self, work: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        """Do it beside the machines. A fault in it costs this effect, not the node: the machines'
+        deadlines see to the rest."""
+        assert self._nursery is not None
+        self._nursery.start_soon(self._guarded, work, arguments)
+
+    async def _guarded(
+        self, work: Callable[..., Awaitable[None]], arguments: tuple[object, ...]
+    ) -> None:
+        try:
+            await work(*arguments)
+        except Exception:
+            log.exception("an effect failed", run=self.context.run.hex()[:8])
 
     def _set_timer(self, fired: TimerFired, at_s: float) -> None:
         assert self._nursery is not None

@@ -18,9 +18,11 @@ from eigen.chain.port import (
 )
 from eigen.crypto.errors import BadSignature
 from eigen.crypto.identity import Identity, recover
+from eigen.node.fetch import ContentUnavailable
 from eigen.node.gossip import Gossip, Said
 from eigen.node.members import Members
 from eigen.node.ports import Network, NetworkError, RecordStore, Verdict
+from eigen.node.worker import WorkerError
 from eigen.protocol.governance import (
     Action,
     ExecuteProposal,
@@ -37,6 +39,7 @@ from eigen.protocol.requests import PROPOSAL, ProposalQuery, ProposalReply
 from eigen.protocol.run import RunSpec, run_id, spec_digest
 from eigen.protocol.types import Address, RunId
 from eigen.protocol.wire import WireError, decode, encode
+from eigen.training.errors import TrainingError
 
 log = structlog.get_logger()
 
@@ -50,6 +53,8 @@ STAGES = {
     ProposalState.DEFEATED: Stage.FAILED,
     ProposalState.EXPIRED: Stage.FAILED,
 }
+OPEN_RETRY_S_MAX = 60.0
+"""Longest pause between two tries to open a run whose manifest nobody has at the moment."""
 ENDED = (Stage.EXECUTED, Stage.FAILED)
 
 OnRun = Callable[[RunOpened, RunSpec], Awaitable[None]]
@@ -185,7 +190,18 @@ class GovernanceService:
         if spec_digest(proposal.spec) != event.spec:
             log.error("the ledger holds another spec for this run", run=event.run.hex())
             return
-        await self._on_run(event, proposal.spec)
+        pause_s = self._poll_s
+        while True:
+            try:
+                await self._on_run(event, proposal.spec)
+                return
+            except TrainingError as error:
+                log.error("this run cannot be trained here", run=event.run.hex(), why=str(error))
+                return
+            except (ChainError, ContentUnavailable, WireError, WorkerError) as error:
+                log.warning("a run is not to be opened yet", run=event.run.hex(), why=str(error))
+                await trio.sleep(pause_s)
+                pause_s = min(2 * pause_s, OPEN_RETRY_S_MAX)
 
     async def _ask_proposal(self, run: RunId) -> None:
         for peer in sorted(self._network.peers()):

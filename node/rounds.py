@@ -11,7 +11,7 @@ from eigen.config.network import Parameters
 from eigen.crypto.errors import BadSignature
 from eigen.crypto.identity import recover
 from eigen.crypto.merkle import PayoutTree
-from eigen.node.driver import RunDriver, RunPorts, run_of
+from eigen.node.driver import HISTORY_ROUNDS, RunDriver, RunPorts, run_of
 from eigen.node.fetch import ContentUnavailable
 from eigen.node.gossip import TYPES, Said
 from eigen.node.members import Members
@@ -164,9 +164,11 @@ class Rounds:
             promises=decode(promises, Promises) if promises else None,
             voted=frozenset(key for key, _ in voted),
         )
-        for _, row in await ports.records.scan("round", opened.run):
-            [record] = decode(row, HeadReply, bytes_max=HEAD_REPLY_BYTES_MAX).records
-            driver.history[record.attempt.round] = record
+        for number in range(max(1, driver.head.round - HISTORY_ROUNDS + 1), driver.head.round + 1):
+            row = await ports.records.get("round", opened.run + number.to_bytes(8, "big"))
+            if row is not None:
+                [record] = decode(row, HeadReply, bytes_max=HEAD_REPLY_BYTES_MAX).records
+                driver.history[number] = record
         return driver
 
     # gossip and membership ------------------------------------------------------------------------

@@ -55,9 +55,11 @@ class Settlement:
 
     async def resume(self, driver: RunDriver) -> None:
         """After a restart: put rounds in line that the ledger may not have yet."""
-        for key, row in await self._records.scan("round", driver.context.run):
-            reply = decode(row, HeadReply, bytes_max=HEAD_REPLY_BYTES_MAX)
-            if int.from_bytes(key[-8:], "big") > 0:
+        for number in driver.history:
+            key = driver.context.run + number.to_bytes(8, "big")
+            row = await self._records.get("round", key)
+            if row is not None:
+                reply = decode(row, HeadReply, bytes_max=HEAD_REPLY_BYTES_MAX)
                 self.adopted(driver, reply.records[0], reply)
 
     async def run(self) -> None:

@@ -111,6 +111,7 @@ class HeapNetwork:
         self.train_s = train_s
         self.now = 0.0
         self.events = 0
+        self.lost = 0  # gossiped messages that never arrived
         self.hooks: list[Hook] = []
         self.attested: dict[int, dict[Address, set[tuple[Digest, Digest]]]] = {}
         self._published: dict[Digest, RoundRecord] = {}  # any node serves any attested record
@@ -217,6 +218,9 @@ class HeapNetwork:
             and _round_of(event) > node.head.round
         ):
             node.heard.append(event)
+        if isinstance(event, Adopted):  # a node's head is on disk before its machines hear of it
+            node.records[event.record.attempt.round] = event.record
+            node.heard = [r for r in node.heard if _round_of(r) > event.record.attempt.round]
         for machine in (node.head, node.trainer, node.committee):
             if machine is None:
                 continue
@@ -224,19 +228,21 @@ class HeapNetwork:
                 if not node.alive:
                     return  # a hook killed the node between two effects
                 if not any(hook(self, node, effect) for hook in self.hooks):
-                    self._perform(node, effect)
-        if isinstance(event, Adopted):
-            node.records[event.record.attempt.round] = event.record
-            node.heard = [r for r in node.heard if _round_of(r) > node.head.round]
+                    self.perform(node, effect)
 
     # the world ------------------------------------------------------------------------------------
     def gossip(self, sender: VirtualNode, message: object) -> None:
         """To every live node but the sender, each with its own latency and loss."""
         for node in self.nodes.values():
-            if node is not sender and self.random.random() >= self.links.loss:
+            if node is sender:
+                continue
+            if self.random.random() < self.links.loss:
+                self.lost += 1
+            else:
                 self._post(node, self._latency(), Received(sender.address, message))
 
-    def _perform(self, node: VirtualNode, effect: Effect) -> None:
+    def perform(self, node: VirtualNode, effect: Effect) -> None:
+        """What the world does for an effect; a hook may call it with another one instead."""
         match effect:
             case Publish(message=message):
                 node.heard.append(Received(node.address, message))
@@ -266,7 +272,7 @@ class HeapNetwork:
                 arrived = PartArrived(node.address, attempt, part, mine.parts_root)
                 self._send(node, owner, arrived)
             case Aggregate(attempt=attempt, part=part, inputs=inputs):
-                value = _hash("aggregate", attempt.round, part, inputs, self._roots(node, inputs))
+                value = _aggregate(attempt.round, part, inputs, self._roots(node, inputs))
                 self._post(node, 0.005, Aggregated(attempt, part, value, ()))
             case SendResult(attempt=attempt, part=part, result=result, members=members):
                 for member in members:
@@ -274,8 +280,9 @@ class HeapNetwork:
             case Step(attempt=attempt, base=base, results=results):
                 self._post(node, 0.01, Stepped(attempt, _checkpoint(base, results)))
             case Audit(seat=seat, results=results):
-                checkpoint = _checkpoint(seat.base, results)
-                self._post(node, 0.02, Audited(seat.attempt, checkpoint))
+                reason = _fault(effect)
+                checkpoint = Cid("") if reason else _checkpoint(seat.base, results)
+                self._post(node, 0.02, Audited(seat.attempt, checkpoint, reason))
             case Attest(record=record):
                 self._attest(node, record)
             case Adopt(round=round_, record=wanted):
@@ -329,6 +336,28 @@ def _round_of(event: Received) -> int:
 
 def _hash(*parts: object) -> Digest:
     return Digest(hashlib.sha256(repr(parts).encode()).digest())
+
+
+def _aggregate(
+    round_: int, part: int, inputs: tuple[tuple[Address, int], ...], roots: list[Digest]
+) -> Digest:
+    return _hash("aggregate", round_, part, inputs, roots)
+
+
+def _fault(audit: Audit) -> str:
+    """How results do not follow from the commitments; empty where they do."""
+    made = dict(audit.commitments)
+    for part, result in enumerate(audit.results):
+        authors = [
+            m.trainer for i, m in enumerate(audit.seat.members) if result.included >> i & 1
+        ]
+        if any(author not in made for author in authors):
+            return f"part {part} includes somebody who did not commit"
+        inputs = tuple((author, made[author].samples) for author in authors)
+        roots = [made[author].parts_root for author in authors]
+        if _aggregate(audit.seat.attempt.round, part, inputs, roots) != result.digest:
+            return f"part {part} does not follow from its committed inputs"
+    return ""
 
 
 def _checkpoint(base: str, results: tuple[PartResult, ...]) -> Cid:
