@@ -21,19 +21,27 @@ RETRY_FOREIGN_S: Final = 600.0
 """A peer of another network, or another peer at the address: not worth asking often."""
 FORGET_AFTER_FAILURES: Final = 20
 """About ten minutes of trying; then a peer that nobody configured is forgotten."""
+FORGET_STRANGER_AFTER_FAILURES: Final = 8
+"""The same for a peer that was never met: half a minute."""
 
 
 @dataclass(slots=True)
 class Known:
-    """One peer."""
+    """One peer. `endpoints` maps to whether the peer itself, or the configuration, gave it."""
 
     peer: ID
     address: Address
-    endpoints: dict[Endpoint, None] = field(default_factory=dict)  # most recent last
+    endpoints: dict[Endpoint, bool] = field(default_factory=dict)  # most recent last
     permanent: bool = False  # from the configuration
+    met: bool = False  # a connection has stood since the start
     failures: int = 0
     next_try_s: float = 0.0
     lost_at_s: float | None = None
+
+    def in_order(self) -> list[Endpoint]:
+        """Endpoints to try: those that are certain first, then the most recent."""
+        newest_first = list(reversed(self.endpoints))
+        return sorted(newest_first, key=lambda endpoint: not self.endpoints[endpoint])
 
 
 class AddressBook:
@@ -51,36 +59,55 @@ class AddressBook:
     def add(
         self, peer: ID, address: Address, endpoints: Iterable[Endpoint], *, permanent: bool = False
     ) -> bool:
-        """Learn addresses of a peer; true if any is new."""
-        if peer == self._local:
-            return False
-        known = self._known.get(address)
+        """Somebody says that a peer is there; true if that is new.
+
+        What a third peer says never displaces what the peer itself or the configuration said.
+        """
+        known = self._entry(peer, address, permanent=permanent)
         if known is None:
-            if len(self._known) >= KNOWN_PEERS_MAX and not permanent and not self._forget_worst():
-                return False
-            known = self._known[address] = Known(peer, address)
+            return False
         known.permanent = known.permanent or permanent
         new = False
-        for endpoint in endpoints:
-            bare = Endpoint(endpoint.kind, endpoint.host, endpoint.port)
-            new = new or bare not in known.endpoints
-            known.endpoints.pop(bare, None)
-            known.endpoints[bare] = None
-            while len(known.endpoints) > ADDRESSES_PER_PEER_MAX:
-                del known.endpoints[next(iter(known.endpoints))]
+        for endpoint in map(_bare, endpoints):
+            certain = permanent or known.endpoints.get(endpoint, False)
+            new = new or endpoint not in known.endpoints
+            known.endpoints.pop(endpoint, None)
+            known.endpoints[endpoint] = certain
+            _trim(known.endpoints)
         if new:
             known.next_try_s = 0.0
             self.changed = True
         return new
 
-    def replace(self, address: Address, endpoints: Iterable[Endpoint]) -> None:
-        """The peer itself said where it listens: forget what others said."""
+    def announced(self, peer: ID, address: Address, endpoints: Iterable[Endpoint]) -> None:
+        """The peer itself says where it listens: forget what others said."""
+        known = self._entry(peer, address, permanent=False)
+        if known is None:
+            return
+        fresh = dict.fromkeys(map(_bare, endpoints), True)
+        if known.permanent:  # the configured addresses stay
+            fresh = known.endpoints | fresh
+        _trim(fresh)
+        if fresh and fresh != known.endpoints:
+            known.endpoints = fresh
+            self.changed = True
+
+    def drop(self, address: Address, endpoint: Endpoint) -> None:
+        """Somebody else answers at this endpoint: forget it, unless it is certain."""
         known = self._known.get(address)
-        if known is not None:
-            fresh = dict.fromkeys(Endpoint(e.kind, e.host, e.port) for e in endpoints)
-            if fresh and fresh != known.endpoints:
-                known.endpoints = fresh
-                self.changed = True
+        if known is not None and not known.endpoints.get(_bare(endpoint), True):
+            del known.endpoints[_bare(endpoint)]
+            self.changed = True
+
+    def _entry(self, peer: ID, address: Address, *, permanent: bool) -> Known | None:
+        if peer == self._local:
+            return None
+        known = self._known.get(address)
+        if known is None:
+            if len(self._known) >= KNOWN_PEERS_MAX and not permanent and not self._forget_worst():
+                return None
+            known = self._known[address] = Known(peer, address)
+        return known
 
     def get(self, address: Address) -> Known | None:
         """What is known of a peer."""
@@ -95,6 +122,7 @@ class AddressBook:
         if known := self._known.get(address):
             known.failures = 0
             known.lost_at_s = None
+            known.met = True
 
     def lost(self, address: Address, now_s: float) -> None:
         """The connection ended: try again at once."""
@@ -115,7 +143,8 @@ class AddressBook:
         if foreign:
             wait_s = RETRY_FOREIGN_S
         known.next_try_s = now_s + wait_s * self._jitter()
-        if known.failures >= FORGET_AFTER_FAILURES and not known.permanent:
+        patience = FORGET_AFTER_FAILURES if known.met else FORGET_STRANGER_AFTER_FAILURES
+        if known.failures >= patience and not known.permanent:
             del self._known[address]
             self.changed = True
 
@@ -128,3 +157,14 @@ class AddressBook:
             return False
         del self._known[max(candidates, key=lambda k: k.failures).address]
         return True
+
+
+def _bare(endpoint: Endpoint) -> Endpoint:
+    return Endpoint(endpoint.kind, endpoint.host, endpoint.port)
+
+
+def _trim(endpoints: dict[Endpoint, bool]) -> None:
+    """Keep the bound, giving up first what is oldest and not certain."""
+    while len(endpoints) > ADDRESSES_PER_PEER_MAX:
+        uncertain = (endpoint for endpoint, certain in endpoints.items() if not certain)
+        del endpoints[next(uncertain, next(iter(endpoints)))]

@@ -65,9 +65,16 @@ class _Topic:
     def __init__(self, validate: GossipValidator, handle: GossipHandler) -> None:
         self.validate = validate
         self.handle = handle
-        self.waiting: deque[tuple[Address, bytes]] = deque()
-        self.arrived = trio.Event()
-        self.room = trio.Event()
+        send, receive = trio.open_memory_channel[tuple[Address, bytes]](DELIVERY_QUEUE_MAX)
+        self._send, self._receive = send, receive
+
+    async def put(self, forwarder: Address, data: bytes) -> None:
+        """Queue a message for the handler; waits while the queue is full."""
+        await self._send.send((forwarder, data))
+
+    async def take(self) -> tuple[Address, bytes]:
+        """The next message, in order of arrival."""
+        return await self._receive.receive()
 
 
 class Gossip:
@@ -119,7 +126,6 @@ class Gossip:
         await trio.sleep(self._pace.owe(1.0, now))
         with trio.move_on_after(SLOW_PEER_S):
             while self._any_full(topic, len(data)):
-                self._drained = trio.Event()
                 await self._drained.wait()
         self.router.publish(topic, data, trio.current_time())
 
@@ -156,7 +162,11 @@ class Gossip:
         if outgoing is not None:
             outgoing.scope.cancel()
             self.router.remove_peer(peer)
-            self._drained.set()
+            self._wake_publishers()
+
+    def _wake_publishers(self) -> None:
+        drained, self._drained = self._drained, trio.Event()
+        drained.set()
 
     def _switched(self, peer: Address) -> None:
         """Another connection to the peer is to be used: let the sender look."""
@@ -202,7 +212,7 @@ class Gossip:
                     await stream.write(b"".join(batch))
                 if writing.cancelled_caught:
                     stream.reset("the peer takes no gossip")  # the next write raises
-                self._drained.set()
+                self._wake_publishers()
             stream.close()
         except BaseException:
             stream.reset("gossip stream given up")
@@ -221,11 +231,7 @@ class Gossip:
             body = await stream.read_exactly(size)
             for found in self.router.receive(peer, body, trio.current_time()):
                 topic = self._topics[found.topic]
-                while len(topic.waiting) >= DELIVERY_QUEUE_MAX:
-                    topic.room = trio.Event()
-                    await topic.room.wait()
-                topic.waiting.append((found.forwarder, found.data))
-                topic.arrived.set()
+                await topic.put(found.forwarder, found.data)
 
     def _judge(self, topic: str, forwarder: Address, data: bytes) -> Verdict:
         """The topic's validator; one that raises is our own fault and blames nobody."""
@@ -238,11 +244,7 @@ class Gossip:
     async def _deliver(self, name: str) -> None:
         topic = self._topics[name]
         while True:
-            while not topic.waiting:
-                topic.arrived = trio.Event()
-                await topic.arrived.wait()
-            forwarder, data = topic.waiting.popleft()
-            topic.room.set()
+            forwarder, data = await topic.take()
             try:
                 await topic.handle(forwarder, data)
             except Exception:

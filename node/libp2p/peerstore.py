@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
-from eigen.node.libp2p.address_book import AddressBook, Known
+from eigen.node.libp2p.address_book import AddressBook
 from eigen.node.libp2p.bounds import ADDRESSES_PER_PEER_MAX, KNOWN_PEERS_MAX
 from eigen.node.libp2p.errors import Libp2pError
 from eigen.node.libp2p.identity import address_of_peer, peer_from_text
-from eigen.node.libp2p.multiaddrs import Endpoint, parse
+from eigen.node.libp2p.multiaddrs import parse
 
 log = logging.getLogger(__name__)
 
@@ -52,12 +52,10 @@ def _load_row(book: AddressBook, peer_text: str, addresses: Any) -> bool:
 
 def snapshot(book: AddressBook) -> bytes:
     """The book's peers as the file holds them."""
-    peers = {str(known.peer): [str(e) for e in _worth_keeping(known)] for known in book.all()}
+    peers = {
+        str(known.peer): [str(endpoint) for endpoint in known.endpoints] for known in book.all()
+    }
     return json.dumps({"format": FORMAT, "peers": peers}, indent=1).encode()
-
-
-def _worth_keeping(known: Known) -> list[Endpoint]:
-    return list(known.endpoints)
 
 
 def write(path: Path, data: bytes) -> None:

@@ -105,11 +105,11 @@ class Supervisor:
 
     async def _dial_known(self, known: Known, done: trio.Event) -> None:
         try:
-            await self._dial(known.peer, list(reversed(known.endpoints)))
+            await self._dial(known.peer, known.in_order())
             self._said.pop(known.address, None)
         except Libp2pError as error:
             self._say_once(known, error)
-            foreign = isinstance(error, WrongNetwork | WrongPeer | NotSupported)
+            foreign = isinstance(error, WrongNetwork | NotSupported)
             self._book.failed(known.address, trio.current_time(), foreign=foreign)
         finally:
             del self._in_flight[known.address]
@@ -163,6 +163,8 @@ class Supervisor:
                 stream = await connect_tcp(endpoint)
                 connection = await self._swarm.dial(stream, peer)
             except Libp2pError as error:
+                if isinstance(error, WrongPeer):
+                    self._book.drop(address_of_peer(peer), endpoint)
                 errors.append(error)
                 failed.set()
                 return

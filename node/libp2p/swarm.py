@@ -250,9 +250,12 @@ class Swarm:
             raise
         endpoints = theirs.endpoints()
         if connection.remote.is_loopback or not all(e.is_loopback for e in endpoints):
-            self.book.add(connection.peer, connection.address, endpoints)
-            self.book.replace(connection.address, endpoints)
-        self._admit(connection)
+            self.book.announced(connection.peer, connection.address, endpoints)
+        try:
+            self._admit(connection)
+        except Refused:
+            connection.session.close()
+            raise
 
     def _admit(self, connection: Connection) -> None:
         """The peer is one of us: from now on it is in `peers()`."""

@@ -95,6 +95,7 @@ def test_a_failed_dial_is_tried_again_soon_and_then_less_often():
     book = book_with(1)
     known = book.all()[0]
     waits = []
+    book.succeeded(known.address)
     for _ in range(15):
         book.failed(known.address, 100.0)
         waits.append(known.next_try_s - 100.0)
@@ -114,6 +115,21 @@ def test_a_peer_that_never_answers_is_forgotten_unless_configured():
         book.failed(gone.address, 0.0)
         book.failed(kept.address, 0.0)
     assert book.all() == [kept]
+
+
+def test_hearsay_displaces_nothing_that_is_certain():
+    book = book_with(1)
+    known = book.all()[0]
+    own = [parse(f"/ip4/10.1.0.{number}/tcp/1") for number in range(2)]
+    book.announced(known.peer, known.address, own)
+    for number in range(50):
+        book.add(known.peer, known.address, [parse(f"/ip4/6.6.6.{number}/tcp/1")])
+    assert set(own) < set(known.endpoints)
+    assert known.in_order()[:2] == [own[1], own[0]]
+    book.drop(known.address, own[0])
+    book.drop(known.address, parse("/ip4/6.6.6.49/tcp/1"))
+    assert own[0] in known.endpoints
+    assert parse("/ip4/6.6.6.49/tcp/1") not in known.endpoints
 
 
 def test_known_peers_round_trip_through_the_file_and_a_bad_file_is_passed_over(tmp_path, caplog):
