@@ -236,5 +236,5 @@ def _raw_address(text: str) -> Address:
     return Address(bytes.fromhex(text.removeprefix("0x")))
 
 
-def _topic(topic: Sequence[bytes] | bytes) -> Any:
-    return HexBytes(topic) if isinstance(topic, bytes) else [HexBytes(one) for one in topic]
+def _topic(topic: Sequence[bytes] | bytes) -> str | list[str]:
+    return "0x" + topic.hex() if isinstance(topic, bytes) else ["0x" + one.hex() for one in topic]

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import trio
-from web3.types import RPCResponse
+from web3.types import RPCEndpoint, RPCResponse
 
 from eigen.chain.bindings import GOVERNOR, LEDGER, TOKEN, root_fields
+from eigen.chain.deploy import deploy_dao
+from eigen.chain.devnet.pyevm import EthTesterTrioProvider
 from eigen.chain.evm import EvmChain, _readable
 from eigen.chain.port import (
     Ballot,
@@ -40,6 +42,7 @@ from .conftest import (
     OpenChain,
     Send,
     ballot,
+    dao_spec,
     open_run,
 )
 
@@ -454,3 +457,42 @@ async def test_reading_no_contract_is_no_zero(open_chain: OpenChain, dao: Dao) -
 )
 def test_labels_are_short_and_printable(version: str, label: str) -> None:
     assert _readable(version) == label
+
+
+async def test_the_same_life_on_another_evm() -> None:
+    """py-evm instead of Anvil's revm, in process: nothing here leans on one implementation."""
+    provider = EthTesterTrioProvider(CHAIN_ID)
+    founders = [Identity.generate() for _ in range(2)]
+    validators = sorted((Identity.generate() for _ in range(3)), key=lambda v: v.address)
+
+    async def control(method: str, *params: Any) -> None:
+        assert "error" not in await provider.make_request(RPCEndpoint(method), list(params))
+
+    for account in (*founders, Identity.generate()):
+        await control("anvil_setBalance", "0x" + account.address.hex(), hex(1000 * COIN))
+    secret = founders[0].secret
+    spec = dao_spec(founders, validators)
+    dao = Dao(await deploy_dao(provider, secret, spec, settings=QUICK), founders, validators)
+    call = dao.proposal()
+    async with EvmChain(
+        provider, dao.contracts, chain_id=CHAIN_ID, secret=secret, outbox_path=None, settings=QUICK
+    ) as chain:
+        proposal = chain.proposal_id(call)
+        await chain.propose(call)
+        for step, wait_s in ((None, 2), (chain.queue, 100), (chain.execute, 50)):
+            await control("evm_increaseTime", wait_s)
+            await control("evm_mine")
+            if step is None:
+                await chain.relay_ballots([await ballot(chain, v, proposal) for v in founders])
+            else:
+                await step(call)
+        worker = founders[1].address
+        tree = PayoutTree({worker: 10})
+        root = round_root(call.run, 1, tree)
+        with pytest.raises(TransactionReverted, match="too few signatures: given 1, quorum 2"):
+            await chain.post_round(root, attested(chain, root, validators[:1]))
+        await chain.post_round(root, attested(chain, root, validators))
+        await chain.claim(call.run, worker, 10, tree.proof(worker))
+        assert await chain.balance(worker) == 100 * COIN + 10
+        assert (await chain.info()).label == "py-evm"
+        assert (await first_event(chain, Claimed)).amount == 10
