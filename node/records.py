@@ -73,8 +73,9 @@ class SqliteRecords:
 
         def read() -> list[tuple[bytes, bytes]]:
             rows = self._db.execute(
-                "SELECT key, value FROM record WHERE kind=? AND substr(key,1,?)=? ORDER BY key",
-                (kind, len(prefix), prefix),
+                "SELECT key, value FROM record WHERE kind=? AND key>=? "
+                "AND coalesce(substr(key,1,?), x'')=? ORDER BY key",  # of x'' it gives NULL
+                (kind, prefix, len(prefix), prefix),
             )
             return [(bytes(key), bytes(value)) for key, value in rows]
 
