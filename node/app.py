@@ -76,6 +76,7 @@ async def run_node(
     async with AsyncExitStack() as stack:
         records = stack.enter_context(closing(SqliteRecords(home.paths.database)))
         blobs = DirectoryBlobs(home.paths.blobs)
+        blobs.clear_partial()
         worker = await stack.enter_async_context(
             TrainingWorker(
                 threads=config.training.threads,

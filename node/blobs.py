@@ -3,20 +3,22 @@
 import os
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
 import trio
 
+from eigen.node.dag import Node, children
 from eigen.protocol import limits
-from eigen.protocol.cid import CidError, CidMismatch, blocks_of, check_block, links_of
+from eigen.protocol.cid import CidError, CidMismatch, blocks_of, check_block
 from eigen.protocol.types import Cid
 
 log = structlog.get_logger()
 
 
 class DirectoryBlobs:
-    """`BlobStore` on a folder: one file a block, written aside, synced and renamed.
+    """`BlobStore` on a folder: one file a block, written in `partial/`, synced and renamed.
 
     A block that no longer hashes to its name is moved to `corrupt/` and reported as missing, so
     that it is fetched from somebody else.
@@ -24,8 +26,14 @@ class DirectoryBlobs:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        self._partial = folder / "partial"
+        self._partial.mkdir(parents=True, exist_ok=True)
         self._threads = trio.CapacityLimiter(4)
+
+    def clear_partial(self) -> None:
+        """Remove what killed writes left; only while no other process writes into the folder."""
+        for left in self._partial.iterdir():
+            left.unlink()
 
     def _path(self, cid: str) -> Path:
         return self._folder / cid[-2:] / cid
@@ -60,36 +68,42 @@ class DirectoryBlobs:
 
         def read() -> bytes | None:
             parts: list[bytes] = []
-            return b"".join(parts) if self._collect(cid, parts) else None
+            try:
+                return b"".join(parts) if self._collect(Node(cid), parts) else None
+            except CidError as error:
+                log.warning("a stored content is no file", cid=cid, why=str(error))
+                return None
 
         return await trio.to_thread.run_sync(read, limiter=self._threads)
 
     async def missing(self, cid: Cid) -> Sequence[Cid]:
-        """Blocks still needed, as far as the DAG is known; empty when the content is whole."""
+        """Blocks still needed, as far as the DAG is known; empty when the content is whole.
+
+        Raises `CidError` where the blocks that are here are not those of one file.
+        """
 
         def find() -> list[Cid]:
             absent: list[Cid] = []
-            pending = [cid]
+            pending = [Node(cid)]
             while pending:
                 current = pending.pop()
-                block = self._read(current)
+                block = self._read(current.cid)
                 if block is None:
-                    absent.append(current)
+                    absent.append(current.cid)
                 else:
-                    pending += [link.cid for link in links_of(current, block)]
+                    pending += children(current, block)
             return absent
 
         return await trio.to_thread.run_sync(find, limiter=self._threads)
 
-    def _collect(self, cid: Cid, parts: list[bytes]) -> bool:
-        block = self._read(cid)
+    def _collect(self, node: Node, parts: list[bytes]) -> bool:
+        block = self._read(node.cid)
         if block is None:
             return False
-        links = links_of(cid, block)
-        if not links:
+        below = children(node, block)
+        if not below:
             parts.append(block)
-            return True
-        return all(self._collect(link.cid, parts) for link in links)
+        return all(self._collect(child, parts) for child in below)
 
     def _read(self, cid: Cid) -> bytes | None:
         path = self._path(cid)
@@ -103,8 +117,9 @@ class DirectoryBlobs:
         except CidMismatch:
             aside = self._folder / "corrupt"
             aside.mkdir(exist_ok=True)
-            path.replace(aside / cid)
-            log.warning("a stored block is corrupt and was put aside", cid=cid, aside=str(aside))
+            with suppress(FileNotFoundError):  # another reader was first
+                path.replace(aside / cid)
+                log.warning("a stored block is corrupt and was put aside", cid=cid, at=str(aside))
             return None
         return block
 
@@ -112,10 +127,10 @@ class DirectoryBlobs:
         if len(block) > limits.BLOCK_BYTES_MAX:
             raise CidError(f"a block of {len(block)} bytes, at most {limits.BLOCK_BYTES_MAX}")
         path = self._path(cid)
-        if path.exists() and path.stat().st_size == len(block):
+        if self._read(Cid(cid)) is not None:
             return
         path.parent.mkdir(exist_ok=True)
-        fd, name = tempfile.mkstemp(dir=path.parent)
+        fd, name = tempfile.mkstemp(dir=self._partial)
         try:
             with os.fdopen(fd, "wb") as file:
                 file.write(block)
