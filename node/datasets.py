@@ -225,7 +225,9 @@ class Datasets:
         """The manifest, fetched if need be. Raises `ContentUnavailable` or `WireError`."""
         known = self._manifests.get(cid)
         if known is None:
-            data = await self._blocks.fetch(cid, self._providers.get(cid, ()))
+            data = await self._blocks.fetch(
+                cid, self._providers.get(cid, ()), bytes_max=limits.MANIFEST_BYTES_MAX
+            )
             known = decode(data, DatasetManifest, bytes_max=limits.MANIFEST_BYTES_MAX)
             self._manifests[cid] = known
         return known

@@ -6,12 +6,14 @@ It holds and moves parts; what to do with them when is the trainer and committee
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 import trio
 
 from eigen.crypto.merkle import CommitmentTree, InclusionProof, verify_inclusion
 from eigen.node.ports import BlobStore, Network, NetworkError, RequestRefused
+from eigen.node.together import together
 from eigen.node.worker import TrainingWorker
 from eigen.protocol import limits
 from eigen.protocol.context import RunContext
@@ -260,9 +262,7 @@ class Exchange:
             async with self._sending:
                 data[part] = await self._result(attempt, part, results[part], sources)
 
-        async with trio.open_nursery() as nursery:
-            for part in range(len(results)):
-                nursery.start_soon(get, part)
+        await together(partial(get, part) for part in range(len(results)))
         return data
 
     async def step(self, effect: Step) -> Cid:

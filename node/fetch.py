@@ -1,13 +1,16 @@
 """Fetching content by its id: blocks from several peers, each checked against its hash."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import structlog
 import trio
 
+from eigen.node.dag import Node, children
 from eigen.node.ports import BlobStore, Network, NetworkError
+from eigen.node.together import together
 from eigen.protocol import limits
-from eigen.protocol.cid import CidError, CidMismatch, links_of
+from eigen.protocol.cid import CidError, CidMismatch
 from eigen.protocol.requests import BLOCK, BlockQuery
 from eigen.protocol.types import Address, Cid
 from eigen.protocol.wire import decode, encode
@@ -21,7 +24,7 @@ ROUNDS_OVER_PEERS = 3
 
 
 class ContentUnavailable(Exception):
-    """No peer gave a block that hashes to its id; says which content and how many were asked."""
+    """No peer gave a block that hashes to its id, or the blocks are not those of a file."""
 
 
 class BlockExchange:
@@ -36,32 +39,39 @@ class BlockExchange:
         query = decode(payload, BlockQuery)
         return await self._blobs.get_block(query.cid) or b""
 
-    async def fetch(self, cid: Cid, prefer: Iterable[Address] = ()) -> bytes:
+    async def fetch(
+        self,
+        cid: Cid,
+        prefer: Iterable[Address] = (),
+        *,
+        bytes_max: int = limits.BLOB_BYTES_MAX,
+    ) -> bytes:
         """The content of `cid`, from disk or from peers, `prefer` asked first.
 
-        Raises `ContentUnavailable` when everybody was asked a few times. A cancelled fetch keeps
-        the blocks that it has.
+        Raises `ContentUnavailable` when everybody was asked a few times, or where the content is
+        larger than `bytes_max` or no file. A cancelled fetch keeps the blocks that it has.
         """
         have = await self._blobs.get(cid)
-        if have is not None:
+        if have is not None and len(have) <= bytes_max:
             return have
         preferred = list(prefer)
-        pending = [cid]
+        pending = [Node(cid)]
+
+        async def get(node: Node, turn: int, below: dict[int, list[Node]]) -> None:
+            block = await self._blobs.get_block(node.cid)
+            if block is None:
+                block = await self._from_peers(node.cid, preferred, turn)
+            below[turn] = children(node, block, bytes_max=bytes_max)
+
         while pending:
             batch, pending = pending[: limits.BLOCKS_IN_FLIGHT], pending[limits.BLOCKS_IN_FLIGHT :]
-            found: dict[Cid, Sequence[Cid]] = {}
-
-            async def get(wanted: Cid, turn: int, found: dict[Cid, Sequence[Cid]] = found) -> None:
-                block = await self._blobs.get_block(wanted)
-                if block is None:
-                    block = await self._from_peers(wanted, preferred, turn)
-                found[wanted] = [link.cid for link in links_of(wanted, block)]
-
-            async with trio.open_nursery() as nursery:
-                for turn, wanted in enumerate(batch):
-                    nursery.start_soon(get, wanted, turn)
-            for wanted in batch:
-                pending += found[wanted]
+            below: dict[int, list[Node]] = {}
+            try:
+                await together(partial(get, node, i, below) for i, node in enumerate(batch))
+            except CidError as error:
+                raise ContentUnavailable(f"{cid} is not to be had: {error}") from error
+            for turn in range(len(batch)):
+                pending += below[turn]
         whole = await self._blobs.get(cid)
         if whole is None:
             raise ContentUnavailable(f"{cid} was fetched and is corrupt on disk")
