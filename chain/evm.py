@@ -14,17 +14,16 @@ from web3.providers.async_base import AsyncBaseProvider
 
 from eigen.chain.abi import Abi, AbiMismatch
 from eigen.chain.bindings import (
-    EVENT_TOPICS,
     GOVERNOR,
     LEDGER,
     REVERTS,
     TOKEN,
-    chain_event,
     description_hash,
     proposal_id,
     proposed_calls,
     root_fields,
 )
+from eigen.chain.events import EVENT_TOPICS, EventWatch
 from eigen.chain.outbox import Outbox, OutboxSettings
 from eigen.chain.port import (
     Ballot,
@@ -326,7 +325,7 @@ class EvmChain(Chain):
 
         Raises `WrongChain` alone. Holds nothing to close; a cancelled `anext` loses no event.
         """
-        return _EventWatch(
+        return EventWatch(
             LogWatch(
                 self._rpc,
                 self._contracts.ledger,
@@ -400,23 +399,6 @@ class EvmChain(Chain):
                     f"{to_checksum_address(holder)}.{function}() is {to_checksum_address(found)},"
                     f" the network file names {to_checksum_address(expected)}"
                 )
-
-
-class _EventWatch:
-    """A `LogWatch` of the ledger, in the port's terms."""
-
-    def __init__(self, logs: LogWatch) -> None:
-        self._logs = logs
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> ChainEvent:
-        log = await anext(self._logs)
-        try:
-            return chain_event(log)
-        except AbiMismatch as error:
-            raise WrongChain(f"transaction 0x{log.tx.hex()}: {error}") from error
 
 
 def _readable(version: str) -> str:
