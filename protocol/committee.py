@@ -48,6 +48,7 @@ from eigen.protocol.messages import (
     Outcome,
     OutcomeVote,
     ResultVote,
+    RoundRecord,
     SeatProposal,
     SeatVote,
     StepNotice,
@@ -55,7 +56,8 @@ from eigen.protocol.messages import (
     Topic,
     digest,
 )
-from eigen.protocol.seat import leader
+from eigen.protocol.pending import Early, Unreachable
+from eigen.protocol.seat import leader, ranked
 from eigen.protocol.tally import Tally
 from eigen.protocol.types import Address, Cid, Digest
 from eigen.protocol.wire import U64, Length, encode, message
@@ -85,6 +87,7 @@ class Promises:
     seat_votes: Annotated[tuple[U64, ...], Length(limits.ATTEMPTS_MAX)] = ()
     outcome_votes: Annotated[tuple[U64, ...], Length(limits.ATTEMPTS_MAX)] = ()
     prepared: Annotated[tuple[Outcome, ...], Length(1)] = ()
+    checked: Annotated[tuple[Outcome, ...], Length(1)] = ()  # voted for, where none is prepared
 
 
 class CommitteeMachine:
@@ -101,8 +104,8 @@ class CommitteeMachine:
         self.me = me
         self.head = head
         self._trainers: tuple[Address, ...] = ()
-        self._down: set[Address] = set()
-        self._ahead: list[Received] = []
+        self._down = Unreachable()
+        self._ahead = Early()
         same_round = promises is not None and promises.round == head.round + 1
         self._reset(promises if promises is not None and same_round else Promises())
 
@@ -117,11 +120,12 @@ class CommitteeMachine:
         self._voted_seat = set(promises.seat_votes)
         self._voted_outcome = set(promises.outcome_votes)
         self._prepared = promises.prepared[0] if promises.prepared else None
+        self._checked = promises.checked[0] if promises.checked else None
         self._attested = False
         self._notices_due: set[int] = set()
         self._outcomes: dict[int, Outcome] = {}
         self._outcome_votes: Tally[int, Digest] = Tally()
-        self._timeouts: dict[int, dict[Address, Timeout]] = {}
+        self._timeouts: dict[Address, Timeout] = {}  # each validator's latest
 
     # what the node may ask ----------------------------------------------------------------------
     @property
@@ -148,6 +152,7 @@ class CommitteeMachine:
             tuple(sorted(self._voted_seat)),
             tuple(sorted(self._voted_outcome)),
             (self._prepared,) if self._prepared else (),
+            (self._checked,) if self._checked and not self._prepared else (),
         )
         return Persist("promises", self.context.run, encode(promises))
 
@@ -155,13 +160,16 @@ class CommitteeMachine:
         patience = self.context.deadlines.attempt_s * min(1 + self.number, 4)
         return SetTimer("attempt", self.attempt, now + patience)
 
-    def _on_started(self, _event: Started, _now: float) -> Effects:
-        """What was prepared before a restart had its quorum: attest it again, the same bytes."""
+    def _on_started(self, _event: Started, now: float) -> Effects:
+        """What was prepared before a restart had its quorum: attest it again, the same bytes.
+
+        The attempt may still time out: the others need not have got as far.
+        """
         if self._prepared is None:
             return []
         self._attested = True
         self.stage = Stage.ATTESTED
-        return [Attest(self._prepared.record)]
+        return [Attest(self._prepared.record), self._attempt_timer(now)]
 
     # seating --------------------------------------------------------------------------------------
     def _on_membership(self, event: MembershipChanged, now: float) -> Effects:
@@ -194,18 +202,33 @@ class CommitteeMachine:
             return self._propose(Outcome(self.attempt, carried.record), now)
         if self.number in self._voted_seat:
             return []
-        members, _ = self.evidence.assign(self._trainers)
+        members, _ = self.evidence.assign(self._candidates())
         if len(members) < self.context.spec.trainers_min:
             return [Note("too few trainers", self.attempt, f"{len(members)} can be seated")]
         seat = SeatProposal(self.attempt, self.head.previous, Cid(self.head.checkpoint), members)
-        return [Publish(Topic.ROUNDS, seat), *self._on_seat(self.me, seat, now)]
+        return _publish_promised(seat, self._on_seat(self.me, seat, now))
+
+    def _candidates(self) -> tuple[Address, ...]:
+        """Whom to seat. From the third attempt on one trainer is left out, another each time:
+
+        an owner that hands out wrong results, or different ones, would spoil every attempt.
+        """
+        enough = len(self._trainers) > self.context.spec.trainers_min
+        if self.number < limits.ATTEMPTS_OF_ALL or not enough:
+            return self._trainers
+        order = ranked(self.evidence.seed, b"left out", self._trainers)
+        left_out = order[(self.number - limits.ATTEMPTS_OF_ALL) % len(order)]
+        return tuple(t for t in self._trainers if t != left_out)
 
     def _carried(self) -> Outcome | None:
-        """What an earlier attempt prepared, as far as time-outs tell."""
-        told = [o for votes in self._timeouts.values() for t in votes.values() for o in t.prepared]
+        """What an earlier attempt came to: our own, else the latest told that we can bear out."""
         if self._prepared is not None:
             return self._prepared
-        return max(told, key=lambda o: o.attempt.number, default=None)
+        told = [o for timeout in self._timeouts.values() for o in timeout.prepared]
+        if self._checked is not None:
+            told.append(self._checked)
+        told.sort(key=lambda o: o.attempt.number, reverse=True)
+        return next((o for o in told if self._borne_out(o.record)), None)
 
     def _on_seat(self, sender: Address, seat: SeatProposal, now: float) -> Effects:
         number = seat.attempt.number
@@ -213,8 +236,12 @@ class CommitteeMachine:
             return []
         if seat.base != self.head.checkpoint or seat.previous != self.head.previous:
             return []
-        self.evidence.add_seat(seat)
-        return [*self._vote_seat(seat, now), *self._seat_progress(number, now)]
+        effects: Effects = []
+        try:
+            self.evidence.add_seat(seat, sender)
+        except Equivocation as error:
+            effects.append(Penalize(sender, limits.PENALTY_BAD_DATA, str(error)))
+        return [*self._vote_seat(seat, now), *effects, *self._seat_progress(number, now)]
 
     def _vote_seat(self, seat: SeatProposal, now: float) -> Effects:
         number = seat.attempt.number
@@ -225,7 +252,7 @@ class CommitteeMachine:
         if strangers or len(trainers) < self.context.spec.trainers_min:
             # Not refused for good: a heartbeat that is on its way may make it right.
             return [Note("seat not yet known", seat.attempt, f"{len(strangers)} trainers missing")]
-        if self.evidence.assign(trainers)[0] != seat.members:
+        if len(set(trainers)) < len(trainers) or self.evidence.assign(trainers)[0] != seat.members:
             leader_ = self.leader(number)
             return [Penalize(leader_, limits.PENALTY_BAD_DATA, "shards not as the seed draws them")]
         self._voted_seat.add(number)
@@ -243,28 +270,21 @@ class CommitteeMachine:
         effects: Effects = [SeatOpened(self.evidence.seats[number])]
         if number >= self.number:
             self.number = number  # a quorum opened this attempt, also if we were still behind
-            self.stage = Stage.OPEN
+            if self.stage is not Stage.ATTESTED:
+                self.stage = Stage.OPEN
             effects.append(self._attempt_timer(now))
         return effects + self._progress(number, now)
 
     # evidence of the round ------------------------------------------------------------------------
-    def _on_commitment(self, sender: Address, made: Commitment, _now: float) -> Effects:
+    def _on_statement(
+        self, sender: Address, said: Commitment | ResultVote | StepNotice, now: float
+    ) -> Effects:
+        """What a trainer says of an attempt."""
         try:
-            self.evidence.add_commitment(sender, made)
+            self.evidence.add(sender, said)
         except Equivocation as error:
             return [Penalize(sender, limits.PENALTY_BAD_DATA, str(error))]
-        return []
-
-    def _on_result_vote(self, sender: Address, vote: ResultVote, now: float) -> Effects:
-        try:
-            self.evidence.add_result_vote(sender, vote)
-        except Equivocation as error:
-            return [Penalize(sender, limits.PENALTY_BAD_DATA, str(error))]
-        return self._progress(vote.attempt.number, now)
-
-    def _on_notice(self, sender: Address, notice: StepNotice, now: float) -> Effects:
-        self.evidence.add_notice(sender, notice)
-        return self._progress(notice.attempt.number, now)
+        return self._progress(said.attempt.number, now)
 
     def _progress(self, number: int, now: float) -> Effects:
         """Whatever has become possible in an attempt: audit, propose, vote."""
@@ -298,7 +318,8 @@ class CommitteeMachine:
     # outcome --------------------------------------------------------------------------------------
     def _propose_when_ready(self, number: int, now: float) -> Effects:
         credited = self.evidence.creditable(number)
-        missing = set(self.evidence.members(number)) - credited - self._down
+        members = self.evidence.members(number)
+        missing = any(m not in credited and m not in self._down for m in members)
         if not credited or (missing and number not in self._notices_due):
             return []
         record = self.evidence.record(number, credited, self.evidence.seated_by(number))
@@ -307,17 +328,19 @@ class CommitteeMachine:
     def _propose(self, outcome: Outcome, now: float) -> Effects:
         if self.number in self._outcomes or self.number in self._voted_outcome:
             return []
-        return [Publish(Topic.ROUNDS, outcome), *self._on_outcome(self.me, outcome, now)]
+        return _publish_promised(outcome, self._on_outcome(self.me, outcome, now))
 
     def _on_outcome(self, sender: Address, outcome: Outcome, now: float) -> Effects:
         number = outcome.attempt.number
-        shown = outcome.record.attempt
-        if sender != self.leader(number) or shown.run != self.context.run:
+        if sender != self.leader(number):
             return []
-        if shown.round != outcome.attempt.round or shown.number > number:
-            return []
+        if _misplaced(outcome):
+            return [Penalize(sender, limits.PENALTY_MALFORMED, "an outcome of another round")]
         if number > self.number + limits.ATTEMPTS_REMEMBERED:
             return []
+        if number < self.number:
+            return []
+        self._outcomes = {n: o for n, o in self._outcomes.items() if n >= self.number}
         if self._outcomes.setdefault(number, outcome) != outcome:
             return [Penalize(sender, limits.PENALTY_BAD_DATA, "two outcomes in one attempt")]
         return self._consider_outcome(now)
@@ -332,21 +355,28 @@ class CommitteeMachine:
             return self._prepare(number)
         if self._prepared is not None and self._prepared.record != outcome.record:
             return []  # we have attested another record, and never sign two
-        shown = outcome.record.attempt.number
-        if shown not in self.evidence.audited:
+        if not self._borne_out(outcome.record):
             return []
-        credited = frozenset(c.account for c in outcome.record.trainers)
-        watching = frozenset(c.account for c in outcome.record.validators)
-        if not credited or not credited <= self.evidence.creditable(shown):
-            return []
-        if not watching <= self.evidence.seated_by(shown):
-            return []
-        if self.evidence.record(shown, credited, watching) != outcome.record:
-            return [Note("outcome refused", outcome.attempt, "differs from the evidence")]
         self._voted_outcome.add(number)
+        self._checked = outcome
         vote = OutcomeVote(outcome.attempt, digest(outcome.record))
         effects: Effects = [self._persist(), Publish(Topic.ROUNDS, vote)]
         return effects + self._on_outcome_vote(self.me, vote, now)
+
+    def _borne_out(self, record: RoundRecord) -> bool:
+        """Whether we have voted for this record before, or our evidence comes to the same."""
+        if any(o is not None and o.record == record for o in (self._prepared, self._checked)):
+            return True
+        shown = record.attempt.number
+        if shown not in self.evidence.audited:
+            return False
+        credited = frozenset(c.account for c in record.trainers)
+        watching = frozenset(c.account for c in record.validators)
+        if not credited or not credited <= self.evidence.creditable(shown):
+            return False
+        if not watching <= self.evidence.seated_by(shown):
+            return False
+        return self.evidence.record(shown, credited, watching) == record
 
     def _on_outcome_vote(self, sender: Address, vote: OutcomeVote, _now: float) -> Effects:
         self._outcome_votes.add(vote.attempt.number, sender, vote.record)
@@ -383,7 +413,8 @@ class CommitteeMachine:
     def _give_up(self, now: float) -> Effects:
         """Promise to vote no more in this attempt, and say so until a quorum does."""
         self._given_up = max(self._given_up, self.number + 1)
-        timeout = Timeout(self.attempt, (self._prepared,) if self._prepared else ())
+        told = self._prepared or self._checked
+        timeout = Timeout(self.attempt, (told,) if told else ())
         effects: Effects = [
             self._persist(),
             Publish(Topic.ROUNDS, timeout),
@@ -393,35 +424,50 @@ class CommitteeMachine:
         return effects + self._on_timeout(self.me, timeout, now)
 
     def _on_timeout(self, sender: Address, timeout: Timeout, now: float) -> Effects:
+        """Who gives an attempt up gives all before it up, so each validator's latest is enough."""
         number = timeout.attempt.number
-        if not self.number <= number <= self.number + limits.ATTEMPTS_REMEMBERED:
-            return []
-        votes = self._timeouts.setdefault(number, {})
-        votes[sender] = timeout
-        if len(votes) >= self.context.quorum:
-            if number >= limits.ATTEMPTS_MAX:
+        if any(_misplaced(o) or o.attempt.number > number for o in timeout.prepared):
+            return [Penalize(sender, limits.PENALTY_MALFORMED, "a time-out tells another round")]
+        known = self._timeouts.get(sender)
+        if known is None or known.attempt.number <= number:
+            self._timeouts[sender] = timeout
+        given_up = sorted((t.attempt.number for t in self._timeouts.values()), reverse=True)
+        if len(given_up) >= self.context.quorum:
+            passed = given_up[self.context.quorum - 1]
+            if passed >= limits.ATTEMPTS_MAX:
                 return [Note("too many attempts", self.attempt)]
-            self._given_up = max(self._given_up, number + 1)
-            self.number = number + 1
-            return [self._persist(), *self._enter(number + 1, now)]
-        if number > self.number or self.stage is Stage.IDLE:
-            # Another validator is ahead of us, or sees trainers that we do not: give up with it.
-            self.number = number
-            self.stage = Stage.SEATING
-            if number >= self._given_up:
-                return self._give_up(now)
-        return []
+            if passed >= self.number:
+                self._given_up = max(self._given_up, passed + 1)
+                self.number = passed + 1
+                return [self._persist(), *self._enter(self.number, now)]
+        return self._join_timeout(now)
+
+    def _join_timeout(self, now: float) -> Effects:
+        """Give up with others who are ahead, or who see trainers that we do not.
+
+        One honest validator must be among them: a liar alone could drag everybody on for ever.
+        """
+        others = [t.attempt.number for v, t in self._timeouts.items() if v != self.me]
+        liars = self.context.tolerated
+        if len(others) <= liars:
+            return []
+        number = sorted(others, reverse=True)[liars]
+        if number < self.number or (number == self.number and self.stage is not Stage.IDLE):
+            return []
+        self.number = number
+        self.stage = Stage.SEATING
+        return self._give_up(now) if number >= self._given_up else []
 
     # round over, links ----------------------------------------------------------------------------
     def _on_adopted(self, _event: Adopted, now: float) -> Effects:
         self._reset(Promises())
-        ahead, self._ahead = self._ahead, []
+        ahead = self._ahead.take_all()
         effects: Effects = [Persist("promises", self.context.run, None)]
         if self.head.finished:
             return effects
         effects += self._start(now)
-        for event in ahead:
-            effects += self._received(event, now)
+        for sender, said in ahead:
+            effects += self._received(Received(sender, said), now)
         return effects
 
     def _received(self, event: Received, now: float) -> Effects:
@@ -435,8 +481,8 @@ class CommitteeMachine:
         if isinstance(said, FROM_VALIDATORS) and event.sender not in self.context.validators:
             reason = f"{type(said).__name__} from somebody who is no validator"
             return [Penalize(event.sender, limits.PENALTY_MALFORMED, reason)]
-        if at.round == self.head.round + 2 and len(self._ahead) < 8 * limits.TRAINERS_MAX:
-            self._ahead.append(event)  # gossip overtook the attestations of the round in progress
+        if at.round == self.head.round + 2:
+            self._ahead.add(event.sender, said)  # gossip overtook this round's attestations
             return []
         if at.round != self.head.round + 1:
             return []
@@ -449,6 +495,18 @@ class CommitteeMachine:
     def _on_up(self, event: PeerUp, _now: float) -> Effects:
         self._down.discard(event.peer)
         return []
+
+
+def _publish_promised(proposal: SeatProposal | Outcome, effects: Effects) -> Effects:
+    """Propose once our own vote for it is durable: a restart must not propose something else."""
+    promised = 1 if effects and isinstance(effects[0], Persist) else 0
+    return [*effects[:promised], Publish(Topic.ROUNDS, proposal), *effects[promised:]]
+
+
+def _misplaced(outcome: Outcome) -> bool:
+    """Whether an outcome shows a record of another round, or of an attempt after its own."""
+    at, shown = outcome.attempt, outcome.record.attempt
+    return (at.run, at.round) != (shown.run, shown.round) or shown.number > at.number
 
 
 FROM_VALIDATORS = (SeatProposal, SeatVote, Outcome, OutcomeVote, Timeout)
@@ -466,9 +524,9 @@ CommitteeMachine.TRANSITIONS = {
 CommitteeMachine.MESSAGES = {
     SeatProposal: CommitteeMachine._on_seat,
     SeatVote: CommitteeMachine._on_seat_vote,
-    Commitment: CommitteeMachine._on_commitment,
-    ResultVote: CommitteeMachine._on_result_vote,
-    StepNotice: CommitteeMachine._on_notice,
+    Commitment: CommitteeMachine._on_statement,
+    ResultVote: CommitteeMachine._on_statement,
+    StepNotice: CommitteeMachine._on_statement,
     Outcome: CommitteeMachine._on_outcome,
     OutcomeVote: CommitteeMachine._on_outcome_vote,
     Timeout: CommitteeMachine._on_timeout,

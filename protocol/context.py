@@ -38,3 +38,9 @@ class RunContext:
     sealed: bool
     deadlines: Deadlines
     payout_root: PayoutRoot
+
+    @property
+    def tolerated(self) -> int:
+        """Validators that may lie or be silent while the others stay safe and still get on."""
+        count = len(self.validators)
+        return max(0, min(count - self.quorum, 2 * self.quorum - count - 1))

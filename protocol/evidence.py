@@ -3,6 +3,8 @@
 It gathers and answers; `committee` decides.
 """
 
+from contextlib import suppress
+
 from eigen.protocol import limits
 from eigen.protocol.context import RunContext
 from eigen.protocol.messages import (
@@ -17,7 +19,15 @@ from eigen.protocol.messages import (
     StepNotice,
     digest,
 )
-from eigen.protocol.seat import assign_open, assign_sealed, credits_of, payouts_after, round_seed
+from eigen.protocol.pending import Early, ProposedSeats
+from eigen.protocol.seat import (
+    assign_open,
+    assign_sealed,
+    credits_of,
+    payouts_after,
+    ranked,
+    round_seed,
+)
 from eigen.protocol.tally import Tally
 from eigen.protocol.trainer import majority_result
 from eigen.protocol.types import Address, Cid, Digest
@@ -39,20 +49,22 @@ class RoundEvidence:
         self.audited: dict[int, Cid] = {}  # attempt -> the checkpoint of our own audit
         self.results: dict[int, tuple[PartResult, ...]] = {}
         self.seats: dict[int, SeatProposal] = {}  # attempt -> the seat that a quorum opened
-        self._proposed: dict[Digest, SeatProposal] = {}
+        self._floor = 0  # attempts below this one are forgotten
+        self._proposed = ProposedSeats()
+        self._early = Early()
         self._seat_votes: Tally[int, Digest] = Tally()
         self._result_votes: Tally[Attempt, tuple[PartResult, ...]] = Tally()
         self._notices: Tally[int, Cid] = Tally()
 
     # gathering ------------------------------------------------------------------------------------
-    def add_seat(self, seat: SeatProposal) -> None:
-        """A seat that its attempt's leader proposed."""
-        if len(self._proposed) < limits.ATTEMPTS_REMEMBERED * len(self.context.validators):
-            self._proposed[digest(seat)] = seat
+    def add_seat(self, seat: SeatProposal, leader: Address) -> None:
+        """A seat that its attempt's leader proposed. Raises `Equivocation` on a second one."""
+        if not self._proposed.add(leader, seat):
+            raise Equivocation("two seats in one attempt")
 
     def proposed(self, number: int) -> list[SeatProposal]:
         """Seats proposed for an attempt (more than one if its leader equivocates)."""
-        return [s for s in self._proposed.values() if s.attempt.number == number]
+        return self._proposed.of(number)
 
     def add_seat_vote(self, voter: Address, vote: SeatVote) -> None:
         """A validator's vote for a seat; its first in an attempt counts."""
@@ -66,22 +78,49 @@ class RoundEvidence:
         seat = self._proposed.get(chosen) if chosen else None
         if seat is None or seat.attempt.number != number:
             return False
+        if number < self._floor:
+            return False
         self.seats[number] = seat
-        return True
+        self._forget_old()
+        for sender, said in self._early.take(seat.attempt):
+            with suppress(Equivocation):
+                self.add(sender, said)
+        return number in self.seats
 
-    def add_commitment(self, trainer: Address, made: Commitment) -> None:
-        """Raises `Equivocation` on a second, different one."""
-        if self._commitments.setdefault((made.attempt.number, trainer), made) != made:
-            raise Equivocation("two commitments in one attempt")
+    def _forget_old(self) -> None:
+        """A round that needs many attempts must not need ever more memory."""
+        kept = sorted(self.seats)[-limits.ATTEMPTS_REMEMBERED :]
+        if len(kept) < limits.ATTEMPTS_REMEMBERED:
+            return
+        self._floor = kept[0]
+        for by_attempt in (self.seats, self.results, self.audited):
+            for old in [n for n in by_attempt if n < self._floor]:
+                del by_attempt[old]
+        self._commitments = {k: c for k, c in self._commitments.items() if k[0] >= self._floor}
+        self._result_votes.forget(frozenset(seat.attempt for seat in self.seats.values()))
+        self._notices.forget(frozenset(self.seats))
 
-    def add_result_vote(self, trainer: Address, vote: ResultVote) -> None:
-        """Raises `Equivocation` on a second, different one in the same attempt."""
-        if not self._result_votes.add(vote.attempt, trainer, vote.results):
-            raise Equivocation("two result votes in one attempt")
+    def add(self, trainer: Address, said: Commitment | ResultVote | StepNotice) -> None:
+        """A trainer's statement: counted if it is seated, held back while no seat is open.
 
-    def add_notice(self, trainer: Address, notice: StepNotice) -> None:
-        """A trainer's word that it holds a checkpoint; its first in an attempt counts."""
-        self._notices.add(notice.attempt.number, trainer, notice.checkpoint)
+        Raises `Equivocation` on a second commitment or result vote that differs from the first.
+        """
+        number = said.attempt.number
+        if number not in self.seats:
+            if number >= self._floor:
+                self._early.add(trainer, said)
+            return
+        if trainer not in self.members(number):
+            return
+        match said:
+            case Commitment():
+                if self._commitments.setdefault((number, trainer), said) != said:
+                    raise Equivocation("two commitments in one attempt")
+            case ResultVote():
+                if not self._result_votes.add(said.attempt, trainer, said.results):
+                    raise Equivocation("two result votes in one attempt")
+            case StepNotice():
+                self._notices.add(number, trainer, said.checkpoint)
 
     def commitment(self, number: int, trainer: Address) -> Commitment | None:
         """What a trainer committed to in an attempt."""
@@ -93,13 +132,25 @@ class RoundEvidence:
         return tuple(m.trainer for m in self.seats[number].members)
 
     def agree(self, number: int) -> bool:
-        """Whether a majority for the same results has just come about; it is then in `results`."""
+        """Whether a majority for the same results has just come about; it is then in `results`.
+
+        Only once the commitments of all whose data is in them are here.
+        """
         if number in self.results or number not in self.seats:
             return False
         attempt = self.seats[number].attempt
         agreed = majority_result(self._result_votes, attempt, self.members(number))
         if agreed is None or len(agreed) != self.context.part_count:
             return False
+        included = 0
+        for result in agreed:
+            included |= result.included
+        members = self.members(number)
+        if included >> len(members):
+            return False
+        authors = (m for i, m in enumerate(members) if included >> i & 1)
+        if not all((number, author) in self._commitments for author in authors):
+            return False  # it may be on its way; without it the audit could only fail
         self.results[number] = agreed
         return True
 
@@ -128,10 +179,12 @@ class RoundEvidence:
         self, trainers: tuple[Address, ...]
     ) -> tuple[tuple[SeatMember, ...], tuple[SeatMember, ...]]:
         """Seat members with their shards, and who holds which shard after that."""
-        chosen = sorted(trainers)[: self.context.spec.trainers_max]
+        holders = self.head.holders if self.head and self.context.sealed else ()
+        holding = {holder.trainer for holder in holders}
+        fair = ranked(self.seed, b"seat", trainers)  # each gets its turn where seats are too few
+        chosen = sorted(fair, key=lambda t: t not in holding)[: self.context.spec.trainers_max]
         if not self.context.sealed:
             return assign_open(chosen, self.context.shard_count, self.seed)
-        holders = self.head.holders if self.head else ()
         return assign_sealed(holders, chosen, self.context.shard_count, self.seed)
 
     def record(

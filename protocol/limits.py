@@ -73,6 +73,12 @@ ATTEMPTS_MAX = 1_000
 """Attempts at one round before a person must look."""
 ATTEMPTS_REMEMBERED = 4
 """Attempts of one round whose evidence is kept."""
+ATTEMPTS_OF_ALL = 2
+"""Attempts that seat all trainers; later ones leave one out in turn, in case it spoils them."""
+EARLY_MAX = 512
+"""Statements held for an attempt or a round that is not open here yet: four seats' worth."""
+EARLY_OF_PEER_MAX = 16
+"""Of these, from one peer: a commitment, a vote and a notice in five attempts."""
 MERKLE_PROOF_MAX = 32
 """Levels of a proof: 2^32 leaves."""
 

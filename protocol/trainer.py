@@ -54,9 +54,13 @@ from eigen.protocol.messages import (
     Topic,
     digest,
 )
+from eigen.protocol.pending import Early, ProposedSeats, Unreachable
 from eigen.protocol.seat import leader, order_seed, part_owners, round_seed
 from eigen.protocol.tally import Tally
 from eigen.protocol.types import Address, Cid, Digest
+
+EARLY_PARTS_MAX = limits.TRAINERS_MAX * limits.PARTS_MAX
+"""Parts announced before the exchange begins here: every part of every member, once."""
 
 
 class Phase(Enum):
@@ -80,6 +84,7 @@ class _Part:
     inputs: dict[Address, None] = field(default_factory=dict)  # ordered set of senders
     aggregating: bool = False
     timer_set: bool = False
+    offered: dict[Address, PartResult] = field(default_factory=dict)  # by owner, first word counts
     result: PartResult | None = None
 
 
@@ -108,18 +113,19 @@ class TrainerMachine:
         self.context = context
         self.me = me
         self.head = head
-        self._voted = voted
+        self._voted = set(voted)
         self.phase = Phase.WAITING
-        self._seats: dict[Digest, SeatProposal] = {}
+        self._seats = ProposedSeats()
         self._seat_votes: Tally[Attempt, Digest] = Tally()
         self._result_votes: Tally[Attempt, tuple[PartResult, ...]] = Tally()
         self._commitments: dict[tuple[Attempt, Address], Commitment] = {}
-        self._early: list[PartArrived] = []
-        self._down: set[Address] = set()
+        self._early_parts: list[PartArrived] = []
+        self._early = Early()
+        self._down = Unreachable()
         self._exchange: _Exchange | None = None
         self._training: dict[Attempt, tuple[int, ...]] = {}  # shards of each attempt under way
         self._trained: tuple[tuple[int, ...], Commitment] | None = None
-        self._ahead: list[Received] = []
+        self._ahead = Early()
 
     TRANSITIONS: dict[type, Callable[["TrainerMachine", Any, float], list[Effect]]]
     MESSAGES: dict[type, Callable[["TrainerMachine", Address, Any, float], list[Effect]]]
@@ -141,6 +147,8 @@ class TrainerMachine:
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """One event in, effects out. Events that do not fit the state change nothing."""
+        if self.head.finished and not isinstance(event, Adopted):
+            return []
         transition = self.TRANSITIONS.get(type(event))
         return transition(self, event, now) if transition else []
 
@@ -153,8 +161,8 @@ class TrainerMachine:
         at = message.attempt
         if at.run != self.context.run:
             return []
-        if at.round == self.head.round + 2 and len(self._ahead) < 8 * limits.TRAINERS_MAX:
-            self._ahead.append(event)  # gossip overtook the attestations of the round in progress
+        if at.round == self.head.round + 2:
+            self._ahead.add(event.sender, message)  # gossip overtook this round's attestations
             return []
         if at.round != self.head.round + 1:
             return []
@@ -165,9 +173,14 @@ class TrainerMachine:
             return []
         if seat.base != self.head.checkpoint or seat.previous != self.head.previous:
             return []
-        if len(self._seats) < limits.ATTEMPTS_REMEMBERED * len(self.context.validators):
-            self._seats[digest(seat)] = seat
-        return self._open_if_seated(seat.attempt, now)
+        trainers = [member.trainer for member in seat.members]
+        if not trainers or len(set(trainers)) < len(trainers):
+            return [Penalize(sender, limits.PENALTY_BAD_DATA, "a seat that nobody can take")]
+        effects: list[Effect] = []
+        if not self._seats.add(sender, seat):
+            reason = "two seats in one attempt"
+            effects.append(Penalize(sender, limits.PENALTY_BAD_DATA, reason))
+        return [*effects, *self._open_if_seated(seat.attempt, now)]
 
     def _on_seat_vote(self, sender: Address, vote: SeatVote, now: float) -> list[Effect]:
         if sender not in self.context.validators:
@@ -190,8 +203,15 @@ class TrainerMachine:
         seed = round_seed(self.context.seed, attempt.round, self.head.previous)
         parts = [_Part(part_owners(seed, i, members)) for i in range(self.context.part_count)]
         self._exchange = _Exchange(seat, digest(seat), members, parts)
-        self._early = [early for early in self._early if early.attempt == attempt]
+        self._early_parts = [early for early in self._early_parts if early.attempt == attempt]
+        self._commitments.clear()
+        self._result_votes.forget(frozenset())
         effects: list[Effect] = [SeatOpened(seat)]
+        for sender, said in self._early.take(attempt):
+            if sender in members and isinstance(said, Commitment):
+                self._commitments.setdefault((attempt, sender), said)
+            elif sender in members:
+                self._result_votes.add(attempt, sender, said.results)
         mine = next((m for m in seat.members if m.trainer == self.me), None)
         if mine is None:
             self.phase = Phase.WAITING
@@ -228,12 +248,20 @@ class TrainerMachine:
         return [Note("training failed", event.attempt, event.reason)]
 
     def _on_commitment(self, sender: Address, made: Commitment, now: float) -> list[Effect]:
-        if len(self._commitments) >= limits.TRAINERS_MAX * limits.ATTEMPTS_REMEMBERED:
-            self._commitments = {k: c for k, c in self._commitments.items() if k[0] == self.attempt}
+        if not self._of_this_attempt(sender, made):
+            return []
         known = self._commitments.setdefault((made.attempt, sender), made)
         if known != made:
             return [Penalize(sender, limits.PENALTY_BAD_DATA, "two commitments in one attempt")]
         return self._begin_if_all_committed(now)
+
+    def _of_this_attempt(self, sender: Address, said: Commitment | ResultVote) -> bool:
+        """Whether to count a statement now: of a member, in the open attempt. A later is held."""
+        current = self.attempt
+        if current is None or said.attempt.number > current.number:
+            self._early.add(sender, said)
+            return False
+        return said.attempt == current and sender in self.members
 
     def _begin_if_all_committed(self, now: float) -> list[Effect]:
         exchange = self._exchange
@@ -256,7 +284,7 @@ class TrainerMachine:
         ]
         for index in range(len(exchange.parts)):
             effects += self._look_to_owner(index, now)
-        early, self._early = self._early, []
+        early, self._early_parts = self._early_parts, []
         for event in early:
             effects += self._on_part(event, now)
         return effects
@@ -268,6 +296,8 @@ class TrainerMachine:
         part = exchange.parts[index]
         while part.rank < len(part.owners) - 1 and part.owners[part.rank] in self._down:
             part.rank += 1
+        if (offered := self._best_offer(part)) is not None:
+            return self._take_result(index, offered, now)
         owner = part.owners[part.rank]
         contributing = self.me in exchange.expected
         if owner != self.me:
@@ -275,6 +305,11 @@ class TrainerMachine:
         if contributing:
             part.inputs[self.me] = None
         return [*self._input_timer(index, now), *self._aggregate_if_complete(index)]
+
+    def _best_offer(self, part: _Part) -> PartResult | None:
+        """A result from an owner to whom we look, or have looked: others may not decide a part."""
+        turns = part.owners[: part.rank + 1]
+        return next((part.offered[owner] for owner in turns if owner in part.offered), None)
 
     def _input_timer(self, index: int, now: float) -> list[Effect]:
         exchange = self._exchange
@@ -288,13 +323,13 @@ class TrainerMachine:
 
     def _on_part(self, event: PartArrived, now: float) -> list[Effect]:
         exchange = self._exchange
-        if exchange is None or event.attempt != exchange.seat.attempt:
-            if len(self._early) < limits.TRAINERS_MAX * 16:
-                self._early.append(event)  # the sender saw the seat's quorum before we did
+        if exchange is not None and event.attempt.number < exchange.seat.attempt.number:
             return []
-        if self.phase in (Phase.TRAINING, Phase.COMMITTED):
-            if len(self._early) < limits.TRAINERS_MAX * limits.PARTS_MAX:
-                self._early.append(event)
+        begun = self.phase not in (Phase.TRAINING, Phase.COMMITTED)
+        if exchange is None or event.attempt != exchange.seat.attempt or not begun:
+            # The sender saw the seat's quorum, or the last commitment, before we did.
+            if len(self._early_parts) < EARLY_PARTS_MAX:
+                self._early_parts.append(event)
             return []
         if self.phase is not Phase.EXCHANGING and self.phase is not Phase.AGREED:
             return []
@@ -363,7 +398,10 @@ class TrainerMachine:
             return []
         if not 0 < event.result.included < 1 << len(exchange.members):
             return [Penalize(event.sender, limits.PENALTY_MALFORMED, "a mask outside the seat")]
-        return self._take_result(event.part, event.result, now)
+        part = exchange.parts[event.part]
+        part.offered.setdefault(event.sender, event.result)
+        offered = self._best_offer(part)
+        return self._take_result(event.part, offered, now) if offered else []
 
     def _take_result(self, index: int, result: PartResult, _now: float) -> list[Effect]:
         exchange = self._exchange
@@ -383,6 +421,7 @@ class TrainerMachine:
         key = attempt.run + attempt.round.to_bytes(8, "big") + attempt.number.to_bytes(4, "big")
         if key in self._voted:
             return [Note("already voted before a restart", attempt)]
+        self._voted.add(key)
         effects: list[Effect] = [
             Persist("result-vote", key, digest(vote)),
             Publish(Topic.ROUNDS, vote),
@@ -391,6 +430,8 @@ class TrainerMachine:
 
     # agree and step -------------------------------------------------------------------------------
     def _on_result_vote(self, sender: Address, vote: ResultVote, _now: float) -> list[Effect]:
+        if not self._of_this_attempt(sender, vote):
+            return []
         if not self._result_votes.add(vote.attempt, sender, vote.results):
             return [Penalize(sender, limits.PENALTY_BAD_DATA, "two result votes in one attempt")]
         exchange = self._exchange
@@ -424,12 +465,13 @@ class TrainerMachine:
         self._seats.clear()
         self._training.clear()
         self._commitments.clear()
-        self._early.clear()
+        self._early_parts.clear()
+        self._early = Early()
         self._seat_votes, self._result_votes = Tally(), Tally()
-        ahead, self._ahead = self._ahead, []
-        effects: list[Effect] = []
-        for message in ahead:
-            effects += self._received(message, now)
+        effects: list[Effect] = [Persist("result-vote", key, None) for key in sorted(self._voted)]
+        self._voted.clear()  # a round that is over takes no votes
+        for sender, said in self._ahead.take_all():
+            effects += self._received(Received(sender, said), now)
         return effects
 
     # time and links -------------------------------------------------------------------------------
