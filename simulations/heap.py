@@ -1,8 +1,8 @@
 """Protocol machines on a heap of virtual time: no socket, no clock, one seed, one trace.
 
-Effects are performed by a model of the world: gossip takes a drawn latency and may be lost, training
-takes a drawn time, and what a real node computes is replaced by a hash of its inputs, so that two
-replicas agree exactly if real ones would. Nothing in the machines knows that it is simulated.
+Effects are performed by a model of the world: gossip takes a drawn latency and may be lost,
+training takes a drawn time, and what a real node computes is replaced by a hash of its inputs, so
+that two replicas agree exactly if real ones would. The machines cannot tell that it is simulated.
 """
 
 import hashlib
@@ -185,7 +185,7 @@ class HeapNetwork:
         heapq.heappush(self._heap, entry)
 
     def run(self, until_s: float, done: Callable[["HeapNetwork"], bool] | None = None) -> bool:
-        """Advance virtual time; True as soon as `done` holds, False at `until_s` or with no event."""
+        """Advance virtual time: True once `done` holds, False at `until_s` or with no event."""
         while self._heap and self._heap[0][0] <= until_s:
             self.now, _, address, boot, event = heapq.heappop(self._heap)
             node = self.nodes[address]
@@ -270,13 +270,13 @@ class HeapNetwork:
                 mine = node.trainer.commitment_of(node.address)
                 assert mine is not None
                 arrived = PartArrived(node.address, attempt, part, mine.parts_root)
-                self._send(node, owner, arrived)
+                self._send(owner, arrived)
             case Aggregate(attempt=attempt, part=part, inputs=inputs):
                 value = _aggregate(attempt.round, part, inputs, self._roots(node, inputs))
                 self._post(node, 0.005, Aggregated(attempt, part, value, ()))
             case SendResult(attempt=attempt, part=part, result=result, members=members):
                 for member in members:
-                    self._send(node, member, ResultArrived(node.address, attempt, part, result))
+                    self._send(member, ResultArrived(node.address, attempt, part, result))
             case Step(attempt=attempt, base=base, results=results):
                 self._post(node, 0.01, Stepped(attempt, _checkpoint(base, results)))
             case Audit(seat=seat, results=results):
@@ -288,7 +288,7 @@ class HeapNetwork:
             case Adopt(round=round_, record=wanted):
                 self._adopt(node, round_, wanted)
 
-    def _send(self, node: VirtualNode, to: Address, event: Event) -> None:
+    def _send(self, to: Address, event: Event) -> None:
         if self.nodes[to].alive:
             self._post(self.nodes[to], self._latency(), event)
 
@@ -348,9 +348,7 @@ def _fault(audit: Audit) -> str:
     """How results do not follow from the commitments; empty where they do."""
     made = dict(audit.commitments)
     for part, result in enumerate(audit.results):
-        authors = [
-            m.trainer for i, m in enumerate(audit.seat.members) if result.included >> i & 1
-        ]
+        authors = [m.trainer for i, m in enumerate(audit.seat.members) if result.included >> i & 1]
         if any(author not in made for author in authors):
             return f"part {part} includes somebody who did not commit"
         inputs = tuple((author, made[author].samples) for author in authors)
