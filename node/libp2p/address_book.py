@@ -39,9 +39,9 @@ class Known:
     lost_at_s: float | None = None
 
     def in_order(self) -> list[Endpoint]:
-        """Endpoints to try: those that are certain first, then the most recent."""
+        """Endpoints to try: direct before relayed, certain before hearsay, recent before old."""
         newest_first = list(reversed(self.endpoints))
-        return sorted(newest_first, key=lambda endpoint: not self.endpoints[endpoint])
+        return sorted(newest_first, key=lambda e: (e.relay is not None, not self.endpoints[e]))
 
 
 class AddressBook:
@@ -160,7 +160,7 @@ class AddressBook:
 
 
 def _bare(endpoint: Endpoint) -> Endpoint:
-    return Endpoint(endpoint.kind, endpoint.host, endpoint.port)
+    return endpoint.anonymous
 
 
 def _trim(endpoints: dict[Endpoint, bool]) -> None:

@@ -22,7 +22,7 @@ from eigen.node.libp2p.bulk_records import (
     derive,
     token_id,
 )
-from eigen.node.libp2p.bulk_transfer import Incoming, Outgoing, Records, StreamBytes
+from eigen.node.libp2p.bulk_transfer import Incoming, Outgoing, Records
 from eigen.node.libp2p.byte_stream import ByteStream, TcpStream, read_exactly
 from eigen.node.libp2p.connection import Connection, Served
 from eigen.node.libp2p.errors import (
@@ -35,6 +35,7 @@ from eigen.node.libp2p.errors import (
 from eigen.node.libp2p.multiaddrs import Endpoint
 from eigen.node.libp2p.multistream import encode_varint, read_varint
 from eigen.node.libp2p.rate import Pacer
+from eigen.node.libp2p.stream_bytes import StreamBytes
 from eigen.node.libp2p.swarm import LANE_FIRST_BYTE, Swarm
 from eigen.node.libp2p.tcp import connect_tcp
 from eigen.node.libp2p.yamux_stream import Lane, Stream
@@ -262,11 +263,13 @@ class Bulk:
             self.lanes += 1
             return records
         self.fallbacks += 1
-        return Records(StreamBytes(stream, connection.remote.host), keys)
+        return Records(StreamBytes(stream, connection.remote), keys)
 
     async def _dial_lane(self, remote: Endpoint, keys: Keys, their_token: bytes) -> Records | None:
         tcp: TcpStream | None = None
         ready: Records | None = None
+        if remote.relay is not None:
+            return None  # there is no direct way
         try:
             with trio.move_on_after(LANE_TIMEOUT_S):
                 tcp = await connect_tcp(remote)

@@ -17,7 +17,7 @@ from eigen.node.libp2p.bulk_records import (
 from eigen.node.libp2p.byte_stream import ByteStream
 from eigen.node.libp2p.errors import ConnectionLost, ProtocolViolation, StreamReset
 from eigen.node.libp2p.rate import Pacer
-from eigen.node.libp2p.yamux_stream import Stream
+from eigen.node.libp2p.stream_bytes import StreamBytes
 from eigen.node.ports import PeerUnreachable, RequestRefused, RequestTimeout
 from eigen.protocol.types import Address
 
@@ -28,39 +28,6 @@ REASON_S = 1.0
 """How long to look for the reason of a cut."""
 RECEIVE_BYTES = 256 * 1024
 """First size of the receive buffer; it grows to a whole record where records are larger."""
-
-
-class StreamBytes:
-    """A libp2p stream as a byte stream, where no lane of its own can be had."""
-
-    def __init__(self, stream: Stream, remote_ip: str) -> None:
-        self._stream = stream
-        self.remote_ip = remote_ip
-        self.remote_port = 0
-
-    async def receive_into(self, buffer: memoryview) -> int:
-        """See `ByteStream`."""
-        try:
-            data = await self._stream.read(len(buffer))
-        except StreamReset as error:
-            raise ConnectionLost(str(error)) from error
-        buffer[: len(data)] = data
-        return len(data)
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """See `ByteStream`."""
-        try:
-            await self._stream.write(data)
-        except StreamReset as error:
-            raise ConnectionLost(str(error)) from error
-
-    def abort(self) -> None:
-        """See `ByteStream`."""
-        self._stream.reset("bulk transfer given up")
-
-    def close(self) -> None:
-        """Close after what is queued."""
-        self._stream.close()
 
 
 class Records:

@@ -9,6 +9,7 @@ import trio
 from eigen.node.libp2p.bounds import BULK_UNSENT_BYTES_MAX, UNSENT_BYTES_MAX
 from eigen.node.libp2p.errors import ConnectionLost
 from eigen.node.libp2p.give_way import GiveWay
+from eigen.node.libp2p.identity import ID
 
 TCP_NOTSENT_LOWAT: Final = 25  # linux/tcp.h; Python 3.11 has no name for it
 
@@ -21,6 +22,9 @@ class ByteStream(Protocol):
 
     remote_ip: str
     remote_port: int
+    local_ip: str | None
+    relay: ID | None
+    """Through whom the bytes go, if not directly; then ip and port are the relay's."""
 
     async def receive_into(self, buffer: memoryview) -> int:
         """Some bytes into the front of the buffer; 0 at the end. Raises `ConnectionLost`."""
@@ -51,6 +55,8 @@ class TcpStream:
             raise ConnectionLost(f"closed on arrival: {error}") from error
         self.remote_ip: str = plain_ip(name[0])
         self.remote_port: int = name[1]
+        self.local_ip: str | None = plain_ip(self._socket.getsockname()[0])
+        self.relay: ID | None = None
         self._give_way: GiveWay | None = None
 
     def mark_as_bulk(self) -> None:
@@ -90,6 +96,8 @@ class PipeStream:
         self._closed = trio.CancelScope()
         self.remote_ip = remote_ip
         self.remote_port = 0
+        self.local_ip: str | None = None
+        self.relay: ID | None = None
 
     async def receive_into(self, buffer: memoryview) -> int:
         """See `ByteStream`."""

@@ -23,6 +23,8 @@ class Limits:
     peers_wanted: int = 64
     """Known peers are dialled until so many are connected."""
 
+    relay_bytes_per_s: float = 2e6
+    """Passed on for each peer that is relayed; 0 is no cap."""
     upload_bytes_per_s: float = 0.0
     """Bulk bytes sent, all peers together; 0 is no cap."""
     download_bytes_per_s: float = 0.0
@@ -36,7 +38,7 @@ class Limits:
         for name in ("connections", "connections_per_ip", "accepts_per_ip_per_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"limits.{name} must be above 0")
-        for name in ("upload", "download", "peer_upload", "peer_download"):
+        for name in ("relay", "upload", "download", "peer_upload", "peer_download"):
             if getattr(self, f"{name}_bytes_per_s") < 0:
                 raise ValueError(f"limits.{name}_bytes_per_s must not be below 0")
 
@@ -58,6 +60,10 @@ class Libp2pConfig:
     """Find peers on the local network."""
     exchange: bool = True
     """Ask connected peers for the peers that they know."""
+    relay_for_others: bool = True
+    """Pass connections on to peers of this network that cannot be dialled."""
+    use_relays: bool = True
+    """Be reached, and reach others, through relays where there is no direct way."""
     peerstore: Path | None = None
     """File of known peers; None keeps them in memory."""
     allow: frozenset[Address] = frozenset()

@@ -62,7 +62,9 @@ class Connection:
         self.outbound = outbound
         self.binding = channel.transcript
         """Hash of the Noise handshake: the same at both ends, of no other connection."""
-        self.remote: Endpoint = endpoint_of(channel.stream.remote_ip, channel.stream.remote_port)
+        carrier = channel.stream
+        self.remote: Endpoint = endpoint_of(carrier.remote_ip, carrier.remote_port, carrier.relay)
+        self.local_ip = carrier.local_ip
         self.session = Session(
             channel, initiator=outbound, budget=budget, on_stream=self._on_stream
         )

@@ -5,14 +5,18 @@ A peer's word about others is only a hint where to dial: whoever is there proves
 
 import logging
 import random
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Annotated, Final
 
 import trio
 
+from eigen.node.libp2p.address_book import Known
 from eigen.node.libp2p.bounds import PEERS_PER_REPLY_MAX, PEERS_REPLY_BYTES_MAX
+from eigen.node.libp2p.connection import Connection
 from eigen.node.libp2p.errors import BadMultiaddr, HandshakeFailed
-from eigen.node.libp2p.multiaddrs import Endpoint, parse_peer
+from eigen.node.libp2p.multiaddrs import parse_peer
+from eigen.node.libp2p.own_addresses import reachable
 from eigen.node.libp2p.requests import Requests
 from eigen.node.libp2p.supervisor import Supervisor
 from eigen.node.libp2p.swarm import Swarm
@@ -36,16 +40,23 @@ Multiaddr = Annotated[str, wire.Length(MULTIADDR_BYTES_MAX)]
 class Peers:
     """Multiaddrs, `/p2p/` included, of peers that the sender is connected to."""
 
-    known: Annotated[tuple[Multiaddr, ...], wire.Length(PEERS_PER_REPLY_MAX * ADDRESSES_EACH)]
+    known: Annotated[tuple[Multiaddr, ...], wire.Length(PEERS_PER_REPLY_MAX * (ADDRESSES_EACH + 1))]
 
 
 class PeerExchange:
     """Asks peers for peers, and answers them."""
 
-    def __init__(self, swarm: Swarm, supervisor: Supervisor, requests: Requests) -> None:
+    def __init__(
+        self,
+        swarm: Swarm,
+        supervisor: Supervisor,
+        requests: Requests,
+        relays_to: Callable[[Address], bool],
+    ) -> None:
         self._swarm = swarm
         self._supervisor = supervisor
         self._requests = requests
+        self._relays_to = relays_to
         self._rng = random.Random()  # noqa: S311 (whom to ask)
 
     async def answer(self, asker: Address, _payload: bytes) -> bytes:
@@ -59,9 +70,18 @@ class PeerExchange:
             entry = self._swarm.book.get(peer)
             endpoints = [] if entry is None else list(entry.endpoints)
             usable = [e for e in endpoints if local or not e.is_loopback]
-            for e in usable[-ADDRESSES_EACH:]:
-                known.append(str(Endpoint(e.kind, e.host, e.port, entry.peer if entry else None)))
+            if entry is not None:
+                known += [str(replace(e, peer=entry.peer)) for e in usable[-ADDRESSES_EACH:]]
+                known += self._through_us(connection, entry)
         return wire.encode_bare(Peers(tuple(known)))
+
+    def _through_us(self, asker: Connection | None, wanted: Known) -> list[str]:
+        """How the asker reaches a peer that has a reservation here."""
+        if asker is None or not self._relays_to(wanted.address):
+            return []
+        config, local = self._swarm.config, self._swarm.key.peer_id
+        own = reachable(self._swarm.listening, config.announce, asker.remote, asker.local_ip)
+        return [str(replace(e, peer=wanted.peer, relay=local)) for e in own[:1]]
 
     async def run(self) -> None:
         """Ask each peer once when it connects, and one at random now and then."""

@@ -1,7 +1,7 @@
 """Multiaddrs of TCP over IP or DNS, with or without `/p2p/`, as text."""
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from eigen.node.libp2p.errors import BadMultiaddr
@@ -19,15 +19,23 @@ class Endpoint:
     host: str
     port: int
     peer: ID | None = None
+    relay: ID | None = None
+    """Who listens at `host` and passes the bytes on to `peer` (circuit relay v2)."""
 
     def __str__(self) -> str:
         tail = "" if self.peer is None else f"/p2p/{self.peer}"
-        return f"/{self.kind}/{self.host}/tcp/{self.port}{tail}"
+        return self.bare + tail
 
     @property
     def bare(self) -> str:
-        """The multiaddr without `/p2p/`."""
-        return f"/{self.kind}/{self.host}/tcp/{self.port}"
+        """The multiaddr without the `/p2p/` of the peer itself."""
+        through = "" if self.relay is None else f"/p2p/{self.relay}/p2p-circuit"
+        return f"/{self.kind}/{self.host}/tcp/{self.port}{through}"
+
+    @property
+    def anonymous(self) -> "Endpoint":
+        """The same place, whoever is expected there."""
+        return replace(self, peer=None)
 
     @property
     def is_loopback(self) -> bool:
@@ -45,18 +53,24 @@ def parse(text: str) -> Endpoint:
     if len(text.encode(errors="replace")) > MULTIADDR_BYTES_MAX:
         raise BadMultiaddr(text, f"longer than {MULTIADDR_BYTES_MAX} bytes")
     parts = text.split("/")
-    if len(parts) not in (5, 7) or parts[0] or parts[1] not in HOST_PROTOCOLS or parts[3] != "tcp":
+    if len(parts) < 5 or parts[0] or parts[1] not in HOST_PROTOCOLS or parts[3] != "tcp":
         raise BadMultiaddr(text, "give /ip4|ip6|dns/HOST/tcp/PORT with or without /p2p/PEER")
     kind, host = parts[1], parts[2]
     if not parts[4].isascii() or not parts[4].isdigit() or not 0 <= int(parts[4]) <= 65_535:
         raise BadMultiaddr(text, "the port lies between 0 and 65535")
     _check_host(text, kind, host)
-    peer = None
-    if len(parts) == 7:
-        if parts[5] != "p2p":
-            raise BadMultiaddr(text, f"/{parts[5]} is not supported, only /p2p")
-        peer = peer_from_text(parts[6])
-    return Endpoint(kind, host, int(parts[4]), peer)
+    relay, rest = _split_relay(parts[5:])
+    if rest and (len(rest) != 2 or rest[0] != "p2p"):
+        raise BadMultiaddr(text, f"/{rest[0][:20]} is not supported here, only /p2p")
+    peer = peer_from_text(rest[1]) if rest else None
+    return Endpoint(kind, host, int(parts[4]), peer, relay)
+
+
+def _split_relay(parts: list[str]) -> tuple[ID | None, list[str]]:
+    """`p2p/RELAY/p2p-circuit` at the front, and what follows."""
+    if len(parts) >= 3 and parts[0] == "p2p" and parts[2] == "p2p-circuit":
+        return peer_from_text(parts[1]), parts[3:]
+    return None, parts
 
 
 def parse_peer(text: str) -> Endpoint:
@@ -69,9 +83,9 @@ def parse_peer(text: str) -> Endpoint:
     return endpoint
 
 
-def endpoint_of(ip: str, port: int, peer: ID | None = None) -> Endpoint:
+def endpoint_of(ip: str, port: int, relay: ID | None = None) -> Endpoint:
     """The endpoint of a socket address."""
-    return Endpoint("ip6" if ":" in ip else "ip4", ip, port, peer)
+    return Endpoint("ip6" if ":" in ip else "ip4", ip, port, relay=relay)
 
 
 def _check_host(text: str, kind: str, host: str) -> None:

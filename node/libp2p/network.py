@@ -22,6 +22,7 @@ from eigen.node.libp2p.identity import NodeKey
 from eigen.node.libp2p.multiaddrs import Endpoint, parse, parse_peer
 from eigen.node.libp2p.own_addresses import expand, reachable
 from eigen.node.libp2p.rate import Pacer
+from eigen.node.libp2p.relay import RelayClient, RelayServer
 from eigen.node.libp2p.requests import Requests
 from eigen.node.libp2p.supervisor import Supervisor
 from eigen.node.libp2p.swarm import Swarm
@@ -51,7 +52,14 @@ class Libp2pNetwork:
         self._supervisor = Supervisor(self._swarm)
         self._requests = Requests(self._swarm)
         self._gossip = Gossip(self._swarm)
-        self._exchange = PeerExchange(self._swarm, self._supervisor, self._requests)
+        relay_pacer = Pacer(0.0, config.limits.relay_bytes_per_s)
+        self._relay = RelayServer(self._swarm, relay_pacer) if config.relay_for_others else None
+        self._relay_client = RelayClient(self._swarm, self._supervisor.connect)
+        if config.use_relays:
+            self._supervisor.dial_relayed = self._relay_client.dial
+        self._exchange = PeerExchange(
+            self._swarm, self._supervisor, self._requests, self._relays_to
+        )
         limits = config.limits
         self._bulk = Bulk(
             self._swarm,
@@ -86,6 +94,8 @@ class Libp2pNetwork:
             if self._config.exchange:
                 nursery.start_soon(self._exchange.run)
             nursery.start_soon(self._supervisor.run)
+            if self._config.use_relays:
+                nursery.start_soon(self._relay_client.run)
             if self._config.mdns:
                 nursery.start_soon(self._run_mdns)
             task_status.started()
@@ -175,8 +185,13 @@ class Libp2pNetwork:
         """See `ports.Network.score`."""
         return self._swarm.reputation.score(peer, trio.current_time())
 
+    def _relays_to(self, peer: Address) -> bool:
+        return self._relay is not None and self._relay.serves(peer)
+
     def _reachable_by(self, connection: Connection) -> list[str]:
-        endpoints = reachable(self._swarm.listening, self._config.announce, connection.remote)
+        endpoints = reachable(
+            self._swarm.listening, self._config.announce, connection.remote, connection.local_ip
+        )
         return [endpoint.bare for endpoint in endpoints]
 
     async def _run_mdns(self) -> None:

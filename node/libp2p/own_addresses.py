@@ -21,24 +21,30 @@ def routed_ip(kind: str) -> str | None:
     return None
 
 
-def expand(listening: Iterable[Endpoint]) -> list[Endpoint]:
-    """Listening endpoints with `0.0.0.0` and `::` replaced by addresses that can be dialled."""
+def expand(listening: Iterable[Endpoint], used_ip: str | None = None) -> list[Endpoint]:
+    """Listening endpoints with `0.0.0.0` and `::` replaced by addresses that can be dialled.
+
+    `used_ip` is a local address over which a peer is connected already: the surest of all.
+    """
     out: list[Endpoint] = []
     for endpoint in listening:
         if not endpoint.is_unspecified:
             out.append(endpoint)
             continue
         loopback = "127.0.0.1" if endpoint.kind == "ip4" else "::1"
-        for ip in (routed_ip(endpoint.kind), loopback):
-            if ip is not None:
+        for ip in (used_ip, routed_ip(endpoint.kind), loopback):
+            if ip is not None and endpoint_of(ip, 0).kind == endpoint.kind:
                 out.append(endpoint_of(ip, endpoint.port))
     return list(dict.fromkeys(out))
 
 
 def reachable(
-    listening: Iterable[Endpoint], announce: Iterable[str], peer: Endpoint
+    listening: Iterable[Endpoint],
+    announce: Iterable[str],
+    peer: Endpoint,
+    used_ip: str | None = None,
 ) -> list[Endpoint]:
     """What to tell a peer: loopback addresses only to one on this machine."""
     announced = [parse(text) for text in announce]
-    own = announced or expand(listening)
+    own = announced or expand(listening, used_ip)
     return [endpoint for endpoint in own if peer.is_loopback or not endpoint.is_loopback]

@@ -1,32 +1,48 @@
-"""The few lines of protobuf that identify and Noise payloads need: length-delimited fields."""
+"""The few lines of protobuf that identify, Noise payloads and the circuit relay need."""
 
 from collections.abc import Iterator
 
 from eigen.node.libp2p.multistream import encode_varint
 
 
-def field(number: int, value: bytes) -> bytes:
+def field(key: int, value: bytes) -> bytes:
     """One length-delimited field."""
-    return encode_varint(number << 3 | 2) + encode_varint(len(value)) + value
+    return encode_varint(key << 3 | 2) + encode_varint(len(value)) + value
+
+
+def number(key: int, value: int) -> bytes:
+    """One field that holds a number (wire type 0)."""
+    return encode_varint(key << 3) + encode_varint(value)
 
 
 def fields(message: bytes) -> Iterator[tuple[int, bytes]]:
-    """(number, value) of each length-delimited field, numbers (wire type 0) skipped.
+    """(number, value) of each length-delimited field. Raises ValueError on other bytes."""
+    for key, value in _parse(message):
+        if isinstance(value, bytes):
+            yield key, value
 
-    Raises ValueError on anything that is not such a message.
-    """
+
+def numbers(message: bytes) -> Iterator[tuple[int, int]]:
+    """(number, value) of each field that holds a number. Raises ValueError on other bytes."""
+    for key, value in _parse(message):
+        if isinstance(value, int):
+            yield key, value
+
+
+def _parse(message: bytes) -> Iterator[tuple[int, int | bytes]]:
     offset = 0
     while offset < len(message):
         tag, offset = _varint(message, offset)
-        length, offset = _varint(message, offset)
+        value, offset = _varint(message, offset)
         if tag & 7 == 0:
-            continue  # what was read as a length is the number itself
+            yield tag >> 3, value
+            continue
         if tag & 7 != 2:
             raise ValueError("an unexpected wire type")
-        if offset + length > len(message):
+        if offset + value > len(message):
             raise ValueError("truncated")
-        yield tag >> 3, message[offset : offset + length]
-        offset += length
+        yield tag >> 3, message[offset : offset + value]
+        offset += value
 
 
 def _varint(data: bytes, offset: int) -> tuple[int, int]:

@@ -1,13 +1,15 @@
 """Dials: the peers that should be connected are, again and again, and one dial a peer at a time."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 import trio
 
 from eigen.node.libp2p import peerstore
 from eigen.node.libp2p.address_book import Known
+from eigen.node.libp2p.byte_stream import ByteStream
 from eigen.node.libp2p.connection import Connection
 from eigen.node.libp2p.errors import (
     ConnectionLost,
@@ -46,6 +48,8 @@ class Supervisor:
         self._in_flight: dict[Address, trio.Event] = {}
         self._wake = trio.Event()
         self._said: dict[Address, str] = {}
+        self.dial_relayed: Callable[[Endpoint], Awaitable[ByteStream]] | None = None
+        """Reaches an endpoint through its relay."""
 
     def learn(self, peer: ID, endpoints: Sequence[Endpoint], *, permanent: bool = False) -> None:
         """Somebody says that the peer is there. It is dialled if more peers are wanted."""
@@ -160,8 +164,7 @@ class Supervisor:
 
         async def attempt(endpoint: Endpoint, failed: trio.Event) -> None:
             try:
-                stream = await connect_tcp(endpoint)
-                connection = await self._swarm.dial(stream, peer)
+                connection = await self._swarm.dial(await self._reach(peer, endpoint), peer)
             except Libp2pError as error:
                 if isinstance(error, WrongPeer):
                     self._book.drop(address_of_peer(peer), endpoint)
@@ -180,6 +183,13 @@ class Supervisor:
         if winner:
             return winner[0]
         raise _most_telling(errors)
+
+    async def _reach(self, peer: ID, endpoint: Endpoint) -> ByteStream:
+        if endpoint.relay is None:
+            return await connect_tcp(endpoint)
+        if self.dial_relayed is None or endpoint.relay == self._swarm.key.peer_id:
+            raise ConnectionLost("no relays are used")
+        return await self.dial_relayed(replace(endpoint, peer=peer))
 
     async def _save_for_ever(self) -> None:
         while True:

@@ -12,7 +12,7 @@ from eigen.node.libp2p import hello as hello_protocol
 from eigen.node.libp2p.accept import AcceptRate, HandshakePlaces, accept_for_ever, open_listeners
 from eigen.node.libp2p.address_book import AddressBook
 from eigen.node.libp2p.bounds import HANDSHAKE_TIMEOUT_S, SIMULTANEOUS_GRACE_S
-from eigen.node.libp2p.byte_stream import ByteStream, TcpStream, read_exactly
+from eigen.node.libp2p.byte_stream import ByteStream, read_exactly
 from eigen.node.libp2p.config import Libp2pConfig
 from eigen.node.libp2p.connection import Connection, Served, upgrade_inbound, upgrade_outbound
 from eigen.node.libp2p.errors import (
@@ -69,6 +69,10 @@ class Swarm:
         self.on_switched: list[Callable[[Address], None]] = []
         self.take_lane: Callable[[ByteStream], Awaitable[None]] | None = None
         """Takes over a connection whose first byte is `LANE_FIRST_BYTE`."""
+        self.dialled_by_others = False
+        """Whether a peer has reached this node without a relay."""
+        self.relays: list[Endpoint] = []
+        """Endpoints of relays that pass connections on to this node."""
         self.places = HandshakePlaces()
         self._static = X25519PrivateKey.generate()
         self._prologue = b"" if config.network_key is None else b"/eigen/psk/1" + config.network_key
@@ -100,8 +104,11 @@ class Swarm:
                 listener.socket.close()
             self.events.end()
 
-    async def serve_inbound(self, stream: ByteStream) -> None:
-        """Shake hands with whoever connected, and wait for its hello. Raises nothing."""
+    async def serve_inbound(self, stream: ByteStream) -> Connection | None:
+        """Shake hands with whoever connected, and wait for its hello. Raises nothing.
+
+        Returns the connection if it was admitted; it lives on by itself.
+        """
         scope = self.places.enter(stream.remote_ip)
         connection: Connection | None = None
         handed_over = False
@@ -111,7 +118,7 @@ class Swarm:
                 if first == LANE_FIRST_BYTE and self.take_lane is not None:
                     handed_over = True
                     await self.take_lane(stream)
-                    return
+                    return None
                 channel = await upgrade_inbound(
                     stream, self.key, self._static, prologue=self._prologue, already_read=first
                 )
@@ -130,9 +137,10 @@ class Swarm:
                 stream.abort()
             elif connection is not None and not connection.admitted.is_set():
                 connection.session.abort()
+        return connection if connection is not None and connection.admitted.is_set() else None
 
-    async def dial(self, stream: TcpStream, expected: ID) -> Connection:
-        """Make a fresh TCP connection into an admitted one.
+    async def dial(self, stream: ByteStream, expected: ID) -> Connection:
+        """Make a fresh connection into an admitted one.
 
         Raises `Libp2pError`: `WrongPeer`, `WrongNetwork`, `Refused`, `ConnectionLost` and others.
         A cancel closes the connection.
@@ -197,7 +205,9 @@ class Swarm:
 
     def hello(self, connection: Connection) -> Hello:
         """What this node says of itself to this peer."""
-        listen = reachable(self.listening, self.config.announce, connection.remote)
+        listen = self.relays + reachable(
+            self.listening, self.config.announce, connection.remote, connection.local_ip
+        )
         return Hello(
             network=self.config.network_id,
             software=self.config.software,
@@ -265,6 +275,8 @@ class Swarm:
         self._check(connection.peer, inbound_ip=inbound_ip)
         connection.admitted.set()
         connection.settled.set()
+        if inbound_ip is not None and connection.remote.relay is None:
+            self.dialled_by_others = True
         if inbound_ip is not None:
             self._per_ip[inbound_ip] = self._per_ip.get(inbound_ip, 0) + 1
         others = self._connections.setdefault(connection.address, [])
@@ -284,10 +296,11 @@ class Swarm:
         for observer in self.on_switched:
             observer(connection.address)
 
-    def _preference(self, connection: Connection) -> tuple[bool, float]:
-        """Both sides order two connections alike: first by who dialled, then the newest."""
+    def _preference(self, connection: Connection) -> tuple[bool, bool, float]:
+        """Both sides order connections alike: direct ones first, by who dialled, newest first."""
         ours_is_smaller = self.key.peer_id.to_bytes() < connection.peer.to_bytes()
-        return connection.outbound != ours_is_smaller, -connection.opened_at_s
+        relayed = connection.remote.relay is not None
+        return relayed, connection.outbound != ours_is_smaller, -connection.opened_at_s
 
     async def _drain(self, connection: Connection) -> None:
         """Let the losing connection finish its streams, then close it."""
