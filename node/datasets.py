@@ -11,7 +11,7 @@ from functools import partial
 import structlog
 import trio
 
-from eigen.crypto.errors import CryptoError
+from eigen.crypto.errors import CryptoError, WrongGrant
 from eigen.crypto.grants import GrantContext, unwrap_key, wrap_key
 from eigen.crypto.sealing import Metadata, generate_data_key, open_bytes, seal_bytes
 from eigen.crypto.sealing_key import SealingKeyPair
@@ -158,8 +158,15 @@ class Datasets:
         await self._keep(said.message)
 
     async def _keep(self, grant: KeyGrant) -> None:
-        key = _slot(grant.manifest, grant.shard) + grant.recipient
-        await self._records.commit([("grant", key, encode(grant))])
+        """Store a grant, unless one that lasts longer is here: gossip can be replayed."""
+        known = await self._grant_of(grant.manifest, grant.shard, grant.recipient)
+        if known is None or known.expires_s <= grant.expires_s:
+            key = _slot(grant.manifest, grant.shard) + grant.recipient
+            await self._records.commit([("grant", key, encode(grant))])
+
+    async def _forget(self, cid: Cid, shard: int) -> None:
+        """A grant to this node that opens nothing makes room for another."""
+        await self._records.commit([("grant", _slot(cid, shard) + self._me, None)])
 
     async def _grant_of(self, cid: Cid, shard: int, recipient: Address) -> KeyGrant | None:
         stored = await self._records.get("grant", _slot(cid, shard) + recipient)
@@ -183,12 +190,17 @@ class Datasets:
             if grant is None:
                 grant = await self._ask_grant(cid, manifest, shard)
             if grant is not None:
-                context = GrantContext(self._network_id, cid, shard, self._me, grant.expires_s)
                 try:
-                    return unwrap_key(grant.wrapped, self._sealing, context, now_s=int(time.time()))
+                    return self._unwrap(grant)
                 except CryptoError as error:
+                    await self._forget(cid, shard)
                     raise ShardUnavailable(f"shard {shard}: {error}") from error
             await trio.sleep(GRANT_POLL_S)
+
+    def _unwrap(self, grant: KeyGrant) -> bytes:
+        where = (grant.manifest, grant.shard, self._me, grant.expires_s)
+        context = GrantContext(self._network_id, *where)
+        return unwrap_key(grant.wrapped, self._sealing, context, now_s=int(time.time()))
 
     async def _ask_grant(self, cid: Cid, manifest: DatasetManifest, shard: int) -> KeyGrant | None:
         for peer in (manifest.seeder, *self._providers.get(cid, ())):
@@ -205,9 +217,18 @@ class Datasets:
                 grants = decode(reply, GrantReply).grants
             except (NetworkError, WireError):
                 continue
-            if grants and grants[0].manifest == cid and grants[0].recipient == self._me:
-                await self._keep(grants[0])
-                return grants[0]
+            for grant in grants:
+                if grant.expires_s <= time.time():
+                    continue
+                try:
+                    if (grant.manifest, grant.shard, grant.recipient) != (cid, shard, self._me):
+                        raise WrongGrant("a grant that was not asked for")
+                    self._unwrap(grant)  # a reply is not signed: keep only what is for us
+                except CryptoError as error:
+                    self._network.penalize(peer, limits.PENALTY_BAD_DATA, str(error))
+                    continue
+                await self._keep(grant)
+                return grant
         return None
 
     # reading --------------------------------------------------------------------------------------
@@ -248,6 +269,7 @@ class Datasets:
         try:
             return await trio.to_thread.run_sync(unseal)
         except CryptoError as error:
+            await self._forget(cid, shard)
             raise ShardUnavailable(f"shard {shard} does not open: {error}") from error
 
     async def holdout(self, cid: Cid) -> bytes:
