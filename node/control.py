@@ -4,6 +4,7 @@ One JSON object a line over a Unix socket that only the home's owner can open; o
 call: `{"method": …, "params": {…}}`, answered by `{"result": …}` or `{"error": …, "code": …}`.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -33,6 +34,10 @@ Method = Callable[[dict[str, Any]], Awaitable[Any]]
 
 class ControlError(UserError):
     """What a method tells its caller: one sentence and the exit code that it means."""
+
+
+class OversizedRequest(Exception):
+    """A line that is longer than any request."""
 
 
 class ControlServer:
@@ -66,16 +71,22 @@ class ControlServer:
                 with trio.fail_after(READ_TIMEOUT_S):
                     line = await _read_line(stream, REQUEST_BYTES_MAX)
                 reply = await self._answer(line)
-                await stream.send_all(json.dumps(reply).encode() + b"\n")
+            except OversizedRequest as error:
+                reply = {"error": str(error), "code": int(ExitCode.USAGE)}
             except (trio.BrokenResourceError, trio.TooSlowError, ValueError) as error:
                 log.debug("control call dropped", why=str(error))
+                return
+            with contextlib.suppress(trio.BrokenResourceError):  # the client did not wait
+                await stream.send_all(json.dumps(reply).encode() + b"\n")
 
     async def _answer(self, line: bytes) -> dict[str, Any]:
         try:
             call = json.loads(line)
             method = self._methods[call["method"]]
             params = call.get("params") or {}
-        except (ValueError, TypeError, KeyError):
+            if not isinstance(params, dict):
+                raise TypeError("params is no object")
+        except (ValueError, TypeError, KeyError, RecursionError):
             return {"error": "no such call", "code": int(ExitCode.USAGE)}
         try:
             return {"result": await method(params)}
@@ -91,8 +102,10 @@ async def _read_line(stream: trio.SocketStream, bytes_max: int) -> bytes:
     data = bytearray()
     while not data.endswith(b"\n"):
         chunk = await stream.receive_some(65536)
-        if not chunk or len(data) + len(chunk) > bytes_max:
+        if not chunk:
             raise ValueError("no whole request")
+        if len(data) + len(chunk) > bytes_max:
+            raise OversizedRequest(f"a request of more than {bytes_max} bytes")
         data += chunk
     return bytes(data)
 
