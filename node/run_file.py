@@ -32,13 +32,16 @@ from pathlib import Path
 from typing import Any
 
 from eigen.node.exit_codes import ExitCode, UserError
-from eigen.protocol.limits import PART_VALUES_MAX
+from eigen.protocol.cid import raw_cid
+from eigen.protocol.limits import DESCRIPTION_BYTES_MAX, PART_VALUES_MAX
 from eigen.protocol.run import InnerSpec, ModelSpec, OuterSpec, RunSpec
 from eigen.protocol.types import Cid
 from eigen.protocol.wire import WireError, encode_bare
 
 TOKEN = 10**18
 RUN_FILE_BYTES_MAX = 256 * 1024
+NUMBER_MAX = 1e300
+"""Larger ones are infinite, or too large for a float: no setting comes near."""
 
 
 class RunFileError(UserError):
@@ -86,30 +89,26 @@ class RunFile:
                 inner=InnerSpec(
                     inner.take("steps", int),
                     inner.take("batch", int),
-                    float(inner.take("lr", (float, int))),
-                    float(inner.take("weight_decay", (float, int), 0.0)),
+                    inner.number("lr"),
+                    inner.number("weight_decay", 0.0),
                 ),
                 outer=OuterSpec(
                     outer.take("rule", str, "sgd"),
-                    float(outer.take("lr", (float, int), 1.0)),
-                    float(outer.take("momentum", (float, int), 0.0)),
+                    outer.number("lr", 1.0),
+                    outer.number("momentum", 0.0),
                 ),
                 codec=reader.take("codec", str, "int8"),
                 aggregation=reader.take("aggregation", str, "mean"),
                 part_values=reader.take("part_values", int, PART_VALUES_MAX),
                 trainers_min=trainers[0],
                 trainers_max=trainers[1],
-                reward_per_round=int(
-                    Decimal(str(reader.take("reward_per_round", (int, float)))) * TOKEN
-                ),
-                validator_share_bps=round(
-                    100 * reader.take("validator_share_percent", (int, float), 10)
-                ),
+                reward_per_round=int(Decimal(repr(reader.number("reward_per_round"))) * TOKEN),
+                validator_share_bps=round(100 * reader.number("validator_share_percent", 10.0)),
                 seed=reader.take("seed", int, 0),
             )
             encode_bare(spec)  # every bound of the wire holds for what a person writes, too
         except (WireError, ValueError) as error:
-            raise RunFileError(self.path, str(error)) from error
+            raise RunFileError(self.path, _in_file_terms(str(error), options)) from error
         self._check_trainable(spec)
         return spec
 
@@ -120,7 +119,41 @@ class RunFile:
         try:
             check(spec)
         except SpecError as error:
-            raise RunFileError(self.path, str(error)) from error
+            raise RunFileError(self.path, _in_file_terms(str(error), ())) from error
+
+
+_FILE_TERMS = {
+    "RunSpec.": "",
+    "InnerSpec.": "inner.",
+    "OuterSpec.": "outer.",
+    "ModelSpec.": "model.",
+    "model.options.": "model.",
+    "trainers_min": "trainers",
+    "trainers_max": "trainers",
+    "trainers is above trainers": "trainers: the fewest is above the most",
+    "validator_share_bps": "validator_share_percent (in hundredths)",
+    "dataset: not a CID": "dataset.manifest: not a CID",
+}
+"""What the wire calls a field, and what a person wrote."""
+
+
+def _in_file_terms(message: str, options: tuple[tuple[str, int], ...]) -> str:
+    for index, (name, _) in enumerate(options):
+        for place in ("[0]", "[1]"):
+            message = message.replace(f"ModelSpec.options[{index}]{place}", f"model.{name}")
+    for wire, file in _FILE_TERMS.items():
+        message = message.replace(wire, file)
+    return message
+
+
+_NAMES = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    dict: "a table",
+}
 
 
 class _Table:
@@ -138,9 +171,18 @@ class _Table:
             raise RunFileError(self._path, f"{name} is missing")
         kinds = kind if isinstance(kind, tuple) else (kind,)
         if type(value) not in kinds:
-            wanted = " or ".join(k.__name__ for k in kinds)
-            raise RunFileError(self._path, f"{name}: a {type(value).__name__}, not a {wanted}")
+            wanted = " or ".join(_NAMES[k] for k in kinds)
+            given = _NAMES.get(type(value), "a date or time")
+            raise RunFileError(self._path, f"{name}: {given}, not {wanted}")
+        if value == "" and default is None:
+            raise RunFileError(self._path, f"{name} is empty")
         return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        value = self.take(key, (float, int), default)
+        if not abs(value) <= NUMBER_MAX:  # NaN is not, either
+            raise RunFileError(self._path, f"{self._prefix}{key}: not a finite number")
+        return float(value)
 
     def sub(self, key: str) -> "_Table":
         return _Table(self._path, self.take(key, dict), f"{key}.")
@@ -175,7 +217,7 @@ _TOP = {
 
 
 def load_run_file(path: Path) -> RunFile:
-    """Read a run file. Raises `RunFileError`."""
+    """Read a run file and check all of it, the run spec too. Raises `RunFileError`."""
     try:
         with path.open("rb") as file:
             text = file.read(RUN_FILE_BYTES_MAX + 1)
@@ -194,11 +236,16 @@ def load_run_file(path: Path) -> RunFile:
     data.refuse_unknown({"manifest", "source", "shards", "sealed"})
     if ("manifest" in table["dataset"]) == ("source" in table["dataset"]):
         raise RunFileError(path, "dataset: give either manifest or source")
-    manifest = data.take("manifest", str, "") or None
+    manifest = data.take("manifest", str) if "manifest" in table["dataset"] else None
     dataset = DatasetSource(
         Cid(manifest) if manifest else None,
-        data.take("source", str, "") or None,
+        None if manifest else data.take("source", str),
         data.take("shards", int, 4),
         data.take("sealed", bool, True),
     )
-    return RunFile(path, table, dataset, top.take("description", str, ""))
+    description = top.take("description", str, "")
+    if (size := len(description.encode())) > DESCRIPTION_BYTES_MAX:
+        raise RunFileError(path, f"description: {size} bytes, at most {DESCRIPTION_BYTES_MAX}")
+    run_file = RunFile(path, table, dataset, description)
+    run_file.spec(dataset.manifest or raw_cid(b""))  # before anything is stored or sent for it
+    return run_file
