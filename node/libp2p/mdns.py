@@ -60,8 +60,11 @@ class _Listener:
         self._found = found
 
     def add_service(self, zeroconf: "Zeroconf", kind: str, name: str) -> None:
-        info = zeroconf.get_service_info(kind, name, timeout=LOOKUP_TIMEOUT_MS)
-        if info is not None and info.text:
+        from zeroconf import ServiceInfo
+
+        info = ServiceInfo(kind, name)
+        info.request(zeroconf, LOOKUP_TIMEOUT_MS)  # false without an A record, which libp2p omits
+        if info.text:
             self._found(info.text)
 
     def update_service(self, zeroconf: "Zeroconf", kind: str, name: str) -> None:
@@ -106,6 +109,7 @@ def _start(addresses: Sequence[str], port: int, found: Callable[[bytes], None]) 
             name,
             port=port,
             properties=encode_text(addresses),
+            parsed_addresses=[parse_peer(address).host for address in addresses[:1]],
             server=f"{secrets.token_hex(8)}.local.",
         )
         service.register_service(info)

@@ -3,12 +3,11 @@
 import contextlib
 import os
 import secrets
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import trio
+from namespaces import add, delete, inside, ip, join, need_namespaces
 from nodes import make, running, until
 from programs import program, python
 
@@ -104,6 +103,7 @@ async def test_a_relay_can_be_switched_off(nursery):
 
 NODE = """
 import json, sys, trio
+from namespaces import add, delete, inside, ip, join, need_namespaces
 from nodes import make
 from eigen.node.libp2p import relay
 relay.FIRST_LOOK_S = relay.LOOK_EVERY_S = 0.2
@@ -135,8 +135,7 @@ trio.run(main)
 @pytest.mark.slow
 async def test_nodes_in_networks_without_a_route_between_them(tmp_path, monkeypatch):
     """Two network namespaces that reach the hub's and not each other, as behind two NATs."""
-    if os.geteuid() != 0 or shutil.which("ip") is None:
-        pytest.skip("network namespaces need root and `ip`")
+    need_namespaces()
     script = tmp_path / "node.py"
     script.write_text(NODE)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
@@ -144,20 +143,14 @@ async def test_nodes_in_networks_without_a_route_between_them(tmp_path, monkeypa
     spaces = [f"{tag}{letter}" for letter in "hab"]
     try:
         for space in spaces:
-            ip("netns", "add", space)
-            ip("-n", space, "link", "set", "lo", "up")
+            add(space)
         for index, letter in enumerate("ab", start=1):
-            near, far = f"{tag}{letter}0", f"{tag}{letter}1"
-            ip("-n", spaces[0], "link", "add", near, "type", "veth", "peer", "name", far)
-            ip("-n", spaces[0], "link", "set", far, "netns", spaces[index])
-            ip("-n", spaces[0], "addr", "add", f"10.78.{index}.1/24", "dev", near)
-            ip("-n", spaces[index], "addr", "add", f"10.78.{index}.2/24", "dev", far)
-            ip("-n", spaces[index], "route", "add", "blackhole", f"10.78.{3 - index}.0/24")
-            ip("-n", spaces[0], "link", "set", near, "up")
-            ip("-n", spaces[index], "link", "set", far, "up")
+            here, there = f"10.78.{index}", f"10.78.{3 - index}"
+            join(spaces[0], f"{here}.1/24", spaces[index], f"{here}.2/24", f"{tag}{letter}")
+            ip("-n", spaces[index], "route", "add", "blackhole", f"{there}.0/24")
 
         def command(space: str, *arguments: str) -> list[str]:
-            return ["ip", "netns", "exec", space, *python(str(script), *arguments)]
+            return inside(space, python(str(script), *arguments))
 
         async with program(command(spaces[0], "/ip4/0.0.0.0/tcp/4001")) as hub:
             peer = str(await hub.line("address")).rpartition("/")[2]
@@ -173,9 +166,4 @@ async def test_nodes_in_networks_without_a_route_between_them(tmp_path, monkeypa
                 assert await alice.line("relayed", timeout_s=60) == 1 << 20
                 assert await bob.line("relayed", timeout_s=60) == 1 << 20
     finally:
-        for space in spaces:
-            ip("netns", "del", space)
-
-
-def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check="del" not in arguments, capture_output=True)
+        delete(*spaces)
