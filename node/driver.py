@@ -58,7 +58,17 @@ from eigen.protocol.effects import (
     TrainFailed,
 )
 from eigen.protocol.head import HeadMachine
-from eigen.protocol.messages import Attempt, Attestation, RoundRecord, digest
+from eigen.protocol.messages import (
+    Attempt,
+    Attestation,
+    Outcome,
+    OutcomeVote,
+    RoundRecord,
+    SeatProposal,
+    SeatVote,
+    Timeout,
+    digest,
+)
 from eigen.protocol.requests import (
     EVIDENCE,
     EVIDENCE_BYTES_MAX,
@@ -88,6 +98,13 @@ REQUEST_TIMEOUT_S = 10.0
 """For small requests between peers."""
 HISTORY_ROUNDS = 256
 """Records kept in memory for `eigen runs`; all of them are in the record store."""
+ROUNDS_AHEAD = 2
+"""The machines take messages of the round in progress, and of the next, which gossip may bring
+before the attestations of this one."""
+ENVELOPE_EXTRA_BYTES = 96
+"""Signature and framing of an envelope; the rest is its payload."""
+VALIDATORS_SAY = (SeatProposal, SeatVote, Outcome, OutcomeVote, Timeout, Attestation)
+"""Messages that count from validators alone."""
 PATIENCE_S = 10.0
 """A pushed part waits so long for its author's commitment to arrive by gossip."""
 
@@ -168,22 +185,32 @@ class RunDriver:
 
     def hear(self, said: Said) -> None:
         """A signed round message or attestation of this run."""
-        if not self._remember(said):
+        if said.envelope.signature in self._evidence:
             return
+        if not 0 < _round_of(said.message) - self.head.round <= ROUNDS_AHEAD:
+            return
+        if isinstance(said.message, VALIDATORS_SAY) and said.author not in self.context.validators:
+            return
+        self._remember(said)
         self.post(Received(said.author, said.message))
 
-    def _remember(self, said: Said) -> bool:
-        """Keep what others may have missed; False for what was heard before."""
-        key = said.envelope.signature
-        if key in self._evidence or len(self._evidence) >= EVIDENCE_ENVELOPES_MAX:
-            return False
-        if _round_of(said.message) <= self.head.round:
-            return False
-        self._evidence[key] = said
+    def _remember(self, said: Said) -> None:
+        """Keep what others may have missed.
+
+        Anybody can sign as a trainer, so what only trainers say makes room for new evidence.
+        """
+        if len(self._evidence) >= EVIDENCE_ENVELOPES_MAX:
+            spare = (
+                k for k, s in self._evidence.items() if not isinstance(s.message, VALIDATORS_SAY)
+            )
+            oldest = next(spare, None)
+            if oldest is None:
+                return
+            del self._evidence[oldest]
+        self._evidence[said.envelope.signature] = said
         record = getattr(said.message, "record", None)
         if isinstance(record, RoundRecord):
             self._records[digest(record)] = record
-        return True
 
     async def run(self) -> None:
         """Until cancelled. Work under way is cancelled with it; promises are on disk."""
@@ -204,7 +231,9 @@ class RunDriver:
                 for effect in machine.handle(event, now):
                     await self._perform(effect)
         if isinstance(event, Adopted):
-            self._timers = {k: s for k, s in self._timers.items() if not s.cancel_called}
+            # What came while the head was rounds behind meant nothing to the machines then.
+            for said in list(self._evidence.values()):
+                self.post(Received(said.author, said.message))
         self._changed.set()
         self._changed = trio.Event()
 
@@ -473,7 +502,13 @@ class RunDriver:
     def evidence(self) -> EvidenceReply:
         """What this node heard of the round in progress."""
         said = sorted(self._evidence.values(), key=lambda s: _round_of(s.message))
-        return EvidenceReply(tuple(s.envelope for s in said))
+        envelopes, room = [], EVIDENCE_BYTES_MAX - 1024
+        for one in said:
+            room -= len(one.envelope.payload) + ENVELOPE_EXTRA_BYTES
+            if room < 0:
+                break
+            envelopes.append(one.envelope)
+        return EvidenceReply(tuple(envelopes))
 
     async def take_part(self, sender: Address, push: PartPush) -> Accepted:
         """A trainer's part; waits until this node knows the commitment that it must match."""
@@ -500,7 +535,9 @@ class RunDriver:
         members = self.trainer.members if self.trainer else ()
         if sender not in members or push.attempt.round != self.head.round + 1:
             raise RequestRefused("not seated together in this round")
-        result = self.exchange.keep_result(push)
+        if push.part >= self.context.part_count:
+            raise RequestRefused(f"an update has {self.context.part_count} parts")
+        result = self.exchange.keep_result(push, sender)
         self.post(ResultArrived(sender, push.attempt, push.part, result))
         return Accepted()
 

@@ -84,10 +84,9 @@ async def death(node: LocalNode, phase: str) -> int:
     """Wait until the node has killed itself. Returns the round that it died in."""
     assert node.process is not None
     await trio.to_thread.run_sync(node.process.wait, 120.0)
-    assert node.process.returncode == -9, "the kill must have happened"
-    said, number = re.findall(r"DYING (\w+) in round (\d+)", (node.home / "node.log").read_text())[
-        -1
-    ]
+    log = (node.home / "node.log").read_text()
+    assert node.process.returncode == -9, f"the kill must have happened: {log[-2000:]}"
+    said, number = re.findall(r"DYING (\w+) in round (\d+)", log)[-1]
     assert said == phase
     return int(number)
 
