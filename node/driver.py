@@ -98,9 +98,6 @@ REQUEST_TIMEOUT_S = 10.0
 """For small requests between peers."""
 HISTORY_ROUNDS = 256
 """Records kept in memory for `eigen runs`; all of them are in the record store."""
-ROUNDS_AHEAD = 2
-"""The machines take messages of the round in progress, and of the next, which gossip may bring
-before the attestations of this one."""
 ENVELOPE_EXTRA_BYTES = 96
 """Signature and framing of an envelope; the rest is its payload."""
 VALIDATORS_SAY = (SeatProposal, SeatVote, Outcome, OutcomeVote, Timeout, Attestation)
@@ -187,7 +184,7 @@ class RunDriver:
         """A signed round message or attestation of this run."""
         if said.envelope.signature in self._evidence:
             return
-        if not 0 < _round_of(said.message) - self.head.round <= ROUNDS_AHEAD:
+        if _round_of(said.message) <= self.head.round:
             return
         if isinstance(said.message, VALIDATORS_SAY) and said.author not in self.context.validators:
             return

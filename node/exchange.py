@@ -38,6 +38,9 @@ log = structlog.get_logger()
 
 AUDIT_PARTS_MAX = 64
 """Parts whose aggregation a validator repeats: all of a small model, a sample of a large one."""
+RESULTS_PER_SENDER_MAX = 2 * limits.ATTEMPTS_REMEMBERED
+"""Different results of one part that one peer may hand in for a round: one an attempt, and late
+ones. Each is held in memory until the round after it ends."""
 SENDS_AT_ONCE = 4
 """Parts under way from this node at a time: 2 MiB of memory."""
 
@@ -66,6 +69,7 @@ class _Round:
     current: _Update | None = None
     inputs: dict[tuple[Attempt, int, Address], PartPush] = field(default_factory=dict)
     results: dict[tuple[int, Digest], ResultPush] = field(default_factory=dict)
+    taken: dict[tuple[Address, int], int] = field(default_factory=dict)  # results, by who sent them
 
 
 Fetch = Callable[[Cid], Awaitable[bytes]]
@@ -203,10 +207,19 @@ class Exchange:
             for member in effect.members:
                 nursery.start_soon(self._push, member, RESULT, payload, timeout_s)
 
-    def keep_result(self, push: ResultPush) -> PartResult:
-        """Hold an aggregated part; returns its name in votes."""
+    def keep_result(self, push: ResultPush, sender: Address) -> PartResult:
+        """Hold an aggregated part; returns its name in votes.
+
+        Raises `RequestRefused` where the sender has handed in more different ones than rounds need.
+        """
         digest = _digest(push.data)
-        self._round(push.attempt.round).results[push.part, digest] = push
+        held = self._round(push.attempt.round)
+        if (push.part, digest) not in held.results:
+            slot = (sender, push.part)
+            if held.taken.get(slot, 0) >= RESULTS_PER_SENDER_MAX:
+                raise RequestRefused("too many different results of one part")
+            held.taken[slot] = held.taken.get(slot, 0) + 1
+        held.results[push.part, digest] = push
         return PartResult(digest, push.included)
 
     # serving --------------------------------------------------------------------------------------
@@ -248,7 +261,7 @@ class Exchange:
                 log.info("a result was not to be had", peer=source.hex(), why=str(error))
                 continue
             if _digest(push.data) == wanted.digest:
-                self.keep_result(push)
+                self._round(attempt.round).results[part, wanted.digest] = push
                 return push.data
             self._network.penalize(source, limits.PENALTY_BAD_DATA, "a result of another digest")
         raise PartsMissing(f"part {part}: none of {len(sources)} peers gave the agreed result")
