@@ -134,9 +134,9 @@ class GovernanceService:
 
     async def _keep(self, proposal: Proposal, author: Address, envelope: Envelope) -> None:
         run = run_id(proposal.spec)
-        self._envelopes[run] = envelope
         chain_id = self._chain.proposal_id(run_proposal(proposal))
         if self.machine.add_proposal(proposal, author, chain_id):
+            self._envelopes[run] = envelope
             await self._records.commit([("proposal", run, encode(envelope))])
             log.info("proposal", run=run.hex()[:8], name=proposal.spec.name, by=author.hex()[:8])
             early, self._early_ballots = self._early_ballots, []
