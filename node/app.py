@@ -11,7 +11,7 @@ import trio
 
 from eigen.chain.evm import EvmChain
 from eigen.chain.outbox import OutboxSettings
-from eigen.chain.port import Chain, ChainUnreachable, Contracts, RunOpened
+from eigen.chain.port import Chain, ChainUnreachable, Contracts, EndpointRefused, RunOpened
 from eigen.chain.provider import TrioHTTPProvider
 from eigen.config.network import NetworkFile
 from eigen.config.paths import Paths
@@ -142,7 +142,9 @@ async def run_node(
 
         async def open_run(event: RunOpened, spec: RunSpec) -> None:
             await rounds.open(event, spec)
-            driver = rounds.drivers[event.run]
+            driver = rounds.drivers.get(event.run)
+            if driver is None:
+                return
             evaluations.opened(driver)
             await settlement.resume(driver)
 
@@ -206,7 +208,7 @@ async def follow_chain(chain: Chain, governance: GovernanceService) -> None:
         try:
             info = await chain.info()
             break
-        except ChainUnreachable as error:
+        except (ChainUnreachable, EndpointRefused) as error:
             log.warning("chain unreachable; trying again", in_s=pause_s, why=str(error))
             await trio.sleep(pause_s)
             pause_s = min(2 * pause_s, CHAIN_RETRY_S_MAX)
