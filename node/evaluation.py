@@ -8,6 +8,7 @@ from eigen.node.fetch import ContentUnavailable
 from eigen.node.worker import WorkerError
 from eigen.protocol.messages import RoundRecord
 from eigen.protocol.types import Cid, RunId
+from eigen.protocol.wire import WireError
 from eigen.training.errors import TrainingError
 from eigen.training.results import Evaluation
 
@@ -51,7 +52,7 @@ class Evaluations:
                 checkpoint = await self._ports.blocks.fetch(cid)
                 holdout = await self._ports.datasets.holdout(spec.dataset)
                 figures = await self._ports.worker.evaluate(spec, checkpoint, holdout)
-            except (ContentUnavailable, TrainingError, WorkerError) as error:
+            except (ContentUnavailable, WireError, TrainingError, WorkerError) as error:
                 log.warning("evaluation failed", round=number, why=str(error))
                 continue
             self.figures.setdefault(driver.context.run, {})[number] = figures
