@@ -226,6 +226,8 @@ def load_run_file(path: Path) -> RunFile:
         table = tomllib.loads(text.decode())
     except OSError as error:
         raise RunFileError(path, f"cannot be read: {error.strerror}") from error
+    except RecursionError as error:
+        raise RunFileError(path, "not valid TOML: nested too deeply") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RunFileError(path, f"not valid TOML: {error}") from error
     top = _Table(path, table, "")
