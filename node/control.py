@@ -83,9 +83,7 @@ class ControlServer:
         try:
             call = json.loads(line)
             method = self._methods[call["method"]]
-            params = call.get("params") or {}
-            if not isinstance(params, dict):
-                raise TypeError("params is no object")
+            params = dict(call.get("params") or {})
         except (ValueError, TypeError, KeyError, RecursionError):
             return {"error": "no such call", "code": int(ExitCode.USAGE)}
         try:
