@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from eigen.node.libp2p.errors import BadMultiaddr, HandshakeFailed
+from eigen.node.libp2p.identity import address_of_peer
 from eigen.node.libp2p.multiaddrs import parse, parse_peer
 from eigen.protocol.limits import TEXT_BYTES_MAX
 from eigen.protocol.types import Address
@@ -82,6 +84,15 @@ class Libp2pConfig:
         for text in (*self.listen, *self.announce):
             parse(text)
         for text in self.bootstrap:
-            parse_peer(text)
+            _check_bootstrap(text)
         if self.network_key is not None and len(self.network_key) != 32:
             raise ValueError("network_key has 32 bytes; make one with `openssl rand 32`")
+
+
+def _check_bootstrap(text: str) -> None:
+    peer = parse_peer(text).peer
+    assert peer is not None
+    try:
+        address_of_peer(peer)
+    except HandshakeFailed as error:
+        raise BadMultiaddr(text, f"{error}; nodes of Eigen have secp256k1 keys") from error

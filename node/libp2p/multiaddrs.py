@@ -43,6 +43,11 @@ class Endpoint:
         return self.kind in ("ip4", "ip6") and ipaddress.ip_address(self.host).is_loopback
 
     @property
+    def is_global(self) -> bool:
+        """Whether it is a public IP address."""
+        return self.kind in ("ip4", "ip6") and ipaddress.ip_address(self.host).is_global
+
+    @property
     def is_unspecified(self) -> bool:
         """`0.0.0.0` or `::`: good to listen on, not to dial."""
         return self.kind in ("ip4", "ip6") and ipaddress.ip_address(self.host).is_unspecified

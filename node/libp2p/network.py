@@ -1,5 +1,6 @@
 """The `Network` port on libp2p: everything of this folder put together."""
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
@@ -13,7 +14,7 @@ from eigen.node.libp2p.bulk import Bulk
 from eigen.node.libp2p.bulk_transfer import Outgoing
 from eigen.node.libp2p.config import Libp2pConfig
 from eigen.node.libp2p.connection import Connection, Served
-from eigen.node.libp2p.errors import Libp2pError
+from eigen.node.libp2p.errors import HandshakeFailed, Libp2pError
 from eigen.node.libp2p.events import EventQueue
 from eigen.node.libp2p.exchange import PROTOCOL as PEERS_PROTOCOL
 from eigen.node.libp2p.exchange import PeerExchange
@@ -202,6 +203,7 @@ class Libp2pNetwork:
 
         def learn(endpoint: Endpoint) -> None:
             if endpoint.peer is not None:
-                self._supervisor.learn(endpoint.peer, [endpoint])
+                with contextlib.suppress(HandshakeFailed):  # a neighbour with another kind of key
+                    self._supervisor.learn(endpoint.peer, [endpoint])
 
         await mdns.run(addresses, parse(addresses[0]).port, learn)

@@ -74,6 +74,8 @@ class RelayServer:
             raise StreamReset("no request came")
         if request.type == Hop.RESERVE:
             await self._reserve(connection, stream)
+        elif connection.remote.relay is not None:
+            await _answer_hop(stream, Status.PERMISSION_DENIED)  # no circuits over circuits
         elif request.type == Hop.CONNECT and request.peer is not None:
             await self._connect(connection, stream, request.peer)
         else:
@@ -84,9 +86,8 @@ class RelayServer:
         for peer in [p for p, until in self._reserved.items() if until <= now]:
             del self._reserved[peer]
         known = connection.address in self._reserved
-        if connection.remote.relay is not None or (
-            not known and len(self._reserved) >= RESERVATIONS_MAX
-        ):
+        far = connection.remote.relay is not None
+        if far or (not known and len(self._reserved) >= RESERVATIONS_MAX):
             await _answer_hop(stream, Status.RESERVATION_REFUSED)
             return
         self._reserved[connection.address] = now + RESERVATION_S
@@ -204,10 +205,12 @@ class RelayClient:
         """Hold reservations for as long as nobody can dial this node directly."""
         if self._swarm.listening:
             await trio.sleep(FIRST_LOOK_S)
-        while not self._swarm.dialled_by_others:
-            await self._look_for_relays()
+        while True:
+            if self._swarm.is_reachable():
+                self._swarm.relays.clear()  # what stands goes on; nobody new is sent there
+            else:
+                await self._look_for_relays()
             await trio.sleep(LOOK_EVERY_S)
-        self._swarm.relays.clear()  # what stands goes on; nobody new is sent there
 
     async def _look_for_relays(self) -> None:
         connected = set(self._swarm.peers())

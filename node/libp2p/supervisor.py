@@ -33,6 +33,8 @@ DIALS_MAX: Final = 16
 NEXT_ADDRESS_S: Final = 0.5
 """How long one address is tried before the next is tried beside it (RFC 8305 in spirit; the first
 is tried at once)."""
+RELAYED_TIMEOUT_S: Final = 15.0
+"""To reach a relay and be passed on by it."""
 IDLE_CHECK_S: Final = 5.0
 """How often to look for work when nothing happens."""
 SAVE_EVERY_S: Final = 15.0
@@ -93,7 +95,7 @@ class Supervisor:
                 continue
             if self._swarm.reputation.is_banned(known.address, now):
                 continue
-            if known.address in self._swarm.config.deny or not known.endpoints:
+            if not self._swarm.is_listed(known.address) or not known.endpoints:
                 continue
             if not known.permanent and wanted <= 0:
                 continue
@@ -189,7 +191,12 @@ class Supervisor:
             return await connect_tcp(endpoint)
         if self.dial_relayed is None or endpoint.relay == self._swarm.key.peer_id:
             raise ConnectionLost("no relays are used")
-        return await self.dial_relayed(replace(endpoint, peer=peer))
+        carrier: ByteStream | None = None
+        with trio.move_on_after(RELAYED_TIMEOUT_S):  # two peers may name each other as relays
+            carrier = await self.dial_relayed(replace(endpoint, peer=peer))
+        if carrier is None:
+            raise ConnectionLost(f"no way through the relay {endpoint.relay}")
+        return carrier
 
     async def _save_for_ever(self) -> None:
         while True:

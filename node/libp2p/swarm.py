@@ -69,8 +69,7 @@ class Swarm:
         self.on_switched: list[Callable[[Address], None]] = []
         self.take_lane: Callable[[ByteStream], Awaitable[None]] | None = None
         """Takes over a connection whose first byte is `LANE_FIRST_BYTE`."""
-        self.dialled_by_others = False
-        """Whether a peer has reached this node without a relay."""
+        self._dialled_nearby = self._dialled_from_afar = False
         self.relays: list[Endpoint] = []
         """Endpoints of relays that pass connections on to this node."""
         self.places = HandshakePlaces()
@@ -189,7 +188,7 @@ class Swarm:
         address = address_of_peer(peer)
         if address == self.key.address:
             raise Refused("that is this node itself")
-        if address in self.config.deny or (self.config.allow and address not in self.config.allow):
+        if not self.is_listed(address):
             raise Refused("the peer is not on the allow list, or is on the deny list")
         if self.reputation.is_banned(address, trio.current_time()):
             raise Refused("the peer's score is too low")
@@ -202,6 +201,18 @@ class Swarm:
             and self._per_ip.get(inbound_ip, 0) >= self.config.limits.connections_per_ip
         ):
             raise Refused(f"too many connections from {inbound_ip}")
+
+    def is_listed(self, peer: Address) -> bool:
+        """Whether the lists let a peer in."""
+        allow, deny = self.config.allow, self.config.deny
+        return peer not in deny and (not allow or peer in allow)
+
+    def is_reachable(self) -> bool:
+        """Whether peers can dial this node: one did, from as far away as any peer is."""
+        if self._dialled_from_afar:
+            return True
+        far = any(c[0].remote.is_global for c in self._connections.values())
+        return self._dialled_nearby and not far
 
     def hello(self, connection: Connection) -> Hello:
         """What this node says of itself to this peer."""
@@ -276,7 +287,8 @@ class Swarm:
         connection.admitted.set()
         connection.settled.set()
         if inbound_ip is not None and connection.remote.relay is None:
-            self.dialled_by_others = True
+            self._dialled_nearby = True
+            self._dialled_from_afar = self._dialled_from_afar or connection.remote.is_global
         if inbound_ip is not None:
             self._per_ip[inbound_ip] = self._per_ip.get(inbound_ip, 0) + 1
         others = self._connections.setdefault(connection.address, [])

@@ -237,6 +237,8 @@ class Session:
             if length > WINDOW_BYTES_MAX:
                 raise ProtocolViolation(f"a Yamux frame of {length} bytes")
             if stream is not None:
+                if stream.finished and length:
+                    raise ProtocolViolation("Yamux data after FIN")
                 stream.charge(length)
             self._body_stream, self._body_left = stream, length
             self._body_flags = flags & (Flag.FIN | Flag.RST)

@@ -8,6 +8,7 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from nodes import make
 
 from eigen.crypto.identity import Identity
 from eigen.node.libp2p import address_book, identity, mdns, peerstore
@@ -212,6 +213,26 @@ def test_mdns_texts_round_trip_and_junk_is_passed_over():
     text = mdns.encode_text(addresses)
     assert [str(endpoint) for endpoint in mdns.decode_text(text)] == addresses
     assert mdns.decode_text(b"\x08dnsaddr=\x03abc" + text[:30]) == []
+
+
+async def test_a_neighbour_with_another_kind_of_key_is_passed_over(monkeypatch):
+    """mDNS reports every libp2p node around; what it reports runs in Trio's own callbacks."""
+    ed25519 = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp"
+    found = []
+
+    async def run(_addresses, _port, learn):
+        learn(parse(f"/ip4/10.0.0.1/tcp/1/p2p/{ed25519}"))
+        learn(parse(f"/ip4/10.0.0.2/tcp/1/p2p/{KEYS[1].peer_id}"))
+        found.append(True)
+
+    monkeypatch.setattr(mdns, "run", run)
+    node = make(mdns=True)
+    monkeypatch.setattr(type(node), "listen_addrs", lambda _self: ["/ip4/10.0.0.9/tcp/4001"])
+    await node._run_mdns()
+    assert found
+    assert [known.peer for known in node._swarm.book.all()] == [KEYS[1].peer_id]
+    with pytest.raises(BadMultiaddr, match="secp256k1"):
+        Libp2pConfig("x", bootstrap=(f"/ip4/10.0.0.1/tcp/1/p2p/{ed25519}",))
 
 
 @given(st.binary(max_size=400))
