@@ -406,7 +406,8 @@ class CommitteeMachine:
         if event.name == "notices":
             self._notices_due.add(event.attempt.number)
             return self._progress(event.attempt.number, now)
-        if event.attempt == self.attempt and self.stage is not Stage.IDLE:
+        mine = event.name == "attempt" and event.attempt == self.attempt
+        if mine and self.stage is not Stage.IDLE:
             return self._give_up(now)
         return []
 
@@ -456,7 +457,7 @@ class CommitteeMachine:
             return []
         self.number = number
         self.stage = Stage.SEATING
-        return self._give_up(now) if number >= self._given_up else []
+        return self._give_up(now)  # said again where it was given up before a restart
 
     # round over, links ----------------------------------------------------------------------------
     def _on_adopted(self, _event: Adopted, now: float) -> Effects:

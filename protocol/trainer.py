@@ -8,7 +8,7 @@ A new attempt of the same round re-uses the update that was trained: local train
 public state and data. Nothing here trains, sends or looks at a clock; see `effects`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
@@ -97,6 +97,7 @@ class _Exchange:
     members: tuple[Address, ...]
     parts: list[_Part]
     expected: frozenset[Address] = frozenset()  # who had committed when the exchange began
+    agreed: tuple[PartResult, ...] = ()  # what a majority voted for
 
 
 class TrainerMachine:
@@ -250,10 +251,11 @@ class TrainerMachine:
     def _on_commitment(self, sender: Address, made: Commitment, now: float) -> list[Effect]:
         if not self._of_this_attempt(sender, made):
             return []
-        known = self._commitments.setdefault((made.attempt, sender), made)
-        if known != made:
+        new = (made.attempt, sender) not in self._commitments
+        if self._commitments.setdefault((made.attempt, sender), made) != made:
             return [Penalize(sender, limits.PENALTY_BAD_DATA, "two commitments in one attempt")]
-        return self._begin_if_all_committed(now)
+        effects = self._begin_if_all_committed(now)
+        return effects + self._take_offers(now) if new else effects
 
     def _of_this_attempt(self, sender: Address, said: Commitment | ResultVote) -> bool:
         """Whether to count a statement now: of a member, in the open attempt. A later is held."""
@@ -307,9 +309,13 @@ class TrainerMachine:
         return [*self._input_timer(index, now), *self._aggregate_if_complete(index)]
 
     def _best_offer(self, part: _Part) -> PartResult | None:
-        """A result from an owner to whom we look, or have looked: others may not decide a part."""
-        turns = part.owners[: part.rank + 1]
-        return next((part.offered[owner] for owner in turns if owner in part.offered), None)
+        """A result that may stand: others than the owners to whom we looked do not decide a part.
+
+        Nor does one that names a member whose commitment is not here: no validator could audit it.
+        """
+        committed = self._mask(m for m in self.members if self.commitment_of(m))
+        offers = (part.offered.get(owner) for owner in part.owners[: part.rank + 1])
+        return next((o for o in offers if o is not None and not o.included & ~committed), None)
 
     def _input_timer(self, index: int, now: float) -> list[Effect]:
         exchange = self._exchange
@@ -386,9 +392,9 @@ class TrainerMachine:
         effects.append(SendResult(event.attempt, event.part, result, others))
         return effects + self._take_result(event.part, result, now)
 
-    def _mask(self, senders: dict[Address, None]) -> int:
-        assert self._exchange is not None
-        return sum(1 << i for i, m in enumerate(self._exchange.members) if m in senders)
+    def _mask(self, senders: Iterable[Address]) -> int:
+        chosen = set(senders)
+        return sum(1 << i for i, m in enumerate(self.members) if m in chosen)
 
     def _on_result(self, event: ResultArrived, now: float) -> list[Effect]:
         exchange = self._exchange
@@ -403,7 +409,15 @@ class TrainerMachine:
         offered = self._best_offer(part)
         return self._take_result(event.part, offered, now) if offered else []
 
-    def _take_result(self, index: int, result: PartResult, _now: float) -> list[Effect]:
+    def _take_offers(self, now: float) -> list[Effect]:
+        """Results that waited for a commitment."""
+        effects: list[Effect] = []
+        for index, part in enumerate(self._exchange.parts if self._exchange else ()):
+            if part.offered and part.result is None and (offer := self._best_offer(part)):
+                effects += self._take_result(index, offer, now)
+        return effects
+
+    def _take_result(self, index: int, result: PartResult, now: float) -> list[Effect]:
         exchange = self._exchange
         assert exchange is not None
         part = exchange.parts[index]
@@ -416,6 +430,12 @@ class TrainerMachine:
         if len(results) < len(exchange.parts):
             return []
         self.phase = Phase.AGREED
+        return self._vote(results, now)
+
+    def _vote(self, results: tuple[PartResult, ...], now: float) -> list[Effect]:
+        """Say once in an attempt, restarts included, that these results are held here."""
+        exchange = self._exchange
+        assert exchange is not None
         attempt = exchange.seat.attempt
         vote = ResultVote(attempt, exchange.name, results)
         key = attempt.run + attempt.round.to_bytes(8, "big") + attempt.number.to_bytes(4, "big")
@@ -426,7 +446,7 @@ class TrainerMachine:
             Persist("result-vote", key, digest(vote)),
             Publish(Topic.ROUNDS, vote),
         ]
-        return effects + self._on_result_vote(self.me, vote, _now)
+        return effects + self._on_result_vote(self.me, vote, now)
 
     # agree and step -------------------------------------------------------------------------------
     def _on_result_vote(self, sender: Address, vote: ResultVote, _now: float) -> list[Effect]:
@@ -445,15 +465,20 @@ class TrainerMachine:
         if agreed is None or len(agreed) != len(exchange.parts):
             return []
         self.phase = Phase.STEPPING
+        exchange.agreed = agreed
         voters = self._result_votes.voters(vote.attempt, agreed)
         sources = tuple(m for m in exchange.members if m in voters and m != self.me)
         return [Step(vote.attempt, Cid(exchange.seat.base), agreed, sources)]
 
-    def _on_stepped(self, event: Stepped, _now: float) -> list[Effect]:
+    def _on_stepped(self, event: Stepped, now: float) -> list[Effect]:
         if self.attempt != event.attempt or self.phase is not Phase.STEPPING:
             return []
         self.phase = Phase.STEPPED
-        return [Publish(Topic.ROUNDS, StepNotice(event.attempt, event.checkpoint))]
+        exchange = self._exchange
+        votes: list[Effect] = []
+        if exchange is not None and self.me not in self._result_votes.votes(event.attempt):
+            votes = self._vote(exchange.agreed, now)  # the majority was there before our last part
+        return [*votes, Publish(Topic.ROUNDS, StepNotice(event.attempt, event.checkpoint))]
 
     def _on_step_failed(self, event: StepFailed, _now: float) -> list[Effect]:
         return [Note("step failed", event.attempt, event.reason)]
