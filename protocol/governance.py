@@ -6,6 +6,7 @@ acts only when the one before has had its time, so that a transaction is seldom 
 never left undone. It does not know what a chain is; states are told as `Stage`.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -66,6 +67,7 @@ class KnownProposal:
     counted: set[Address] = field(default_factory=set)  # voters whom the governor has counted
     stage: Stage = Stage.UNKNOWN
     since_s: float = 0.0  # when the stage was first seen
+    relayed: dict[Address, int] = field(default_factory=dict)  # how often each ballot was handed on
     first_ballot_s: float | None = None  # when the oldest ballot that is not counted came
 
 
@@ -80,12 +82,32 @@ class Governance:
         self.proposals: dict[RunId, KnownProposal] = {}
 
     def add_proposal(self, proposal: Proposal, proposer: Address, chain_id: int) -> bool:
-        """False where it was known or there are too many open ones."""
+        """False where it was known or there are too many open ones.
+
+        Where there are too many, one that has ended makes room, else one that never came on chain;
+        of these the proposer with the most loses its oldest, so that nobody crowds others out.
+        """
         run = run_id(proposal.spec)
-        if run in self.proposals or len(self.proposals) >= limits.PROPOSALS_MAX:
+        if run in self.proposals:
             return False
+        if len(self.proposals) >= limits.PROPOSALS_MAX:
+            oldest = self._dispensable()
+            if oldest is None:
+                return False
+            del self.proposals[oldest]
         self.proposals[run] = KnownProposal(proposal, proposer, chain_id)
         return True
+
+    def _dispensable(self) -> RunId | None:
+        for run, known in self.proposals.items():
+            if known.stage in (Stage.EXECUTED, Stage.FAILED):
+                return run
+        waiting = [(run, k) for run, k in self.proposals.items() if k.stage is Stage.UNKNOWN]
+        count = Counter(known.proposer for _, known in waiting if known.proposer != self.me)
+        if not count:
+            return None
+        [(crowd, _)] = count.most_common(1)
+        return next(run for run, known in waiting if known.proposer == crowd)
 
     def by_chain_id(self, chain_id: int) -> KnownProposal | None:
         """The proposal with this governor id."""
@@ -104,16 +126,18 @@ class Governance:
         return True
 
     def saw_stage(self, run: RunId, stage: Stage, now: float) -> bool:
-        """Take in what the chain says. True where it changed."""
-        known = self.proposals[run]
-        if known.stage is stage:
+        """Take in what the chain says. True where it changed; False too where it is forgotten."""
+        known = self.proposals.get(run)
+        if known is None or known.stage is stage:
             return False
         known.stage, known.since_s = stage, now
         return True
 
     def saw_counted(self, run: RunId, voters: Sequence[Address]) -> None:
         """These voters' ballots are counted."""
-        known = self.proposals[run]
+        known = self.proposals.get(run)
+        if known is None:
+            return
         known.counted.update(voters)
         if all(voter in known.counted for voter in known.ballots):
             known.first_ballot_s = None
@@ -130,7 +154,11 @@ class Governance:
                 open_s = max(known.first_ballot_s, known.since_s)
                 waiting = [b for v, b in known.ballots.items() if v not in known.counted]
                 if waiting and now >= open_s + self.batch_s + turn_s:
+                    # Ballots that the governor will not count must not keep others back.
+                    waiting.sort(key=lambda b: known.relayed.get(b.voter, 0))
                     batch = waiting[: limits.BALLOTS_PER_RELAY_MAX]
+                    for ballot in batch:
+                        known.relayed[ballot.voter] = known.relayed.get(ballot.voter, 0) + 1
                     actions.append(RelayBallots(run, tuple(batch)))
             elif known.stage is Stage.SUCCEEDED and now >= known.since_s + turn_s:
                 actions.append(QueueProposal(run))
