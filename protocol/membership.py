@@ -51,14 +51,18 @@ class Membership:
             if (heartbeat.incarnation, heartbeat.sequence) <= was:
                 return False
         elif len(self._members) >= limits.MEMBERS_MAX:
-            del self._members[min(self._members, key=lambda a: self._members[a].heard_s)]
+            others = (a for a in self._members if a != self.me)
+            stalest = min(others, key=lambda a: self._members[a].heard_s)
+            del self._members[stalest]
+            self._down.discard(stalest)
         self._members[sender] = Member(sender, heartbeat, now)
         self._down.discard(sender)
         return True
 
     def down(self, peer: Address) -> None:
         """The transport lost a peer: it is not seated until it is heard or reachable again."""
-        self._down.add(peer)
+        if peer in self._members:  # of others there is nothing to forget
+            self._down.add(peer)
 
     def up(self, peer: Address) -> None:
         """The transport has the peer again."""
