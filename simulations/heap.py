@@ -270,13 +270,13 @@ class HeapNetwork:
                 mine = node.trainer.commitment_of(node.address)
                 assert mine is not None
                 arrived = PartArrived(node.address, attempt, part, mine.parts_root)
-                self._send(owner, arrived)
+                self.send(owner, arrived)
             case Aggregate(attempt=attempt, part=part, inputs=inputs):
                 value = _aggregate(attempt.round, part, inputs, self._roots(node, inputs))
                 self._post(node, 0.005, Aggregated(attempt, part, value, ()))
             case SendResult(attempt=attempt, part=part, result=result, members=members):
                 for member in members:
-                    self._send(member, ResultArrived(node.address, attempt, part, result))
+                    self.send(member, ResultArrived(node.address, attempt, part, result))
             case Step(attempt=attempt, base=base, results=results):
                 self._post(node, 0.01, Stepped(attempt, _checkpoint(base, results)))
             case Audit(seat=seat, results=results):
@@ -288,7 +288,8 @@ class HeapNetwork:
             case Adopt(round=round_, record=wanted):
                 self._adopt(node, round_, wanted)
 
-    def _send(self, to: Address, event: Event) -> None:
+    def send(self, to: Address, event: Event) -> None:
+        """An event for one node, after a latency; nothing where it is down."""
         if self.nodes[to].alive:
             self._post(self.nodes[to], self._latency(), event)
 
