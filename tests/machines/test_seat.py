@@ -1,0 +1,174 @@
+"""Seats, shards, owners and pay are pure functions that everybody computes alike."""
+
+from collections import Counter
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scenes import context
+
+from eigen.protocol.cid import raw_cid
+from eigen.protocol.evidence import RoundEvidence
+from eigen.protocol.messages import Attempt, Credit, RoundRecord, SeatMember
+from eigen.protocol.seat import (
+    assign_open,
+    assign_sealed,
+    credits_of,
+    leader,
+    order_seed,
+    part_owners,
+    payouts_after,
+    ranked,
+    round_seed,
+)
+from eigen.protocol.types import Address, Digest
+
+ADDRESSES = [Address(bytes([i + 1]) * 20) for i in range(12)]
+people = st.lists(st.sampled_from(ADDRESSES), min_size=1, max_size=12, unique=True)
+seeds = st.binary(min_size=32, max_size=32).map(Digest)
+
+
+def held_by(holders: tuple[SeatMember, ...]) -> dict[Address, set[int]]:
+    return {h.trainer: set(h.shards) for h in holders}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(people, seeds), min_size=1, max_size=6), st.integers(1, 16))
+def test_sealed_shards_stay_with_who_has_seen_them(
+    rounds: list[tuple[list[Address], Digest]], shards: int
+) -> None:
+    holders: tuple[SeatMember, ...] = ()
+    for present, seed in rounds:
+        before = held_by(holders)
+        members, after = assign_sealed(holders, present, shards, seed)
+        assert assign_sealed(holders, list(reversed(present)), shards, seed) == (members, after)
+        now = held_by(after)
+        everything = [shard for own in now.values() for shard in own]
+        assert len(everything) == len(set(everything))  # each shard has one holder
+        if members:
+            assert set(everything) == set(range(shards))
+        for trainer in present:  # who is here loses nothing
+            assert before.get(trainer, set()) <= now.get(trainer, set())
+        for trainer, own in now.items():  # who is absent gains nothing
+            if trainer not in present:
+                assert own <= before[trainer]
+        assert [m.trainer for m in members] == sorted(m.trainer for m in members)
+        assert all(set(m.shards) == now[m.trainer] and m.shards for m in members)
+        assert len(members) == min(len(present), shards) or any(before.values())
+        holders = after
+
+
+@settings(max_examples=200)
+@given(people, st.integers(1, 24), seeds)
+def test_open_shards_are_dealt_anew_and_evenly(
+    present: list[Address], shards: int, seed: Digest
+) -> None:
+    members, holders = assign_open(present, shards, seed)
+    assert (members, holders) == assign_open(sorted(present), shards, seed)
+    assert holders == ()
+    assert [m.trainer for m in members] == sorted(present)
+    dealt = Counter(shard for m in members for shard in m.shards)
+    assert set(dealt) == set(range(shards))
+    sizes = [len(m.shards) for m in members]
+    assert min(sizes) >= 1
+    assert max(sizes) - min(sizes) <= 1
+    if len(present) <= shards:
+        assert max(dealt.values()) == 1
+
+
+def test_open_shards_change_hands_with_the_seed() -> None:
+    hands = {assign_open(ADDRESSES[:4], 8, Digest(bytes([i]) * 32))[0] for i in range(20)}
+    assert len(hands) == 20
+    assert assign_open([], 8, Digest(bytes(32))) == ((), ())
+
+
+@given(people, seeds, st.integers(0, 50))
+def test_leadership_rotates_through_all(validators: list[Address], seed: Digest, at: int) -> None:
+    turn = [leader(seed, at + i, validators) for i in range(len(validators))]
+    assert sorted(turn) == sorted(validators)
+    assert leader(seed, at + len(validators), validators) == turn[0]
+    assert leader(seed, at, reversed(validators)) == turn[0]
+
+
+@given(people, seeds)
+def test_owners_are_permutations_with_an_equal_share_of_first_choices(
+    members: list[Address], seed: Digest
+) -> None:
+    parts = 3 * len(members)
+    owners = [part_owners(seed, part, members) for part in range(parts)]
+    for order in owners:
+        assert sorted(order) == sorted(members)
+    assert set(Counter(order[0] for order in owners).values()) == {3}
+
+
+def test_a_lost_owners_parts_spread_over_the_others() -> None:
+    seed = Digest(b"o" * 32)
+    second = {part_owners(seed, p, ADDRESSES)[1] for p in range(0, 12 * 24, 12)}
+    assert len(second) > 6
+
+
+@given(seeds, st.integers(1, 10**6), seeds)
+def test_no_two_draws_share_a_seed(run: Digest, round_: int, previous: Digest) -> None:
+    seed = round_seed(run, round_, previous)
+    drawn = {
+        seed,
+        round_seed(run, round_ + 1, previous),
+        round_seed(previous, round_, run) if run != previous else b"",
+        order_seed(seed, ADDRESSES[0]),
+        order_seed(seed, ADDRESSES[1]),
+    }
+    assert len(drawn) == 5
+    assert ranked(seed, b"a", ADDRESSES) != ranked(seed, b"b", ADDRESSES)
+
+
+amounts = st.lists(st.integers(0, 2**48), min_size=0, max_size=8)
+
+
+@settings(max_examples=200)
+@given(amounts, st.integers(0, 6), st.integers(0, 2**127), st.integers(0, 10_000))
+def test_credits_never_exceed_the_reward(
+    samples: list[int], watching: int, reward: int, share: int
+) -> None:
+    spec = replace(context().spec, reward_per_round=reward, validator_share_bps=share)
+    work = list(zip(ADDRESSES, samples, strict=False))
+    trainers, validators = credits_of(spec, work, ADDRESSES[:watching])
+    assert sum(c.amount for c in (*trainers, *validators)) <= reward
+    assert len({c.amount for c in validators}) <= 1
+    for one in trainers:
+        for other in trainers:
+            if one.samples <= other.samples:
+                assert one.amount <= other.amount
+    if watching and sum(samples):
+        assert reward - sum(c.amount for c in (*trainers, *validators)) <= len(work) + watching
+
+
+def record(number: int, previous: RoundRecord | None, earned: tuple[Credit, ...]) -> RoundRecord:
+    at = Attempt(context().run, number, 0)
+    base = raw_cid(b"base")
+    table = payouts_after(previous, earned)
+    return RoundRecord(at, Digest(bytes(32)), base, base, (), earned, (), table)
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 10**20))), max_size=6))
+def test_payouts_only_grow_and_add_up(rounds: list[list[tuple[int, int]]]) -> None:
+    last: RoundRecord | None = None
+    total = 0
+    for number, earned in enumerate(rounds, 1):
+        before = {p.account: p.cumulative for p in last.payouts} if last else {}
+        last = record(number, last, tuple(Credit(ADDRESSES[i], 1, a) for i, a in earned))
+        total += sum(a for _, a in earned)
+        table = {p.account: p.cumulative for p in last.payouts}
+        assert list(table) == sorted(table)
+        assert all(table[a] >= paid for a, paid in before.items())
+        assert sum(table.values()) == total
+
+
+def test_where_places_are_few_each_trainer_gets_its_turn() -> None:
+    few = context(trainers_max=3)
+    seated: Counter[Address] = Counter()
+    for i in range(40):
+        evidence = RoundEvidence(few, None, Digest(bytes([i]) * 32))
+        members, _ = evidence.assign(tuple(ADDRESSES))
+        assert len(members) == 3
+        seated.update(m.trainer for m in members)
+    assert set(seated) == set(ADDRESSES)
