@@ -12,7 +12,7 @@ PENDING_MAX: Final = 512
 PENDING_PER_IP_MAX: Final = 64
 """As above for one address; an honest peer needs its place for some 20 ms."""
 RESERVED_DESCRIPTORS: Final = 128
-"""Descriptors left for files, the chain's RPC and the store when accepting connections."""
+"""Descriptors left for files, the chain's RPC, the store, dials and bulk lanes."""
 SIMULTANEOUS_GRACE_S: Final = 10.0
 """How long the losing one of two simultaneous connections may finish its streams."""
 
@@ -29,8 +29,6 @@ NOISE_RECORD_BYTES_MAX: Final = 65_535
 """The Noise specification, section 3; the length prefix has two bytes."""
 NOISE_HANDSHAKE_BYTES_MAX: Final = 4096
 """A handshake payload is some 200 bytes; extensions may add muxer names."""
-RECORDS_PER_KEY_MAX: Final = 2**60
-"""Far below the 2^64 - 1 nonces of a Noise key; the connection ends before."""
 
 # Yamux ------------------------------------------------------------------------------------------
 WINDOW_INITIAL_BYTES: Final = 256 * 1024

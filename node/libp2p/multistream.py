@@ -12,7 +12,6 @@ from eigen.node.libp2p.errors import NotSupported, ProtocolViolation
 
 HEADER: Final = "/multistream/1.0.0"
 NOT_AVAILABLE: Final = "na"
-LIST: Final = "ls"
 
 
 class Channel(Protocol):

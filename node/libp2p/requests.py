@@ -44,7 +44,6 @@ REFUSED: Final = b"\x01"
 INTERNAL_ERROR: Final = "internal error"
 URGENT_BYTES_MAX: Final = 64 * 1024
 """Replies wanted above this size travel behind the others."""
-READ_BYTES: Final = 256 * 1024
 
 Penalize = Callable[[Address, float, str], None]
 

@@ -15,6 +15,7 @@ from eigen.node.libp2p.bounds import HANDSHAKE_TIMEOUT_S, SIMULTANEOUS_GRACE_S
 from eigen.node.libp2p.byte_stream import ByteStream, read_exactly
 from eigen.node.libp2p.config import Libp2pConfig
 from eigen.node.libp2p.connection import Connection, Served, upgrade_inbound, upgrade_outbound
+from eigen.node.libp2p.descriptors import connections_allowed
 from eigen.node.libp2p.errors import (
     ConnectionLost,
     Libp2pError,
@@ -77,6 +78,7 @@ class Swarm:
         self._prologue = b"" if config.network_key is None else b"/eigen/psk/1" + config.network_key
         self._connections: dict[Address, list[Connection]] = {}
         self._per_ip: dict[str, int] = {}
+        self._connections_max = config.limits.connections
         self._nursery: trio.Nursery | None = None
         self._foreign_logged: set[Address] = set()
 
@@ -84,6 +86,7 @@ class Swarm:
 
     async def run(self, *, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Listen and serve until cancelled. Raises `ListenError`."""
+        self._connections_max = connections_allowed(self.config.limits.connections)
         opened = await open_listeners(self.config.listen)
         rate = AcceptRate(
             self.config.limits.accepts_per_ip_per_s, self.config.limits.accepts_per_ip_burst
@@ -194,7 +197,7 @@ class Swarm:
             raise Refused("the peer's score is too low")
         if address in self._connections:
             return
-        if len(self._connections) >= self.config.limits.connections:
+        if len(self._connections) >= self._connections_max:
             raise Refused("all places for connections are taken")
         if (
             inbound_ip is not None

@@ -2,6 +2,7 @@
 
 import json
 import random
+import resource
 import socket
 
 import pytest
@@ -11,10 +12,11 @@ from hypothesis import strategies as st
 from nodes import make
 
 from eigen.crypto.identity import Identity
-from eigen.node.libp2p import address_book, identity, mdns, peerstore
+from eigen.node.libp2p import address_book, bounds, identity, mdns, peerstore
 from eigen.node.libp2p.accept import AcceptRate, HandshakePlaces
 from eigen.node.libp2p.address_book import AddressBook
 from eigen.node.libp2p.config import Libp2pConfig, Limits
+from eigen.node.libp2p.descriptors import connections_allowed
 from eigen.node.libp2p.errors import BadMultiaddr, HandshakeFailed
 from eigen.node.libp2p.events import EventBus
 from eigen.node.libp2p.give_way import QUEUE_TARGET_S, Governor, Line, read_line
@@ -180,6 +182,16 @@ def test_one_address_may_not_connect_without_end():
     for number in range(5000):
         rate.allows(f"x{number}", 1.0)
     assert len(rate._buckets) <= 4096
+
+
+def test_connections_keep_within_the_limit_on_open_files(monkeypatch, caplog):
+    limits = [256, 700]  # soft, hard
+    monkeypatch.setattr(resource, "getrlimit", lambda _what: tuple(limits))
+    monkeypatch.setattr(resource, "setrlimit", lambda _what, new: limits.__setitem__(0, new[0]))
+    assert connections_allowed(20) == 20
+    assert limits[0] == 20 + bounds.PENDING_MAX + bounds.RESERVED_DESCRIPTORS
+    assert connections_allowed(1000) == 700 - bounds.PENDING_MAX - bounds.RESERVED_DESCRIPTORS
+    assert "ulimit -n" in caplog.text
 
 
 def test_scores_fade_and_bans_end():
