@@ -55,6 +55,10 @@ BULK_UNSENT_BYTES_MAX: Final = 4 * 1024 * 1024
 """As above for a bulk lane, which has no ping to delay: fewer, larger system calls."""
 INBOUND_STREAMS_MAX: Final = 256
 """Open streams that one peer may hold, as in go-yamux."""
+STREAM_OPENS_PER_S: Final = 2000.0
+"""Streams a peer may open, on average; each costs some 0.1 ms. Those above are reset."""
+STREAM_OPENS_BURST: Final = 4000.0
+"""As above, at once; a peer that far above its rate again is no honest one."""
 PING_INTERVAL_S: Final = 5.0
 """Silence after which the link is probed."""
 PING_TIMEOUT_S: Final = 10.0
@@ -103,6 +107,10 @@ SEEN_MAX: Final = 65_536
 """Message ids remembered, about 150 bytes each; 100 messages a second for ten minutes."""
 SEEN_TTL_S: Final = 600.0
 """How long an id is remembered at least, while there is room."""
+NEW_MESSAGES_PER_S: Final = 500.0
+"""Messages of one forwarder that are checked, on average; a signature costs some 0.1 ms."""
+NEW_MESSAGES_BURST: Final = 2000.0
+"""As above, at once: what a node that comes back is told by one peer."""
 SEND_QUEUE_MAX: Final = 512
 """RPCs waiting for one peer; forwarded messages beyond it are left to IHAVE."""
 DELIVERY_QUEUE_MAX: Final = 1024

@@ -51,12 +51,13 @@ class _Outgoing:
     def is_full(self) -> bool:
         return len(self.frames) >= SEND_QUEUE_MAX
 
-    def put(self, frame: bytes, *, droppable: bool) -> None:
+    def put(self, frame: bytes, *, droppable: bool) -> bool:
         if self.is_full and (droppable or len(self.frames) >= 2 * SEND_QUEUE_MAX):
             self.dropped += 1
-            return
+            return False
         self.frames.append(frame)
         self.arrived.set()
+        return True
 
 
 class _Topic:
@@ -173,9 +174,9 @@ class Gossip:
         if (outgoing := self._outgoing.get(peer)) is not None:
             outgoing.arrived.set()
 
-    def _queue(self, peer: Address, frame: bytes, droppable: bool) -> None:
-        if (outgoing := self._outgoing.get(peer)) is not None:
-            outgoing.put(frame, droppable=droppable)
+    def _queue(self, peer: Address, frame: bytes, droppable: bool) -> bool:
+        outgoing = self._outgoing.get(peer)
+        return outgoing is not None and outgoing.put(frame, droppable=droppable)
 
     async def _send_to(self, peer: Address, outgoing: _Outgoing) -> None:
         with outgoing.scope:

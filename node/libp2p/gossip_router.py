@@ -14,6 +14,8 @@ from eigen.node.libp2p import gossip_score as score
 from eigen.node.libp2p.bounds import (
     CONTROL_PER_RPC_MAX,
     IDS_PER_HEARTBEAT_MAX,
+    NEW_MESSAGES_BURST,
+    NEW_MESSAGES_PER_S,
     TOPICS_PER_PEER_MAX,
 )
 from eigen.node.libp2p.errors import ProtocolViolation
@@ -21,6 +23,7 @@ from eigen.node.libp2p.gossip_cache import MessageCache, Seen
 from eigen.node.libp2p.gossip_messages import Message, Rpc
 from eigen.node.libp2p.gossip_score import PeerScore
 from eigen.node.libp2p.identity import NodeKey
+from eigen.node.libp2p.token_bucket import TokenBucket
 from eigen.node.ports import Verdict
 from eigen.protocol.limits import PENALTY_MALFORMED
 from eigen.protocol.types import Address
@@ -42,11 +45,13 @@ IHAVE_PER_HEARTBEAT_MAX: Final = 10
 """IHAVE entries of one peer that are followed between two heartbeats, for each own topic."""
 PROMISE_S: Final = 3.0
 """How long a peer has to deliver what it advertised."""
+FLOOD_PENALTY: Final = 0.02
+"""Of P7, for each message above the pace: a second of twice the pace costs 10."""
 FLOOD_BYTES_MAX: Final = 4096
 """Own messages up to this size go to all subscribers; larger ones to the mesh."""
 
-Send = Callable[[Address, bytes, bool], None]
-"""`(peer, frame, droppable)`: queue a frame for a peer."""
+Send = Callable[[Address, bytes, bool], bool]
+"""`(peer, frame, droppable)`: queue a frame for a peer; false if it was dropped."""
 
 
 @dataclass(slots=True)
@@ -55,6 +60,11 @@ class Remote:
 
     topics: set[str] = field(default_factory=set)
     score: PeerScore = field(default_factory=PeerScore)
+    pace: TokenBucket = field(
+        default_factory=lambda: TokenBucket(NEW_MESSAGES_PER_S, NEW_MESSAGES_BURST, 0.0)
+    )
+    missed: set[str] = field(default_factory=set)
+    """Topics of which a message was dropped on its way to the peer: it is told by IHAVE."""
     ihave_entries: int = 0
     ids_asked: int = 0
     ids_served: int = 0
@@ -157,8 +167,12 @@ class Router:
         self._seen.add(message_id, now_s)
         self._cache.put(message_id, topic, frame)
         for peer in self.targets(topic, len(data), now_s):
-            self._send(peer, frame, True)
+            self._pass(peer, topic, frame)
         return message_id
+
+    def _pass(self, peer: Address, topic: str, frame: bytes) -> None:
+        if not self._send(peer, frame, True) and peer in self.peers:
+            self.peers[peer].missed.add(topic)
 
     # Receiving ----------------------------------------------------------------------------------
 
@@ -213,6 +227,9 @@ class Router:
         if topic not in self.mesh or message_id in self._seen:
             self._promises.pop(message_id, None)
             return None
+        if not remote.pace.take(1.0, now_s):
+            remote.score.behaviour += FLOOD_PENALTY  # not seen: another peer may bring it
+            return None
         try:
             messages.check_signature(message)  # before it counts as seen, or a forgery hides it
         except ProtocolViolation as violation:
@@ -236,7 +253,7 @@ class Router:
         author = messages.author_of(message)
         for member in self.mesh[topic]:
             if member not in (peer, author):
-                self._send(member, frame, True)
+                self._pass(member, topic, frame)
         return Accepted(topic, peer, message.data)
 
     def _on_ihave(self, peer: Address, remote: Remote, rpc: Rpc, now_s: float) -> None:
@@ -368,8 +385,11 @@ class Router:
         ids = self._rng.sample(ids, min(len(ids), IDS_PER_HEARTBEAT_MAX))
         control = messages.Control(ihave=[messages.IHave(topicID=topic, messageIDs=ids)])
         frame = messages.frame(Rpc(control=control))
-        for peer in self._rng.sample(candidates, min(count, len(candidates))):
-            self._send(peer, frame, True)
+        chosen = self._rng.sample(candidates, min(count, len(candidates)))
+        behind = [peer for peer, remote in self.peers.items() if topic in remote.missed]
+        for peer in dict.fromkeys([*chosen, *behind]):
+            if self._send(peer, frame, True):
+                self.peers[peer].missed.discard(topic)
 
     def _graft(self, topic: str, peer: Address, now_s: float) -> None:
         self.mesh[topic].add(peer)

@@ -19,11 +19,14 @@ from eigen.node.libp2p.bounds import (
     LANE_BYTES_MAX,
     PING_INTERVAL_S,
     PING_TIMEOUT_S,
+    STREAM_OPENS_BURST,
+    STREAM_OPENS_PER_S,
     WINDOW_BYTES_MAX,
 )
 from eigen.node.libp2p.errors import ConnectionLost, ProtocolViolation, StreamReset
 from eigen.node.libp2p.memory_budget import MemoryBudget
 from eigen.node.libp2p.noise_channel import NoiseChannel
+from eigen.node.libp2p.token_bucket import TokenBucket
 from eigen.node.libp2p.yamux_frames import HEADER_BYTES, Flag, GoAway, Kind, frame, unpack_header
 from eigen.node.libp2p.yamux_stream import Lane, Stream
 
@@ -47,6 +50,7 @@ class Session:
         self._last_inbound = 0
         self._streams: dict[int, Stream] = {}
         self._inbound_count = 0
+        self._opens = TokenBucket(STREAM_OPENS_PER_S, STREAM_OPENS_BURST, trio.current_time())
         self._owed = bytearray()
         self._lanes: dict[Lane, deque[tuple[Stream, bytes, bytes | memoryview]]] = {
             lane: deque() for lane in Lane
@@ -259,7 +263,10 @@ class Session:
     def _accept(self, stream_id: int) -> Stream | None:
         if stream_id == 0 or stream_id % 2 != self._inbound_parity or stream_id in self._streams:
             raise ProtocolViolation(f"a peer opened stream {stream_id}")
-        if self._inbound_count >= INBOUND_STREAMS_MAX or self._leaving:
+        waiting_s = self._opens.owe(1.0, trio.current_time())
+        if waiting_s * STREAM_OPENS_PER_S > STREAM_OPENS_BURST:
+            raise ProtocolViolation("a peer opens streams without end")
+        if waiting_s or self._inbound_count >= INBOUND_STREAMS_MAX or self._leaving:
             self.owe(frame(Kind.WINDOW, Flag.RST, stream_id, 0))
             return None
         stream = Stream(self, stream_id, inbound=True, lane=Lane.URGENT)

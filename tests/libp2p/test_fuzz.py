@@ -99,8 +99,9 @@ def test_gossip_rpcs():
 
     sent: list[int] = [0]
 
-    def send(_peer: Address, data: bytes, _droppable: bool) -> None:
+    def send(_peer: Address, data: bytes, _droppable: bool) -> bool:
         sent[0] += len(data)
+        return True
 
     router = Router(
         us,

@@ -1,5 +1,6 @@
 """Noise and Yamux over memory streams: windows, cancels, resets, keep-alive, bad frames."""
 
+import contextlib
 import math
 
 import pytest
@@ -313,6 +314,37 @@ async def test_too_many_streams_are_reset_one_by_one(nursery):
     assert len(link.accepted) == bounds.INBOUND_STREAMS_MAX
     assert not link.ends
     nursery.cancel_scope.cancel()
+
+
+async def test_opening_streams_without_end_is_stopped(nursery):
+    """Open, reset, open, reset: each costs the other side a task."""
+    link = await connect(nursery)
+    with contextlib.suppress(ConnectionLost):
+        for number in range(3 * int(bounds.STREAM_OPENS_BURST)):
+            link.a.open().reset()
+            if number % 100 == 0:
+                await trio.lowlevel.checkpoint()
+    await until(lambda: "b" in link.ends)
+    assert isinstance(link.ends["b"], ProtocolViolation)
+    assert len(link.accepted) <= 1.5 * bounds.STREAM_OPENS_BURST
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_peer_that_makes_us_answer_must_read(nursery):
+    a, b = await channels()
+    session = Session(b, initiator=False, budget=MemoryBudget(), on_stream=lambda _stream: None)
+    pings = frame(Kind.PING, Flag.SYN, 0, 1) * 10_000
+    with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012
+        async with trio.open_nursery() as inner:
+            inner.start_soon(a.send, [pings])
+            b.stream.send_all = _never
+            await session.run()
+    assert caught.group_contains(ProtocolViolation, match="does not read")
+    nursery.cancel_scope.cancel()
+
+
+async def _never(_data):
+    await trio.sleep_forever()
 
 
 async def test_a_lost_connection_is_no_clean_end_of_a_stream(nursery):
