@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import structlog
@@ -13,6 +14,9 @@ import trio
 from eigen.node.commands import Invocation, pass_invocation
 from eigen.node.exit_codes import ExitCode, UserError
 from eigen.node.lock import HomeLock
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
 
 DRAIN_S = 10.0
 """What the first signal leaves for closing down; after it the process ends in any case."""
@@ -48,10 +52,11 @@ def command(invocation: Invocation) -> None:
         home = Home(paths, loaded.config, network, identity, sealing)
 
         async def main() -> None:
-            with trio.CancelScope() as scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_end_on_signal, scope)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(_end_on_signal, running := trio.CancelScope())
+                with running:
                     await run_node(home)
+                nursery.cancel_scope.cancel()
 
         try:
             trio.run(main)
@@ -65,23 +70,21 @@ def _first(error: BaseException) -> BaseException:
     return error
 
 
-async def _end_on_signal(scope: trio.CancelScope) -> None:
+async def _end_on_signal(
+    running: trio.CancelScope, *, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED
+) -> None:
+    """The first signal cancels the node; what is not closed after `DRAIN_S` is left as it is."""
     log = structlog.get_logger()
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
         async for number in signals:
-            if scope.cancel_called:
-                os._exit(ExitCode.INTERRUPTED)
             log.info("ending; a second signal ends at once", signal=signal.Signals(number).name)
-            scope.cancel()
-            trio.lowlevel.spawn_system_task(_overdue)
-            with trio.CancelScope(shield=True):
-                async for _ in signals:
-                    os._exit(ExitCode.INTERRUPTED)
-
-
-async def _overdue() -> None:
-    await trio.sleep(DRAIN_S)
-    os._exit(ExitCode.TIMED_OUT)
+            running.cancel()
+            break
+        with trio.move_on_after(DRAIN_S):
+            async for _ in signals:
+                os._exit(ExitCode.INTERRUPTED)
+        os._exit(ExitCode.TIMED_OUT)
 
 
 def configure_log(level: str, style: str, file: Path | None = None) -> None:
