@@ -105,7 +105,7 @@ WRONG = {
     "inner.steps": [("0", "1 to"), ("100000", "1024"), ("", "missing")],
     "inner.batch": [("0", "1 to")],
     "inner.lr": [("inf", "finite"), ("nan", "finite"), (DIGITS, "finite"), ("-1.0", "above 0")],
-    "inner.weight_decay": [(DIGITS, "finite"), ("-1.0", "weight_decay: -1.0")],
+    "inner.weight_decay": [(DIGITS, "finite"), ("-1.0", "at least 0")],
     "inner.momentum": [("1", "batch")],
     "outer.rule": [('"adam"', "nesterov"), ("1", "text")],
     "outer.lr": [("0.0", "lr: 0.0"), ("nan", "finite")],
