@@ -174,7 +174,7 @@ async def test_money_that_is_promised_is_not_promised_twice(
     async with open_outbox() as outbox, trio.open_nursery() as nursery:
         Submission(nursery, outbox, "pay", value_wei=6 * COIN)
         await until(lambda: equals(anvil.pooled(), 1))
-        with pytest.raises(InsufficientGasMoney):
+        with trio.fail_after(10), pytest.raises(InsufficientGasMoney):
             await outbox.submit("pay more", PAYEE, b"", value_wei=6 * COIN)
         nursery.cancel_scope.cancel()
 
