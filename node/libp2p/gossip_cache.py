@@ -19,11 +19,11 @@ RETRANSMISSIONS_MAX: Final = 3
 
 @dataclass(slots=True)
 class Cached:
-    """A message as it goes out, and how often each peer asked for it."""
+    """A message as it goes out, and how often each peer was sent it on request."""
 
     topic: str
     frame: bytes
-    asked: dict[Address, int] = field(default_factory=dict)
+    sent: dict[Address, int] = field(default_factory=dict)
 
 
 class MessageCache:
@@ -45,16 +45,12 @@ class MessageCache:
             oldest = next(iter(self._messages))
             self._bytes -= len(self._messages.pop(oldest).frame)
 
-    def take_for(self, peer: Address, message_id: bytes) -> bytes | None:
-        """The frame to send a peer that asks, or None if unknown or asked for too often."""
+    def get_for(self, peer: Address, message_id: bytes) -> Cached | None:
+        """What to send a peer that asks, or None if unknown or sent too often."""
         cached = self._messages.get(message_id)
-        if cached is None:
+        if cached is None or cached.sent.get(peer, 0) >= RETRANSMISSIONS_MAX:
             return None
-        asked = cached.asked.get(peer, 0)
-        if asked >= RETRANSMISSIONS_MAX:
-            return None
-        cached.asked[peer] = asked + 1
-        return cached.frame
+        return cached
 
     def to_advertise(self, topic: str) -> list[bytes]:
         """Ids of a topic in the windows that are gossiped about."""

@@ -211,6 +211,8 @@ class Router:
                 continue
             if len(remote.topics) >= TOPICS_PER_PEER_MAX and topic not in remote.topics:
                 raise ProtocolViolation(f"more than {TOPICS_PER_PEER_MAX} topics")
+            if topic in self.mesh and topic not in remote.topics:
+                remote.missed.add(topic)  # what was published just before it came
             remote.topics.add(topic)
             if topic in self.mesh and len(self.mesh[topic]) < DEGREE_LOW:
                 self._fill(topic, now_s, DEGREE_LOW)
@@ -287,9 +289,13 @@ class Router:
                 remote.ids_served += 1
                 if remote.ids_served > IDS_PER_HEARTBEAT_MAX:
                     return
-                frame = self._cache.take_for(peer, message_id)
-                if frame is not None:
-                    self._send(peer, frame, True)
+                cached = self._cache.get_for(peer, message_id)
+                if cached is None:
+                    continue
+                if self._send(peer, cached.frame, True):
+                    cached.sent[peer] = cached.sent.get(peer, 0) + 1
+                else:
+                    remote.missed.add(cached.topic)
 
     def _on_graft(self, peer: Address, remote: Remote, rpc: Rpc, now_s: float) -> None:
         refused = []

@@ -4,6 +4,7 @@ import contextlib
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
@@ -40,6 +41,21 @@ if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PeerInfo:
+    """One connected peer, as a status page shows it."""
+
+    peer_id: str
+    multiaddr: str
+    """Where its connection comes from or leads to, the relay included."""
+    outbound: bool
+    relayed: bool
+    rtt_s: float | None
+    connected_s: float
+    streams: int
+    score: float
 
 
 class Libp2pNetwork:
@@ -177,6 +193,22 @@ class Libp2pNetwork:
     def events(self) -> EventQueue:
         """See `ports.Network.events`. Ends when the network stops."""
         return self._swarm.events.listen()
+
+    def describe(self, peer: Address) -> PeerInfo | None:
+        """How a peer is connected, for people; None where it is not."""
+        connection = self._swarm.connection(peer)
+        if connection is None:
+            return None
+        return PeerInfo(
+            peer_id=str(connection.peer),
+            multiaddr=str(connection.remote),
+            outbound=connection.outbound,
+            relayed=connection.remote.relay is not None,
+            rtt_s=connection.session.rtt_s,
+            connected_s=trio.current_time() - connection.opened_at_s,
+            streams=connection.session.stream_count,
+            score=self.score(peer),
+        )
 
     def penalize(self, peer: Address, points: float, reason: str) -> None:
         """See `ports.Network.penalize`."""

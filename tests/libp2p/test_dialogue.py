@@ -36,6 +36,17 @@ async def test_two_nodes_meet_and_part():
         assert alice.peers() == frozenset()
 
 
+async def test_a_peer_can_be_described():
+    async with running(make()) as alice, running(make()) as bob:
+        assert bob.describe(alice.local) is None
+        await bob.connect(alice.listen_addrs()[0], timeout_s=5)
+        await until(lambda: bob.describe(alice.local).rtt_s is not None)
+        info = bob.describe(alice.local)
+        assert f"{info.multiaddr}/p2p/{info.peer_id}" == alice.listen_addrs()[0]
+        assert (info.outbound, info.relayed, info.score) == (True, False, 0.0)
+        assert 0 < info.rtt_s < 5
+
+
 async def test_events_end_with_the_network():
     node = make()
     async with running(node):
