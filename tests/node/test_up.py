@@ -217,7 +217,11 @@ sys.exit(cli.main(sys.argv[1:]))
 
 
 @pytest.mark.parametrize(
-    ("second", "code"), [(True, ExitCode.INTERRUPTED), (False, ExitCode.TIMED_OUT)]
+    ("second", "code"),
+    [
+        (True, ExitCode.INTERRUPTED),
+        pytest.param(False, ExitCode.TIMED_OUT, marks=pytest.mark.slow),
+    ],
 )
 def test_a_node_that_hangs_ends_at_the_second_signal_or_after_ten_seconds(
     tmp_path: Path, second: bool, code: ExitCode
