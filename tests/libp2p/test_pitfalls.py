@@ -3,7 +3,6 @@
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -26,11 +25,20 @@ async def test_plaintext_is_declined():
         stream.abort()
 
 
-async def test_a_dial_takes_milliseconds():
+async def test_the_first_address_is_tried_at_once(monkeypatch):
+    """Pitfall 12: a stock host sleeps 250 ms before each dial."""
+    monkeypatch.setattr(supervisor, "NEXT_ADDRESS_S", 3600.0)
     async with running(make()) as alice, running(make()) as bob:
-        started = time.perf_counter()
-        await bob.connect(alice.listen_addrs()[0], timeout_s=5)
-        assert time.perf_counter() - started < 0.25  # what a stock dial waits before it begins
+        slept = []
+        real = trio.sleep
+
+        async def sleep(seconds):
+            slept.append(seconds)
+            await real(seconds)
+
+        monkeypatch.setattr(trio, "sleep", sleep)
+        await bob._supervisor.connect(parse_peer(alice.listen_addrs()[0]))
+        assert [seconds for seconds in slept if seconds < 1] == []
 
 
 async def test_a_mute_listener_is_given_up(monkeypatch):
