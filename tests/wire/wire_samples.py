@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+from functools import cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from hypothesis import strategies as st
@@ -30,6 +31,7 @@ def split(hint: Any) -> tuple[Any, Any]:
     return hint, None
 
 
+@cache
 def hints(kind: type) -> dict[str, Any]:
     """Field names and annotations, in field order."""
     found = get_type_hints(kind, include_extras=True)
