@@ -13,6 +13,8 @@ PENDING_PER_IP_MAX: Final = 64
 """As above for one address; an honest peer needs its place for some 20 ms."""
 RESERVED_DESCRIPTORS: Final = 128
 """Descriptors left for files, the chain's RPC, the store, dials and bulk lanes."""
+CONNECTIONS_PER_PEER_MAX: Final = 4
+"""Of one peer, while all but one give way: two dials at once, direct and relayed."""
 SIMULTANEOUS_GRACE_S: Final = 10.0
 """How long the losing one of two simultaneous connections may finish its streams."""
 

@@ -11,7 +11,11 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from eigen.node.libp2p import hello as hello_protocol
 from eigen.node.libp2p.accept import AcceptRate, HandshakePlaces, accept_for_ever, open_listeners
 from eigen.node.libp2p.address_book import AddressBook
-from eigen.node.libp2p.bounds import HANDSHAKE_TIMEOUT_S, SIMULTANEOUS_GRACE_S
+from eigen.node.libp2p.bounds import (
+    CONNECTIONS_PER_PEER_MAX,
+    HANDSHAKE_TIMEOUT_S,
+    SIMULTANEOUS_GRACE_S,
+)
 from eigen.node.libp2p.byte_stream import ByteStream, read_exactly
 from eigen.node.libp2p.config import Libp2pConfig
 from eigen.node.libp2p.connection import Connection, Served, upgrade_inbound, upgrade_outbound
@@ -195,7 +199,10 @@ class Swarm:
             raise Refused("the peer is not on the allow list, or is on the deny list")
         if self.reputation.is_banned(address, trio.current_time()):
             raise Refused("the peer's score is too low")
-        if address in self._connections:
+        own = self._connections.get(address)
+        if own is not None:
+            if len(own) >= CONNECTIONS_PER_PEER_MAX:
+                raise Refused("the peer has too many connections")
             return
         if len(self._connections) >= self._connections_max:
             raise Refused("all places for connections are taken")

@@ -6,7 +6,12 @@ import pytest
 import trio
 from nodes import make, running, until
 
+from eigen.node.libp2p import bounds
+from eigen.node.libp2p.config import Limits
+from eigen.node.libp2p.errors import Refused
 from eigen.node.libp2p.identity import NodeKey
+from eigen.node.libp2p.multiaddrs import parse_peer
+from eigen.node.libp2p.tcp import connect_tcp
 from eigen.node.ports import PeerUnreachable, RequestRefused
 from eigen.protocol import limits
 
@@ -92,8 +97,6 @@ async def test_simultaneous_dials_leave_one_connection():
 
 
 async def test_connections_are_limited():
-    from eigen.node.libp2p.config import Limits
-
     async with running(make(limits=Limits(connections=2))) as alice:
         nodes = [make() for _ in range(3)]
         async with running(nodes[0]), running(nodes[1]), running(nodes[2]):
@@ -102,3 +105,16 @@ async def test_connections_are_limited():
             with pytest.raises(PeerUnreachable):
                 await nodes[2].connect(alice.listen_addrs()[0], timeout_s=5)
             assert len(alice.peers()) == 2
+
+
+async def test_one_peer_holds_few_connections(monkeypatch):
+    async with running(make()) as alice, running(make()) as bob:
+        monkeypatch.setattr(bob._swarm, "_drain", lambda _connection: trio.sleep_forever())
+        monkeypatch.setattr(alice._swarm, "_drain", lambda _connection: trio.sleep_forever())
+        endpoint = parse_peer(alice.listen_addrs()[0])
+        for _ in range(bounds.CONNECTIONS_PER_PEER_MAX):
+            await bob._swarm.dial(await connect_tcp(endpoint), endpoint.peer)
+        with pytest.raises(Refused, match="too many connections"):
+            await bob._swarm.dial(await connect_tcp(endpoint), endpoint.peer)
+        await until(lambda: alice.connection_count == bounds.CONNECTIONS_PER_PEER_MAX)
+        assert alice.peers() == {bob.local}
