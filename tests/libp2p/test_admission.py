@@ -107,10 +107,14 @@ async def test_connections_are_limited():
             assert len(alice.peers()) == 2
 
 
+async def never(_connection):
+    await trio.sleep_forever()
+
+
 async def test_one_peer_holds_few_connections(monkeypatch):
     async with running(make()) as alice, running(make()) as bob:
-        monkeypatch.setattr(bob._swarm, "_drain", lambda _connection: trio.sleep_forever())
-        monkeypatch.setattr(alice._swarm, "_drain", lambda _connection: trio.sleep_forever())
+        monkeypatch.setattr(bob._swarm, "_drain", never)
+        monkeypatch.setattr(alice._swarm, "_drain", never)
         endpoint = parse_peer(alice.listen_addrs()[0])
         for _ in range(bounds.CONNECTIONS_PER_PEER_MAX):
             await bob._swarm.dial(await connect_tcp(endpoint), endpoint.peer)
