@@ -149,8 +149,8 @@ class CommitteeMachine:
             self.head.round + 1,
             self.number,
             self._given_up,
-            tuple(sorted(self._voted_seat)),
-            tuple(sorted(self._voted_outcome)),
+            tuple(sorted(n for n in self._voted_seat if n >= self._given_up)),
+            tuple(sorted(n for n in self._voted_outcome if n >= self._given_up)),
             (self._prepared,) if self._prepared else (),
             (self._checked,) if self._checked and not self._prepared else (),
         )

@@ -277,7 +277,7 @@ class Attestation:
 @message(48)
 @dataclass(frozen=True, slots=True)
 class Timeout:
-    """A validator gives an attempt up, and says which outcome it had prepared, if any."""
+    """A validator gives an attempt up, and tells what it prepared, or else voted for."""
 
     attempt: Attempt
     prepared: Annotated[tuple[Outcome, ...], Length(1)]
