@@ -563,3 +563,19 @@ def test_an_outcome_or_time_out_that_shows_another_round_is_blamed() -> None:
     assert reasons(voice.hear(LEADER, Outcome(AT, record(2)))) == ["an outcome of another round"]
     told = Timeout(AT, (Outcome(AT, record(2)),))
     assert reasons(voice.hear(LEADER, told)) == ["a time-out tells another round"]
+
+
+def test_promises_of_a_thousand_attempts_still_fit_on_disk() -> None:
+    """Each attempt is voted in and given up; only what may still be voted on must be kept."""
+    voice = committee(OTHER)
+    voice.tell(MembershipChanged((A, B, C)))
+    kept = b""
+    for number in range(1_001):
+        at = replace(AT, number=number)
+        if leader(SEED, number, RUN.validators) == LEADER:
+            voice.hear(LEADER, replace(SEAT, attempt=at))
+        effects = voice.tell(TimerFired("attempt", at)) + voice.hear(LEADER, Timeout(at, ()))
+        kept = next((e.value for e in reversed(effects) if isinstance(e, Persist)), kept)
+    assert voice.machine.number == 1_000
+    assert decode(kept, Promises).seat_votes == ()
+    assert "too many attempts" in [e.event for e in effects if isinstance(e, Note)]
