@@ -11,7 +11,7 @@ import trio
 
 from eigen.chain.evm import EvmChain
 from eigen.chain.outbox import OutboxSettings
-from eigen.chain.port import Chain, ChainUnreachable, Contracts, EndpointRefused, RunOpened
+from eigen.chain.port import ChainUnreachable, Contracts, EndpointRefused, RunOpened
 from eigen.chain.provider import TrioHTTPProvider
 from eigen.config.network import NetworkFile
 from eigen.config.paths import Paths
@@ -198,7 +198,7 @@ def open_chain(home: Home) -> EvmChain:
     )
 
 
-async def follow_chain(chain: Chain, governance: GovernanceService) -> None:
+async def follow_chain(chain: EvmChain, governance: GovernanceService) -> None:
     """Check the chain, then follow proposals and runs on it, until cancelled.
 
     While it cannot be reached, this waits and says so; rounds go on without it.
@@ -214,6 +214,7 @@ async def follow_chain(chain: Chain, governance: GovernanceService) -> None:
             pause_s = min(2 * pause_s, CHAIN_RETRY_S_MAX)
     log.info("chain", id=info.chain_id, client=info.label)
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(chain.run)
         nursery.start_soon(governance.run)
         async for event in chain.watch(0):
             if isinstance(event, RunOpened):
