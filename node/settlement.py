@@ -55,7 +55,7 @@ class Settlement:
 
     async def resume(self, driver: RunDriver) -> None:
         """After a restart: put rounds in line that the ledger may not have yet."""
-        for number in driver.history:
+        for number in sorted(driver.history):
             key = driver.context.run + number.to_bytes(8, "big")
             row = await self._records.get("round", key)
             if row is not None:
