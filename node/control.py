@@ -7,6 +7,7 @@ call: `{"method": …, "params": {…}}`, answered by `{"result": …}` or `{"er
 import contextlib
 import json
 import os
+import re
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -28,6 +29,11 @@ REPLY_BYTES_MAX = 16 * 1024 * 1024
 """Status of a node with many runs."""
 READ_TIMEOUT_S = 10.0
 """A client that opens the socket and says nothing is dropped."""
+
+NESTING_MAX = 64
+"""Calls nest to four levels. CPython's parser recurses in C: depth 100,000 overflows its stack
+wherever a library has raised the recursion limit, as py_ecc does."""
+_BRACKETS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)  # linear in all cases
 
 Method = Callable[[dict[str, Any]], Awaitable[Any]]
 
@@ -81,10 +87,10 @@ class ControlServer:
 
     async def _answer(self, line: bytes) -> dict[str, Any]:
         try:
-            call = json.loads(line)
+            call = json.loads(line) if _depth(line) <= NESTING_MAX else None
             method = self._methods[call["method"]]
             params = dict(call.get("params") or {})
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError):
             return {"error": "no such call", "code": int(ExitCode.USAGE)}
         try:
             return {"result": await method(params)}
@@ -94,6 +100,15 @@ class ControlServer:
             log.exception("control call failed", method=call["method"])
             text = f"{type(error).__name__}: {error}"
             return {"error": text, "code": int(ExitCode.FAILED)}
+
+
+def _depth(line: bytes) -> int:
+    """Deepest nesting of JSON's brackets, those inside of strings not counted."""
+    depth = deepest = 0
+    for token in _BRACKETS.finditer(line):
+        depth += (token[0] in b"[{") - (token[0] in b"]}")
+        deepest = max(deepest, depth)
+    return deepest
 
 
 async def _read_line(stream: trio.SocketStream, bytes_max: int) -> bytes:
