@@ -18,6 +18,9 @@ from eigen.node.lock import HomeLock
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
+RECURSION_MAX = 1000
+"""Python's own default. py_ecc, which web3 imports, sets 100,000: what peers or endpoints nest
+that deep (JSON, say) would overflow the C stack and end the process instead of raising."""
 DRAIN_S = 10.0
 """What the first signal leaves for closing down; after it the process ends in any case."""
 
@@ -49,6 +52,7 @@ def command(invocation: Invocation) -> None:
         from eigen.node.app import Home, run_node
         from eigen.node.libp2p.errors import ListenError
 
+        sys.setrecursionlimit(RECURSION_MAX)
         home = Home(paths, loaded.config, network, identity, sealing)
 
         async def main() -> None:
