@@ -179,7 +179,7 @@ def draw(seed: int) -> tuple[HeapNetwork, Plan, random.Random]:
     )
     links = Links(0.005, rng.choice((0.02, 0.1, 0.5)), rng.choice((0.0, 0.0, 0.02, 0.1, 0.3)))
     network = HeapNetwork(run, trainers(count), seed, links)
-    busy = 12 * run.spec.rounds * (validators + count)  # effects that even a smooth run has
+    busy = 8 * run.spec.rounds * (validators + count)  # effects that even a smooth run has
     kills = set(rng.sample(range(5, busy), rng.randint(1, 7)))
     outage = rng.choice(((0.1, 1.0), (0.5, 5.0), (5.0, 120.0)))
     plan = Plan(kills, rng.random() < 0.5, outage, rng.random() < 0.25, links)

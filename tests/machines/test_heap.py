@@ -24,6 +24,7 @@ from eigen.protocol.messages import RoundRecord
 from eigen.simulations.heap import HeapNetwork, Links, VirtualNode
 
 SEEDS_EACH = 25
+# What these found is held by dialogues too: a change of the fault plan changes what a seed does.
 REGRESSIONS = {
     5: "a leader restarted between proposing and voting proposed another seat",
     22: "the same, with two validators",
