@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
+from multiaddr import Multiaddr
+
 from eigen.node.libp2p import protobuf
 from eigen.node.libp2p.errors import ProtocolViolation
 from eigen.node.libp2p.identity import ID
@@ -51,12 +53,13 @@ class Status(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A hop or stop message; `expire_s` is of a reservation, in unix seconds."""
+    """A hop or stop message; `expire_s` (unix seconds) and `addresses` are of a reservation."""
 
     type: int
     peer: ID | None = None
     status: int = Status.UNUSED
     expire_s: int = 0
+    addresses: tuple[str, ...] = ()
 
 
 def encode(message: Message, *, hop: bool) -> bytes:
@@ -65,7 +68,10 @@ def encode(message: Message, *, hop: bool) -> bytes:
     if message.peer is not None:
         body += protobuf.field(2, protobuf.field(1, message.peer.to_bytes()))
     if hop and message.expire_s:
-        body += protobuf.field(3, protobuf.number(1, message.expire_s))
+        reservation = protobuf.number(1, message.expire_s)
+        for address in message.addresses:
+            reservation += protobuf.field(2, Multiaddr(address).to_bytes())
+        body += protobuf.field(3, reservation)
     if message.status:
         body += protobuf.number(5 if hop else 4, message.status)
     return encode_varint(len(body)) + body

@@ -8,6 +8,7 @@ with whom, when and how much, and nothing else. Only peers of this network are s
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 
 import trio
@@ -25,6 +26,7 @@ from eigen.node.libp2p.errors import (
 )
 from eigen.node.libp2p.identity import ID, address_of_peer
 from eigen.node.libp2p.multiaddrs import Endpoint
+from eigen.node.libp2p.own_addresses import reachable
 from eigen.node.libp2p.rate import Pacer
 from eigen.node.libp2p.stream_bytes import StreamBytes
 from eigen.node.libp2p.swarm import Swarm
@@ -92,7 +94,15 @@ class RelayServer:
             return
         self._reserved[connection.address] = now + RESERVATION_S
         expire = int(time.time()) + RESERVATION_S
-        reply = Message(Hop.STATUS, status=Status.OK, expire_s=expire)
+        own = reachable(
+            self._swarm.listening,
+            self._swarm.config.announce,
+            connection.remote,
+            connection.local_ip,
+        )
+        local = self._swarm.key.peer_id
+        addresses = tuple(str(replace(endpoint, peer=local)) for endpoint in own)
+        reply = Message(Hop.STATUS, status=Status.OK, expire_s=expire, addresses=addresses)
         await stream.write(circuit.encode(reply, hop=True))
 
     async def _connect(self, connection: Connection, stream: Stream, wanted: ID) -> None:

@@ -28,7 +28,7 @@ def js() -> list[str]:
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
         pytest.skip("Node.js and npm are needed for js-libp2p")
-    if not (FOLDER / "node_modules" / "libp2p").is_dir():
+    if not (FOLDER / "node_modules" / "@libp2p" / "circuit-relay-v2").is_dir():
         command = [npm, "ci", "--no-audit", "--no-fund"]
         install = subprocess.run(
             command, check=False, cwd=FOLDER, capture_output=True, text=True, timeout=240
@@ -105,3 +105,21 @@ async def test_we_dial_js(js):
         assert await peer.line("sink", timeout_s=100) == BYTES
         print(f"to js: {100 / (time.perf_counter() - start):.0f} MiB/s")
         assert await stream.read() == b""
+
+
+async def test_js_behind_our_relay(js):
+    """It reserves a place at a node of ours, and another node of ours dials it through that."""
+    hub, node = make(admit_strangers=True), make(admit_strangers=True, listen=())
+    async with (
+        running(hub),
+        running(node),
+        program([*js, "behind", hub.listen_addrs()[0]]) as peer,
+    ):
+        through = str(await peer.line("address"))
+        assert through.startswith(f"{hub.listen_addrs()[0]}/p2p-circuit/p2p/")
+        address = await node.connect(through, timeout_s=10)
+        assert node.describe(address).relayed
+        stream, _ = await node._swarm.connection(address).open(["/ipfs/ping/1.0.0"])
+        await stream.write(bytes(range(32)))
+        assert await stream.read_exactly(32) == bytes(range(32))
+        stream.reset()

@@ -1,5 +1,5 @@
 // A js-libp2p node for the interop test: prints lines of JSON, takes commands on standard input.
-// `node peer.mjs [multiaddr to dial]`
+// `node peer.mjs [multiaddr to dial]`, or `node peer.mjs behind RELAY` to be reached through a relay.
 import { createInterface } from 'node:readline'
 
 // js-libp2p 3 asks for Node 22; this one function is all that Node 20 lacks.
@@ -19,11 +19,14 @@ const { gossipsub } = await import('@libp2p/gossipsub')
 const { generateKeyPair } = await import('@libp2p/crypto/keys')
 const { multiaddr } = await import('@multiformats/multiaddr')
 
+const { circuitRelayTransport } = await import('@libp2p/circuit-relay-v2')
+
+const behind = process.argv[2] === 'behind'
 const say = (fields) => console.log(JSON.stringify(fields))
 const node = await createLibp2p({
   privateKey: await generateKeyPair('secp256k1'),
-  addresses: { listen: ['/ip4/127.0.0.1/tcp/0'] },
-  transports: [tcp()],
+  addresses: { listen: [behind ? `${process.argv[3]}/p2p-circuit` : '/ip4/127.0.0.1/tcp/0'] },
+  transports: [tcp(), circuitRelayTransport()],
   connectionEncrypters: [noise()],
   streamMuxers: [yamux()],
   services: { identify: identify(), ping: ping(), pubsub: gossipsub({ allowPublishToZeroTopicPeers: true }) }
@@ -42,6 +45,7 @@ await node.handle('/test/sink/1', async (stream) => {
   await stream.close()
 })
 
+while (node.getMultiaddrs().length === 0) await new Promise((resolve) => setTimeout(resolve, 50))
 say({ address: node.getMultiaddrs()[0].toString() })
 
 const commands = {
@@ -67,7 +71,7 @@ const commands = {
   }
 }
 
-if (process.argv[2]) {
+if (process.argv[2] && !behind) {
   const connection = await node.dial(multiaddr(process.argv[2]))
   say({ dialled: connection.remotePeer.toString() })
 }
