@@ -87,7 +87,7 @@ class ControlServer:
 
     async def _answer(self, line: bytes) -> dict[str, Any]:
         try:
-            call = json.loads(line) if _depth(line) <= NESTING_MAX else None
+            call: Any = json.loads(line) if _depth(line) <= NESTING_MAX else None
             method = self._methods[call["method"]]
             params = dict(call.get("params") or {})
         except (ValueError, TypeError, KeyError):
