@@ -22,7 +22,7 @@ from eigen.node.blobs import DirectoryBlobs
 from eigen.node.canary import Canary
 from eigen.node.control import ControlServer
 from eigen.node.datasets import Datasets
-from eigen.node.driver import RunDriver, RunPorts
+from eigen.node.driver import RunDriver
 from eigen.node.evaluation import Evaluations
 from eigen.node.fetch import BlockExchange
 from eigen.node.gossip import Gossip
@@ -33,6 +33,7 @@ from eigen.node.members import Members
 from eigen.node.methods import Methods
 from eigen.node.records import SqliteRecords
 from eigen.node.rounds import Rounds
+from eigen.node.run_ports import RunPorts
 from eigen.node.settlement import Settlement
 from eigen.node.worker import TrainingWorker
 from eigen.protocol.governance import Governance

@@ -4,25 +4,20 @@ The machines decide; this file only does what they say. One task feeds them, so 
 events at once; effects that take time run beside it and come back as events.
 """
 
-import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any
 
 import structlog
 import trio
 
-from eigen.chain.port import Chain, RoundRoot
-from eigen.crypto.errors import BadSignature
-from eigen.crypto.identity import Identity, recover
-from eigen.node.datasets import Datasets, ShardUnavailable
+from eigen.node.datasets import ShardUnavailable
+from eigen.node.evidence_log import VALIDATORS_SAY, EvidenceLog, round_of
 from eigen.node.exchange import AuditFailed, Exchange, PartsMissing
-from eigen.node.fetch import BlockExchange, ContentUnavailable
-from eigen.node.gossip import Gossip, Said
-from eigen.node.ports import BlobStore, Network, NetworkError, RecordStore, RequestRefused
-from eigen.node.worker import TrainingWorker, WorkerError
-from eigen.protocol import limits
-from eigen.protocol.cid import RAW, cid_of, digest_of
+from eigen.node.fetch import ContentUnavailable
+from eigen.node.gossip import Said
+from eigen.node.head_sync import HeadSync
+from eigen.node.ports import RequestRefused
+from eigen.node.run_ports import RunPorts
+from eigen.node.worker import WorkerError
 from eigen.protocol.committee import CommitteeMachine, Promises
 from eigen.protocol.context import RunContext
 from eigen.protocol.effects import (
@@ -60,25 +55,10 @@ from eigen.protocol.effects import (
 from eigen.protocol.head import HeadMachine
 from eigen.protocol.messages import (
     Attempt,
-    Attestation,
-    Outcome,
-    OutcomeVote,
     RoundRecord,
-    SeatProposal,
-    SeatVote,
-    Timeout,
-    digest,
 )
 from eigen.protocol.requests import (
-    EVIDENCE,
-    EVIDENCE_BYTES_MAX,
-    EVIDENCE_ENVELOPES_MAX,
-    HEAD,
-    HEAD_REPLY_BYTES_MAX,
     Accepted,
-    EvidenceQuery,
-    EvidenceReply,
-    HeadQuery,
     HeadReply,
     PartPush,
     PartQuery,
@@ -87,38 +67,16 @@ from eigen.protocol.requests import (
 )
 from eigen.protocol.trainer import TrainerMachine
 from eigen.protocol.types import Address, Cid, Digest
-from eigen.protocol.wire import WireError, decode, encode
 from eigen.training.errors import TrainingError
 
 log = structlog.get_logger()
 
 EVENTS_QUEUED_MAX = 4096
 """Events waiting for the machines; more than a round of the largest seat makes."""
-REQUEST_TIMEOUT_S = 10.0
-"""For small requests between peers."""
 HISTORY_ROUNDS = 256
 """Records kept in memory for `eigen runs`; all of them are in the record store."""
-ENVELOPE_EXTRA_BYTES = 96
-"""Signature and framing of an envelope; the rest is its payload."""
-VALIDATORS_SAY = (SeatProposal, SeatVote, Outcome, OutcomeVote, Timeout, Attestation)
-"""Messages that count from validators alone."""
 PATIENCE_S = 10.0
 """A pushed part waits so long for its author's commitment to arrive by gossip."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunPorts:
-    """What a run's driver needs of the node."""
-
-    identity: Identity
-    network: Network
-    gossip: Gossip
-    records: RecordStore
-    blobs: BlobStore
-    blocks: BlockExchange
-    datasets: Datasets
-    worker: TrainingWorker
-    chain: Chain
 
 
 OnAdopted = Callable[[RoundRecord, HeadReply], None]
@@ -155,11 +113,17 @@ class RunDriver:
         self._on_adopted = on_adopted
         self._events_in, self._events = trio.open_memory_channel[Event](EVENTS_QUEUED_MAX)
         self._timers: dict[tuple[str, Attempt, int], trio.CancelScope] = {}
-        self._evidence: dict[bytes, Said] = {}
-        self._records: dict[Digest, RoundRecord] = {}  # seen in outcomes, by digest
+        self.evidence = EvidenceLog()
+        self.sync = HeadSync(
+            context,
+            ports,
+            self.head,
+            residual=self.exchange.residual,
+            taken=self._head_taken,
+            hear=self.hear,
+        )
         self._changed = trio.Event()
         self._nursery: trio.Nursery | None = None
-        self._random = random.SystemRandom()
 
     @property
     def phase(self) -> str:
@@ -182,32 +146,12 @@ class RunDriver:
 
     def hear(self, said: Said) -> None:
         """A signed round message or attestation of this run."""
-        if said.envelope.signature in self._evidence:
-            return
-        if _round_of(said.message) <= self.head.round:
+        if said in self.evidence or round_of(said.message) <= self.head.round:
             return
         if isinstance(said.message, VALIDATORS_SAY) and said.author not in self.context.validators:
             return
-        self._remember(said)
+        self.evidence.add(said)
         self.post(Received(said.author, said.message))
-
-    def _remember(self, said: Said) -> None:
-        """Keep what others may have missed.
-
-        Anybody can sign as a trainer, so what only trainers say makes room for new evidence.
-        """
-        if len(self._evidence) >= EVIDENCE_ENVELOPES_MAX:
-            spare = (
-                k for k, s in self._evidence.items() if not isinstance(s.message, VALIDATORS_SAY)
-            )
-            oldest = next(spare, None)
-            if oldest is None:
-                return
-            del self._evidence[oldest]
-        self._evidence[said.envelope.signature] = said
-        record = getattr(said.message, "record", None)
-        if isinstance(record, RoundRecord):
-            self._records[digest(record)] = record
 
     async def run(self) -> None:
         """Until cancelled. Work under way is cancelled with it; promises are on disk."""
@@ -229,7 +173,7 @@ class RunDriver:
                     await self._perform(effect)
         if isinstance(event, Adopted):
             # What came while the head was rounds behind meant nothing to the machines then.
-            for said in list(self._evidence.values()):
+            for said in self.evidence:
                 self.post(Received(said.author, said.message))
         self._changed.set()
         self._changed = trio.Event()
@@ -237,12 +181,10 @@ class RunDriver:
     def _finish_round(self, record: RoundRecord) -> None:
         self.history[record.attempt.round] = record
         self.history.pop(record.attempt.round - HISTORY_ROUNDS, None)
-        self._evidence = {
-            k: s for k, s in self._evidence.items() if _round_of(s.message) > record.attempt.round
-        }
-        self._records = {
-            d: r for d, r in self._records.items() if r.attempt.round > record.attempt.round
-        }
+        self.evidence.forget_through(record.attempt.round)
+        for key in [k for k in self._timers if k[1].round <= record.attempt.round]:
+            if key[0] != "repair":
+                self._timers.pop(key).cancel()
         self.exchange.forget_before(record.attempt.round)
 
     # effects --------------------------------------------------------------------------------------
@@ -251,7 +193,7 @@ class RunDriver:
         match effect:
             case Publish(message=message):
                 envelope = await self.ports.gossip.publish(message)
-                self._remember(Said(self.me, message, envelope))
+                self.evidence.add(Said(self.me, message, envelope))
             case Persist(kind=kind, key=key, value=value):
                 await self.ports.records.commit([(kind, key, value)])
             case SetTimer(name=name, attempt=attempt, at_s=at_s, part=part):
@@ -276,9 +218,9 @@ class RunDriver:
             case Attest(record=record):
                 await self._attest(record)
             case Adopt():
-                soon(self._adopt, effect)
+                soon(self.sync.adopt, effect, self.evidence.record(effect.record))
             case Repair():
-                soon(self._repair)
+                soon(self.sync.repair)
             case SeatOpened(seat=seat):
                 spec, validators = self.context.spec, self.context.validators
                 soon(self.ports.datasets.grant_seat, spec.dataset, seat.members, validators)
@@ -370,143 +312,17 @@ class RunDriver:
         else:
             self.post(Audited(attempt, checkpoint))
 
-    # attestations and the head --------------------------------------------------------------------
-    def root_of(self, record: RoundRecord) -> RoundRoot:
-        """What validators attest of a record."""
-        return RoundRoot(
-            self.context.run,
-            record.attempt.round,
-            digest_of(record.checkpoint),
-            digest(record),
-            self.context.payout_root(record.payouts),
-            sum(p.cumulative for p in record.payouts),
-        )
-
-    def digest_of_root(self, attestation: Attestation) -> Digest:
-        """What an attestation's EIP-712 signature must cover."""
-        return self.ports.chain.round_digest(
-            RoundRoot(
-                attestation.run,
-                attestation.round,
-                attestation.checkpoint,
-                attestation.record,
-                attestation.payout_root,
-                attestation.payout_total,
-            )
-        )
-
     async def _attest(self, record: RoundRecord) -> None:
-        root = self.root_of(record)
-        signature = self.ports.identity.sign(self.ports.chain.round_digest(root))
-        attestation = Attestation(
-            root.run,
-            root.round,
-            root.checkpoint,
-            root.record,
-            root.payout_root,
-            root.payout_total,
-            signature,
-        )
+        attestation = self.sync.attestation(record)
         envelope = await self.ports.gossip.publish(attestation)
         self.hear(Said(self.me, attestation, envelope))
 
-    async def _adopt(self, effect: Adopt) -> None:
-        cid = cid_of(RAW, effect.record)
-        try:
-            record = self._records.get(effect.record)
-            if record is None:
-                record = decode(await self.ports.blocks.fetch(cid), RoundRecord)
-            signatures = tuple(signature for _, signature in effect.attestations)
-            await self._take_head(HeadReply((record,), signatures))
-        except (ContentUnavailable, WireError) as error:
-            log.warning("an attested round is not to be had yet", cid=cid, why=str(error))
-
-    async def _take_head(self, reply: HeadReply) -> None:
-        """Make an attested round the head: its blobs first, then the record, then the event."""
-        [record] = reply.records
-        await self.ports.blocks.fetch(record.checkpoint)
-        await self.ports.blobs.put(encode(record))
-        run, number = self.context.run, record.attempt.round
-        if number <= self.head.round:
-            return
-        rows: list[tuple[str, bytes, bytes | None]] = [
-            ("head", run, encode(reply)),
-            ("round", run + number.to_bytes(8, "big"), encode(reply)),
-        ]
-        residual = self.exchange.residual(number)
-        if residual is not None and any(c.account == self.me for c in record.trainers):
-            cid = await self.ports.blobs.put(residual)
-            rows.append(("residual", run, cid.encode()))
-        await self.ports.records.commit(rows)
+    def _head_taken(self, reply: HeadReply) -> None:
         self.head_reply = reply
-        self.post(Adopted(record))
-        self._on_adopted(record, reply)
-
-    def attested(self, reply: HeadReply) -> bool:
-        """Whether a quorum of this run's validators signed the record's root."""
-        record = reply.records[0]
-        if record.attempt.run != self.context.run:
-            return False
-        signed = self.ports.chain.round_digest(self.root_of(record))
-        try:
-            signers = {recover(signed, signature) for signature in reply.attestations}
-        except BadSignature:
-            return False
-        return len(signers & self.context.validators) >= self.context.quorum
-
-    async def _repair(self) -> None:
-        """Ask one peer for its head and its evidence; a validator if one is connected."""
-        connected = self.ports.network.peers()
-        pool = sorted(connected & self.context.validators) or sorted(connected)
-        if not pool:
-            return
-        peer = self._random.choice(pool)
-        run = self.context.run
-        try:
-            reply = decode(
-                await self._ask(peer, HEAD, encode(HeadQuery(run)), HEAD_REPLY_BYTES_MAX),
-                HeadReply,
-                bytes_max=HEAD_REPLY_BYTES_MAX,
-            )
-            if reply.records and reply.records[0].attempt.round > self.head.round:
-                if not self.attested(reply):
-                    self.ports.network.penalize(peer, limits.PENALTY_BAD_DATA, "a forged head")
-                    return
-                await self._take_head(reply)
-            evidence = decode(
-                await self._ask(peer, EVIDENCE, encode(EvidenceQuery(run)), EVIDENCE_BYTES_MAX),
-                EvidenceReply,
-                bytes_max=EVIDENCE_BYTES_MAX,
-            )
-        except (NetworkError, WireError, ContentUnavailable) as error:
-            log.debug("repair failed", peer=peer.hex(), why=str(error))
-            return
-        for envelope in evidence.envelopes:
-            try:
-                said = self.ports.gossip.read_any(envelope)
-            except (WireError, BadSignature):
-                self.ports.network.penalize(peer, limits.PENALTY_MALFORMED, "forged evidence")
-                return
-            if run_of(said.message) == run and self.ports.gossip.accepts(said):
-                self.hear(said)
-
-    async def _ask(self, peer: Address, protocol: str, payload: bytes, most: int) -> bytes:
-        return await self.ports.network.request(
-            peer, protocol, payload, reply_bytes_max=most, timeout_s=REQUEST_TIMEOUT_S
-        )
+        self.post(Adopted(reply.records[0]))
+        self._on_adopted(reply.records[0], reply)
 
     # serving --------------------------------------------------------------------------------------
-    def evidence(self) -> EvidenceReply:
-        """What this node heard of the round in progress."""
-        said = sorted(self._evidence.values(), key=lambda s: _round_of(s.message))
-        envelopes, room = [], EVIDENCE_BYTES_MAX - 1024
-        for one in said:
-            room -= len(one.envelope.payload) + ENVELOPE_EXTRA_BYTES
-            if room < 0:
-                break
-            envelopes.append(one.envelope)
-        return EvidenceReply(tuple(envelopes))
-
     async def take_part(self, sender: Address, push: PartPush) -> Accepted:
         """A trainer's part; waits until this node knows the commitment that it must match."""
         trainer = self.trainer
@@ -549,14 +365,3 @@ class RunDriver:
     def seatable(self, trainers: tuple[Address, ...]) -> None:
         """Tell the machines which trainers are here."""
         self.post(MembershipChanged(trainers))
-
-
-def run_of(message: Any) -> bytes:
-    """The run that a round message or an attestation is about."""
-    at = message if isinstance(message, Attestation) else message.attempt
-    return bytes(at.run)
-
-
-def _round_of(message: Any) -> int:
-    at = message if isinstance(message, Attestation) else message.attempt
-    return int(at.round)

@@ -3,8 +3,9 @@
 import structlog
 import trio
 
-from eigen.node.driver import RunDriver, RunPorts
+from eigen.node.driver import RunDriver
 from eigen.node.fetch import ContentUnavailable
+from eigen.node.run_ports import RunPorts
 from eigen.node.worker import WorkerError
 from eigen.protocol.messages import RoundRecord
 from eigen.protocol.types import Cid, RunId

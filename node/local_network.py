@@ -20,6 +20,7 @@ import trio
 from eigen.chain.deploy import DaoSpec, deploy_dao, fund
 from eigen.chain.devnet.anvil import AnvilConfig, AnvilProcess, run_anvil
 from eigen.chain.outbox import OutboxSettings
+from eigen.chain.port import Contracts
 from eigen.chain.provider import TrioHTTPProvider
 from eigen.config.network import ContractAddresses, NetworkFile, Parameters, dump_network
 from eigen.crypto.identity import Identity
@@ -237,10 +238,22 @@ class LocalNetwork:
     async def _found_dao(self) -> None:
         """Deploy the contracts, give every node votes and gas money."""
         assert self.chain is not None
+        async with TrioHTTPProvider([self.chain.url], chain_id=self.chain.chain_id) as provider:
+            contracts = await self._deploy(provider, self.chain.accounts[0].secret)
+        self.file = NetworkFile(
+            name="digits",
+            chain_id=self.chain.chain_id,
+            rpc_urls=(self.chain.url,),
+            contracts=ContractAddresses(
+                contracts.token, contracts.governor, contracts.timelock, contracts.ledger
+            ),
+            bootstrap=(self.nodes[0].multiaddr,),
+            parameters=self.config.parameters,
+        )
+
+    async def _deploy(self, provider: TrioHTTPProvider, secret: bytes) -> Contracts:
         config = self.config
-        provider = TrioHTTPProvider([self.chain.url], chain_id=self.chain.chain_id)
         settings = OutboxSettings(poll_s=0.05)
-        secret = self.chain.accounts[0].secret
         spec = DaoSpec(
             token_name="Digits DAO",  # noqa: S106 - a name, no password
             token_symbol="DIGITS",  # noqa: S106
@@ -256,16 +269,7 @@ class LocalNetwork:
         contracts = await deploy_dao(provider, secret, spec, settings=settings)
         money = {node.address: GAS_MONEY_WEI for node in self.nodes}
         await fund(provider, secret, money, settings=settings)
-        self.file = NetworkFile(
-            name="digits",
-            chain_id=self.chain.chain_id,
-            rpc_urls=(self.chain.url,),
-            contracts=ContractAddresses(
-                contracts.token, contracts.governor, contracts.timelock, contracts.ledger
-            ),
-            bootstrap=(self.nodes[0].multiaddr,),
-            parameters=config.parameters,
-        )
+        return contracts
 
     async def _join_all(self) -> None:
         assert self.file is not None

@@ -11,11 +11,13 @@ from eigen.config.network import Parameters
 from eigen.crypto.errors import BadSignature
 from eigen.crypto.identity import recover
 from eigen.crypto.merkle import PayoutTree
-from eigen.node.driver import HISTORY_ROUNDS, RunDriver, RunPorts, run_of
+from eigen.node.driver import HISTORY_ROUNDS, RunDriver
+from eigen.node.evidence_log import run_of
 from eigen.node.fetch import ContentUnavailable
 from eigen.node.gossip import TYPES, Said
 from eigen.node.members import Members
 from eigen.node.ports import RequestRefused, Verdict
+from eigen.node.run_ports import RunPorts
 from eigen.node.worker import WorkerError
 from eigen.protocol.committee import Promises
 from eigen.protocol.context import Deadlines, RunContext
@@ -187,7 +189,7 @@ class Rounds:
         if said.author not in driver.context.validators:
             return Verdict.REJECT
         try:
-            signer = recover(driver.digest_of_root(attestation), attestation.signature)
+            signer = recover(driver.sync.signed_digest(attestation), attestation.signature)
         except BadSignature:
             return Verdict.REJECT
         return Verdict.ACCEPT if signer == said.author else Verdict.REJECT
@@ -229,4 +231,4 @@ class Rounds:
 
     async def _serve_evidence(self, _peer: Address, payload: bytes) -> bytes:
         query = decode(payload, EvidenceQuery)
-        return encode(self._driver_of(query.run).evidence())
+        return encode(self._driver_of(query.run).evidence.reply())

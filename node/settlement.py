@@ -8,7 +8,7 @@ import math
 import structlog
 import trio
 
-from eigen.chain.port import Chain, ChainError, ChainUnreachable, Receipt
+from eigen.chain.port import Chain, ChainError, ChainUnreachable, Receipt, TransactionReverted
 from eigen.crypto.identity import recover
 from eigen.crypto.merkle import PayoutTree
 from eigen.node.driver import RunDriver
@@ -21,6 +21,8 @@ from eigen.protocol.wire import decode
 
 log = structlog.get_logger()
 
+CLAIM_TRIES = 5
+"""A claim is overtaken by a new root at most as often as rounds end while it lands."""
 RETRY_S_MAX = 30.0
 """Longest pause between two tries to reach the chain."""
 
@@ -91,7 +93,7 @@ class Settlement:
             and ((run, number - 1) in self._waiting)
         ):
             return  # its predecessor goes first
-        root = driver.root_of(reply.records[0])
+        root = driver.sync.root_of(reply.records[0])
         digest = self._chain.round_digest(root)
         signatures = sorted(reply.attestations, key=lambda s: recover(digest, s))
         try:
@@ -111,8 +113,18 @@ class Settlement:
     async def claim(self, run: RunId) -> tuple[int, Receipt]:
         """Claim what the ledger owes this node for a run. Returns base units and the receipt.
 
-        Raises `NothingToClaim` or `ChainError`.
+        Raises `NothingToClaim` or `ChainError`. A root that lands in between makes the proof one of
+        the root before; then it is made anew.
         """
+        for _ in range(CLAIM_TRIES - 1):
+            try:
+                return await self._claim(run)
+            except TransactionReverted as error:
+                if error.name != "InvalidProof":
+                    raise
+        return await self._claim(run)
+
+    async def _claim(self, run: RunId) -> tuple[int, Receipt]:
         head = await self._chain.head(run)
         if head is None:
             raise NothingToClaim("no round of this run is on chain yet")

@@ -20,10 +20,11 @@ from eigen.config.network import Parameters
 from eigen.crypto.identity import Identity
 from eigen.crypto.merkle import CommitmentTree
 from eigen.node.datasets import Dataset
-from eigen.node.driver import EVIDENCE_ENVELOPES_MAX, RunDriver, RunPorts
+from eigen.node.driver import RunDriver
 from eigen.node.exchange import RESULTS_PER_SENDER_MAX, AuditFailed, PartsMissing
 from eigen.node.ports import RequestRefused
 from eigen.node.rounds import Rounds, payout_root
+from eigen.node.run_ports import RunPorts
 from eigen.node.worker import TrainingWorker
 from eigen.protocol.context import Deadlines, RunContext
 from eigen.protocol.effects import Aggregate, Audit
@@ -37,6 +38,7 @@ from eigen.protocol.messages import (
     Timeout,
 )
 from eigen.protocol.requests import (
+    EVIDENCE_ENVELOPES_MAX,
     PART,
     PART_MESSAGE_BYTES_MAX,
     RESULT,
@@ -433,13 +435,13 @@ async def test_a_flood_of_strangers_messages_does_not_make_a_driver_deaf(tmp_pat
         driver, run = at.alice.driver, at.context.run
         stranger = Identity.generate()
         driver.hear(signed_by(stranger, at, Timeout(Attempt(run, 1, 0), ())))
-        assert driver._evidence == {}, "only validators' time-outs count"
+        assert len(driver.evidence) == 0, "only validators' time-outs count"
         for number in range(EVIDENCE_ENVELOPES_MAX + 10):
             notice = StepNotice(Attempt(run, 1 + number, 0), Cid(at.context.genesis))
             driver.hear(signed_by(stranger, at, notice))
-        assert len(driver._evidence) <= EVIDENCE_ENVELOPES_MAX
+        assert len(driver.evidence) <= EVIDENCE_ENVELOPES_MAX
         vote = Timeout(Attempt(run, 1, 0), ())
         driver.hear(signed_by(at.val.peer.identity, at, vote))
-        kept = [said.message for said in driver._evidence.values()]
+        kept = [said.message for said in driver.evidence]
         assert vote in kept, "what validators say finds room"
-        assert len(encode(driver.evidence())) < 8 * 1024 * 1024
+        assert len(encode(driver.evidence.reply())) < 8 * 1024 * 1024

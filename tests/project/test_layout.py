@@ -61,7 +61,7 @@ def test_constraints_pin_every_dependency_exactly() -> None:
 
 
 def test_help_is_quick_and_imports_nothing_heavy() -> None:
-    code = "import sys; from eigen.node.cli import main; main(['--help']); print(sorted(sys.modules))"
+    code = "import sys; from eigen.node.cli import main; main(['-h']); print(sorted(sys.modules))"
     began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ

@@ -1,0 +1,191 @@
+"""The head of one run on this node: attested, adopted, stored, and repaired from peers.
+
+The head machine says when a round is attested; this file checks signatures, fetches what is
+missing, and makes it durable before anybody acts on it.
+"""
+
+import random
+from collections.abc import Callable
+
+import structlog
+
+from eigen.chain.port import RoundRoot
+from eigen.crypto.errors import BadSignature
+from eigen.crypto.identity import recover
+from eigen.node.evidence_log import run_of
+from eigen.node.fetch import ContentUnavailable
+from eigen.node.gossip import Said
+from eigen.node.ports import NetworkError
+from eigen.node.run_ports import RunPorts
+from eigen.protocol import limits
+from eigen.protocol.cid import RAW, cid_of, digest_of
+from eigen.protocol.context import RunContext
+from eigen.protocol.effects import Adopt
+from eigen.protocol.head import HeadMachine
+from eigen.protocol.messages import Attestation, RoundRecord, digest
+from eigen.protocol.requests import (
+    EVIDENCE,
+    EVIDENCE_BYTES_MAX,
+    HEAD,
+    HEAD_REPLY_BYTES_MAX,
+    EvidenceQuery,
+    EvidenceReply,
+    HeadQuery,
+    HeadReply,
+)
+from eigen.protocol.types import Address, Digest
+from eigen.protocol.wire import WireError, decode, encode
+
+log = structlog.get_logger()
+
+REQUEST_TIMEOUT_S = 10.0
+"""For small requests between peers."""
+
+Residual = Callable[[int], bytes | None]
+"""What this node's codec left out in a round, if it trained in it."""
+Taken = Callable[[HeadReply], None]
+"""Told of each new head, after it is durable."""
+
+
+class HeadSync:
+    """Moves one run's head. `hear` takes evidence that a peer had of the round in progress."""
+
+    def __init__(
+        self,
+        context: RunContext,
+        ports: RunPorts,
+        head: HeadMachine,
+        *,
+        residual: Residual,
+        taken: Taken,
+        hear: Callable[[Said], None],
+    ) -> None:
+        self._context = context
+        self._ports = ports
+        self._head = head
+        self._me = ports.identity.address
+        self._residual = residual
+        self._taken = taken
+        self._hear = hear
+        self._random = random.SystemRandom()
+
+    # attestations ---------------------------------------------------------------------------------
+    def root_of(self, record: RoundRecord) -> RoundRoot:
+        """What validators attest of a record."""
+        return RoundRoot(
+            self._context.run,
+            record.attempt.round,
+            digest_of(record.checkpoint),
+            digest(record),
+            self._context.payout_root(record.payouts),
+            sum(p.cumulative for p in record.payouts),
+        )
+
+    def signed_digest(self, attestation: Attestation) -> Digest:
+        """What an attestation's EIP-712 signature must cover."""
+        root = RoundRoot(
+            attestation.run,
+            attestation.round,
+            attestation.checkpoint,
+            attestation.record,
+            attestation.payout_root,
+            attestation.payout_total,
+        )
+        return self._ports.chain.round_digest(root)
+
+    def attestation(self, record: RoundRecord) -> Attestation:
+        """This validator's signature over a record's root."""
+        root = self.root_of(record)
+        return Attestation(
+            root.run,
+            root.round,
+            root.checkpoint,
+            root.record,
+            root.payout_root,
+            root.payout_total,
+            self._ports.identity.sign(self._ports.chain.round_digest(root)),
+        )
+
+    def attested(self, reply: HeadReply) -> bool:
+        """Whether a quorum of this run's validators signed the record's root."""
+        record = reply.records[0]
+        if record.attempt.run != self._context.run:
+            return False
+        signed = self._ports.chain.round_digest(self.root_of(record))
+        try:
+            signers = {recover(signed, signature) for signature in reply.attestations}
+        except BadSignature:
+            return False
+        return len(signers & self._context.validators) >= self._context.quorum
+
+    # adopting -------------------------------------------------------------------------------------
+    async def adopt(self, effect: Adopt, known: RoundRecord | None) -> None:
+        """A quorum attested a root: take its record, from `known` or from peers, as the head."""
+        cid = cid_of(RAW, effect.record)
+        try:
+            record = known or decode(await self._ports.blocks.fetch(cid), RoundRecord)
+            signatures = tuple(signature for _, signature in effect.attestations)
+            await self._take(HeadReply((record,), signatures))
+        except (ContentUnavailable, WireError) as error:
+            log.warning("an attested round is not to be had yet", cid=cid, why=str(error))
+
+    async def _take(self, reply: HeadReply) -> None:
+        """Its blobs first, then the record, then everybody is told."""
+        [record] = reply.records
+        await self._ports.blocks.fetch(record.checkpoint)
+        await self._ports.blobs.put(encode(record))
+        run, number = self._context.run, record.attempt.round
+        if number <= self._head.round:
+            return
+        rows: list[tuple[str, bytes, bytes | None]] = [
+            ("head", run, encode(reply)),
+            ("round", run + number.to_bytes(8, "big"), encode(reply)),
+        ]
+        residual = self._residual(number)
+        if residual is not None and any(c.account == self._me for c in record.trainers):
+            cid = await self._ports.blobs.put(residual)
+            rows.append(("residual", run, cid.encode()))
+        await self._ports.records.commit(rows)
+        self._taken(reply)
+
+    # repairing ------------------------------------------------------------------------------------
+    async def repair(self) -> None:
+        """Ask one peer for its head and its evidence; a validator if one is connected."""
+        connected = self._ports.network.peers()
+        pool = sorted(connected & self._context.validators) or sorted(connected)
+        if not pool:
+            return
+        peer = self._random.choice(pool)
+        run = self._context.run
+        try:
+            reply = decode(
+                await self._ask(peer, HEAD, encode(HeadQuery(run)), HEAD_REPLY_BYTES_MAX),
+                HeadReply,
+                bytes_max=HEAD_REPLY_BYTES_MAX,
+            )
+            if reply.records and reply.records[0].attempt.round > self._head.round:
+                if not self.attested(reply):
+                    self._ports.network.penalize(peer, limits.PENALTY_BAD_DATA, "a forged head")
+                    return
+                await self._take(reply)
+            evidence = decode(
+                await self._ask(peer, EVIDENCE, encode(EvidenceQuery(run)), EVIDENCE_BYTES_MAX),
+                EvidenceReply,
+                bytes_max=EVIDENCE_BYTES_MAX,
+            )
+        except (NetworkError, WireError, ContentUnavailable) as error:
+            log.debug("repair failed", peer=peer.hex(), why=str(error))
+            return
+        for envelope in evidence.envelopes:
+            try:
+                said = self._ports.gossip.read_any(envelope)
+            except (WireError, BadSignature):
+                self._ports.network.penalize(peer, limits.PENALTY_MALFORMED, "forged evidence")
+                return
+            if run_of(said.message) == run and self._ports.gossip.accepts(said):
+                self._hear(said)
+
+    async def _ask(self, peer: Address, protocol: str, payload: bytes, most: int) -> bytes:
+        return await self._ports.network.request(
+            peer, protocol, payload, reply_bytes_max=most, timeout_s=REQUEST_TIMEOUT_S
+        )
