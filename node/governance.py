@@ -112,7 +112,10 @@ class GovernanceService:
         envelope = await self._gossip.publish(proposal)
         await self._keep(proposal, self._identity.address, envelope)
         await self._chain.propose(run_proposal(proposal))
-        return self.machine.proposals[run_id(spec)]
+        known = self.machine.proposals.get(run_id(spec))
+        if known is None:
+            raise UnknownProposal("too many proposals are open; this one was not taken in")
+        return known
 
     async def vote(self, chain_id: int, support: Support) -> SignedBallot:
         """Sign a ballot and gossip it; no gas. Raises `UnknownProposal` or `ChainError`."""
@@ -255,7 +258,9 @@ class GovernanceService:
             self.machine.saw_counted(run, counted)
 
     async def _act(self, action: Action) -> None:
-        known = self.machine.proposals[action.run]
+        known = self.machine.proposals.get(action.run)
+        if known is None:
+            return  # forgotten while an earlier action of this turn was on its way
         call = run_proposal(known.proposal)
         try:
             match action:

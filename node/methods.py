@@ -170,6 +170,8 @@ class Methods:
             known = await self._governance.propose(spec, str(params.get("description", "")))
         except (KeyError, TypeError, ValueError, WireError) as error:
             raise ControlError(f"no run spec: {error}", ExitCode.USAGE) from error
+        except UnknownProposal as error:
+            raise ControlError(str(error), ExitCode.FAILED) from error
         except ChainError as error:
             raise _refused("the proposal was not taken", error) from error
         return _proposal(run_id(spec), known)

@@ -207,8 +207,31 @@ class Bulk:
             return Incoming(connection.address, records, self._download)
 
         reader = Reader(accept)
+
+        async def give_up_with_the_opener() -> None:
+            await stream.wait_failed()
+            nursery.cancel_scope.cancel()
+
         try:
-            await handler(connection.address, offer.header, reader)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(give_up_with_the_opener)
+                await self._handle(connection, stream, offer.header, handler, reader)
+                nursery.cancel_scope.cancel()
+        finally:
+            for records in accepted:
+                records.close()
+
+    async def _handle(
+        self,
+        connection: Connection,
+        stream: Stream,
+        header: bytes,
+        handler: Handler,
+        reader: Reader,
+    ) -> None:
+        """Run the handler; whatever it raises ends here."""
+        try:
+            await handler(connection.address, header, reader)
             if reader.incoming is not None:
                 await reader.incoming.confirm()
         except RequestRefused as refusal:
@@ -218,9 +241,6 @@ class Bulk:
         except Exception:
             log.exception("a bulk handler failed (peer %s)", connection.peer)
             await self._refuse(stream, reader, "internal error")
-        finally:
-            for records in accepted:
-                records.close()
 
     async def _refuse(self, stream: Stream, reader: Reader, reason: str) -> None:
         with contextlib.suppress(Libp2pError), trio.move_on_after(LANE_TIMEOUT_S):

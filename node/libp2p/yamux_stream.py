@@ -41,6 +41,7 @@ class Stream:
 
     __slots__ = (
         "_buffer",
+        "_failed",
         "_granted",
         "_readable",
         "_session",
@@ -76,6 +77,7 @@ class Stream:
         self.finished = False  # the peer sent FIN: no more will come
         self.send_closed = False
         self.failure: Exception | None = None
+        self._failed: trio.Event | None = None
         self.abandoned_at: float | None = None
 
     # Reading ------------------------------------------------------------------------------------
@@ -201,6 +203,13 @@ class Stream:
         self.finished = False  # whatever came is given up too
         self.fail(StreamReset(reason))
 
+    async def wait_failed(self) -> None:
+        """Return once the stream was reset, by either side or with its connection."""
+        if self.failure is None:
+            if self._failed is None:
+                self._failed = trio.Event()
+            await self._failed.wait()
+
     # The session's side -------------------------------------------------------------------------
 
     def feed(self, piece: memoryview) -> None:
@@ -247,6 +256,8 @@ class Stream:
                 self._drop_buffer()
         self._readable.set()
         self._writable.set()
+        if self._failed is not None:
+            self._failed.set()
         self._session.wake_lane(self.lane)
         self._session.forget(self)
 
