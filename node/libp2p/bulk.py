@@ -60,6 +60,8 @@ OFFER_TIMEOUT_S: Final = 30.0
 """From a stream's opening to the receiver's answer."""
 TRANSFERS_PER_PEER_MAX: Final = 16
 """Inbound transfers of one peer; each holds up to 2.3 MB of buffers."""
+GIVE_UP_S: Final = 1.0
+"""How long a handler may go on once its opener has left."""
 WAITING_MAX: Final = 1024
 """Tokens of lanes that are expected."""
 
@@ -210,6 +212,9 @@ class Bulk:
 
         async def give_up_with_the_opener() -> None:
             await stream.wait_failed()
+            for records in accepted:
+                records.abort()  # whoever reads gets an error
+            await trio.sleep(GIVE_UP_S)
             nursery.cancel_scope.cancel()
 
         try:

@@ -1,5 +1,6 @@
 """Bulk transfers between two nodes: lanes, fallback, offsets, refusals, cuts, caps."""
 
+import contextlib
 import secrets
 
 import pytest
@@ -150,3 +151,41 @@ async def test_a_stranger_with_a_made_up_token_gets_nothing(nursery):
     with trio.fail_after(5):
         assert await stranger.receive_some() == b""
     await stranger.aclose()
+
+
+async def test_many_transfers_at_once_both_ways(nursery):
+    alice, bob = await pair(nursery)
+    takers = {node.local: Taker(node) for node in (alice, bob)}
+    parts = [secrets.token_bytes(512 * 1024) for _ in range(4)]
+
+    async def send(sender, receiver):
+        async with sender.open_bulk(receiver.local, PARTS, b"", timeout_s=20) as out:
+            for part in parts:
+                await out.send(part, timeout_s=20)
+            await out.finish(timeout_s=20)
+
+    async with trio.open_nursery() as sending:
+        for _ in range(8):
+            sending.start_soon(send, alice, bob)
+            sending.start_soon(send, bob, alice)
+    for taker in takers.values():
+        assert sorted(taker.parts) == sorted(parts * 8)
+        assert taker.errors == []
+    assert alice._bulk.lanes == bob._bulk.lanes == 16
+    await until(lambda: not alice._bulk._expected and not bob._bulk._expected)
+
+
+async def test_one_peer_may_not_open_transfers_without_end(nursery):
+    alice, bob = await pair(nursery)
+
+    async def wait(_peer, _header, reader):
+        await reader.accept()
+        await trio.sleep_forever()
+
+    alice.serve_bulk(PARTS, wait)
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(bulk_module.TRANSFERS_PER_PEER_MAX):
+            await stack.enter_async_context(bob.open_bulk(alice.local, PARTS, b"", timeout_s=5))
+        with pytest.raises(RequestRefused, match="too many transfers"):
+            await stack.enter_async_context(bob.open_bulk(alice.local, PARTS, b"", timeout_s=5))
+    await until(lambda: not alice._bulk._inbound)

@@ -49,7 +49,7 @@ def test_other_peer_ids_have_no_account(raw):
     data=st.binary(max_size=50), signature=st.binary(max_size=80), wrapped=st.binary(max_size=40)
 )
 def test_checking_a_signature_never_raises(data, signature, wrapped):
-    """Pitfall 19: `verify` of py-libp2p raises ValueError on a malformed signature."""
+    """Fault 19: `verify` of py-libp2p raises ValueError on a malformed signature."""
     assert identity.verify_signature(wrapped, data, signature) is False
     assert identity.verify_signature(KEYS[0].wrapped_public_key, data, signature) is False
 
@@ -94,7 +94,7 @@ def book_with(count: int) -> AddressBook:
 
 
 def test_a_failed_dial_is_tried_again_soon_and_then_less_often():
-    """Pitfall 11: a stock host does not try again for 60 s, even when the peer is back."""
+    """Fault 11: a stock host does not try again for 60 s, even when the peer is back."""
     book = book_with(1)
     known = book.all()[0]
     waits = []
@@ -160,7 +160,7 @@ def test_known_peers_round_trip_through_the_file_and_a_bad_file_is_passed_over(t
 
 
 async def test_the_oldest_handshake_gives_way():
-    """Pitfall 14: 250 silent connections block a stock host for everybody."""
+    """Fault 14: 250 silent connections block a stock host for everybody."""
     places = HandshakePlaces(most=4, most_per_ip=2)
     first, second, third = (places.enter("1.1.1.1") for _ in range(3))
     assert first.cancel_called

@@ -42,7 +42,7 @@ POISON = {"garbage": b"\x05\xff\xff\xff\xff\xff", "invalid UTF-8": b"\x06\x0a\x0
 
 @pytest.mark.parametrize("name", list(POISON))
 async def test_one_gossip_packet(name):
-    """Pitfall 6: one packet ends a stock node that gossips."""
+    """Fault 6: one packet ends a stock node that gossips."""
     mallory = make(admit_strangers=True)
     async with running(mallory), program(python(STOCK)) as stock:
         address = str(await stock.line("address"))
@@ -64,7 +64,7 @@ async def test_one_gossip_packet(name):
 
 
 async def test_a_handler_that_fails():
-    """Pitfall 2: an exception in a stock stream handler ends the host.
+    """Fault 2: an exception in a stock stream handler ends the host.
 
     Of ours: `test_a_refusal_carries_its_reason_and_a_bug_only_says_internal_error`.
     """
@@ -78,7 +78,7 @@ async def test_a_handler_that_fails():
 
 
 async def test_the_251st_connection():
-    """Pitfall 1: a stock host refuses everybody after 250 inbound connections in its life."""
+    """Fault 1: a stock host refuses everybody after 250 inbound connections in its life."""
 
     async def connect_often(address: str, times: int) -> int:
         done = 0

@@ -26,7 +26,7 @@ async def test_plaintext_is_declined():
 
 
 async def test_the_first_address_is_tried_at_once(monkeypatch):
-    """Pitfall 12: a stock host sleeps 250 ms before each dial."""
+    """Fault 12: a stock host sleeps 250 ms before each dial."""
     monkeypatch.setattr(supervisor, "NEXT_ADDRESS_S", 3600.0)
     async with running(make()) as alice, running(make()) as bob:
         slept = []
