@@ -78,7 +78,7 @@ class TrainingSection:
     )
     memory_mb: int = option(
         4096,
-        kinds.integer(256, 16 * 1024 * 1024),
+        kinds.integer(512, 16 * 1024 * 1024),
         "Memory of the training process, MiB. A round that needs more fails on this node.",
     )
 
