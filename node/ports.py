@@ -45,7 +45,8 @@ GossipHandler = Callable[[Address, bytes], Awaitable[None]]
 """`(forwarder, data)`: called once for each accepted message, in arrival order for each topic."""
 
 RequestHandler = Callable[[Address, bytes], Awaitable[bytes]]
-"""`(requester, payload) -> reply`. May raise `RequestRefused` to answer with a reason."""
+"""`(requester, payload) -> reply`. May raise `RequestRefused` to answer with a reason.
+Cancelled where the requester gives up first."""
 
 
 class NetworkError(Exception):
@@ -170,7 +171,8 @@ class BulkReader(Protocol):
 
 
 BulkHandler = Callable[[Address, bytes, BulkReader], Awaitable[None]]
-"""`(sender, header, reader)`. May raise `RequestRefused`; returning confirms what was received."""
+"""`(sender, header, reader)`. May raise `RequestRefused`; returning confirms what was received.
+Where the sender leaves first, `receive` raises, and the handler is cancelled a second later."""
 
 
 class BulkNetwork(Network, Protocol):

@@ -5,6 +5,7 @@ a length, and the reply or the reason of a refusal. A reply that the connection 
 noticed by its length.
 """
 
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -155,9 +156,18 @@ async def _serve_one(
     if payload is None:
         raise StreamReset("the request came too slowly")
     with trio.move_on_after(HANDLER_TIMEOUT_S) as answering:
-        await _answer(connection, stream, handle, payload)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_when_reset, stream, nursery.cancel_scope)
+            await _answer(connection, stream, handle, payload)
+            nursery.cancel_scope.cancel()
     if answering.cancelled_caught:
         raise StreamReset("the reply took too long")
+
+
+async def _cancel_when_reset(stream: Stream, scope: trio.CancelScope) -> None:
+    """The requester has given up: nobody waits for the handler any more."""
+    await stream.wait_failed()
+    scope.cancel()
 
 
 async def _answer(
@@ -172,9 +182,10 @@ async def _answer(
         status, body = REFUSED, INTERNAL_ERROR.encode()
     if len(body) > URGENT_BYTES_MAX:
         stream.lane = Lane.BULK
-    await stream.write(status + encode_varint(len(body)))
-    await stream.write(body)
-    stream.close_write()
+    with contextlib.suppress(StreamReset):  # the requester has given up
+        await stream.write(status + encode_varint(len(body)))
+        await stream.write(body)
+        stream.close_write()
 
 
 async def _read_reply(stream: Stream, reply_bytes_max: int, peer: Address) -> bytes:

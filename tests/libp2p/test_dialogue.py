@@ -117,13 +117,15 @@ async def test_sizes_are_bounded_on_both_sides():
 
 async def test_a_deadline_and_a_cancel_harm_no_other_request():
     async with running(make()) as alice, running(make()) as bob:
-        cancelled = trio.Event()
+        started = ended = 0
 
         async def sleep(_peer: Address, _payload: bytes) -> bytes:
+            nonlocal started, ended
+            started += 1
             try:
                 await trio.sleep_forever()
             finally:
-                cancelled.set()
+                ended += 1
 
         alice.serve("/test/sleep/1", sleep, request_bytes_max=1 << 20)
         alice.serve(ECHO, echo, request_bytes_max=1 << 20)
@@ -135,6 +137,8 @@ async def test_a_deadline_and_a_cancel_harm_no_other_request():
                 alice.local, "/test/sleep/1", bytes(1 << 20), reply_bytes_max=9, timeout_s=9
             )
         assert await bob.request(alice.local, ECHO, b"1", reply_bytes_max=9, timeout_s=5) == b"1"
+        assert started >= 1
+        await until(lambda: ended == started)  # nobody waits for them any more
 
 
 async def test_unreachable_and_malformed_addresses_are_said_clearly():
