@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from eigen.protocol import limits
 from eigen.protocol.context import RunContext
+from eigen.protocol.exchange import majority_result
 from eigen.protocol.messages import (
     Attempt,
     Commitment,
@@ -29,7 +30,6 @@ from eigen.protocol.seat import (
     round_seed,
 )
 from eigen.protocol.tally import Tally
-from eigen.protocol.trainer import majority_result
 from eigen.protocol.types import Address, Cid, Digest
 
 
