@@ -5,7 +5,8 @@ seat; trainers train, exchange and vote; each validator audits the results; the 
 outcome; a quorum of outcome votes *prepares* it, and only what is prepared is attested, so that no
 validator ever signs two roots for one round. An attempt that comes to nothing is timed out; a
 quorum of time-outs opens the next one, which carries on what was prepared, if anything was. The
-pattern is that of PBFT's view change (Castro and Liskov, 1999).
+pattern is that of PBFT's view change (Castro and Liskov, 1999). Counting is left to `evidence`,
+`outcomes` and `timeouts`; what a restart must not unsay is in `promises`.
 
 Safety needs 2k > n + f where f validators lie; with k = ⌊n/2⌋ + 1 it holds for crashes alone.
 
@@ -14,9 +15,8 @@ Safety needs 2k > n + f where f validators lie; with k = ⌊n/2⌋ + 1 it holds 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
-from typing import Annotated, Any
+from typing import Any
 
 from eigen.protocol import limits
 from eigen.protocol.context import RunContext
@@ -48,7 +48,6 @@ from eigen.protocol.messages import (
     Outcome,
     OutcomeVote,
     ResultVote,
-    RoundRecord,
     SeatProposal,
     SeatVote,
     StepNotice,
@@ -56,11 +55,14 @@ from eigen.protocol.messages import (
     Topic,
     digest,
 )
+from eigen.protocol.outcomes import Outcomes, misplaced
 from eigen.protocol.pending import Early, Unreachable
-from eigen.protocol.seat import leader, ranked
-from eigen.protocol.tally import Tally
-from eigen.protocol.types import Address, Cid, Digest
-from eigen.protocol.wire import U64, Length, encode, message
+from eigen.protocol.promises import Promised, Promises, publish_promised
+from eigen.protocol.seat import candidates, leader
+from eigen.protocol.timeouts import Timeouts
+from eigen.protocol.types import Address, Cid
+
+__all__ = ["CommitteeMachine", "Promises", "Stage"]
 
 Effects = list[Effect]
 
@@ -74,20 +76,6 @@ class Stage(Enum):
     AUDITING = "auditing"
     CHECKED = "checked"
     ATTESTED = "attested"
-
-
-@message(90)
-@dataclass(frozen=True, slots=True)
-class Promises:
-    """What a validator has said in a round and must not unsay; never sent, only stored."""
-
-    round: U64 = 0
-    attempt: U64 = 0
-    given_up: U64 = 0  # attempts below this one are given up
-    seat_votes: Annotated[tuple[U64, ...], Length(limits.ATTEMPTS_MAX)] = ()
-    outcome_votes: Annotated[tuple[U64, ...], Length(limits.ATTEMPTS_MAX)] = ()
-    prepared: Annotated[tuple[Outcome, ...], Length(1)] = ()
-    checked: Annotated[tuple[Outcome, ...], Length(1)] = ()  # voted for, where none is prepared
 
 
 class CommitteeMachine:
@@ -116,16 +104,10 @@ class CommitteeMachine:
         self.stage = Stage.IDLE
         self.number = promises.attempt
         self.evidence = RoundEvidence(self.context, self.head.head, self.head.previous)
-        self._given_up = promises.given_up
-        self._voted_seat = set(promises.seat_votes)
-        self._voted_outcome = set(promises.outcome_votes)
-        self._prepared = promises.prepared[0] if promises.prepared else None
-        self._checked = promises.checked[0] if promises.checked else None
-        self._attested = False
+        self._promised = Promised.restored(promises)
+        self._outcomes = Outcomes(self.context, self.evidence, self._promised)
+        self._timeouts = Timeouts(self.context, self.me)
         self._notices_due: set[int] = set()
-        self._outcomes: dict[int, Outcome] = {}
-        self._outcome_votes: Tally[int, Digest] = Tally()
-        self._timeouts: dict[Address, Timeout] = {}  # each validator's latest
 
     # what the node may ask ----------------------------------------------------------------------
     @property
@@ -144,18 +126,6 @@ class CommitteeMachine:
         transition = self.TRANSITIONS.get(type(event))
         return transition(self, event, now) if transition else []
 
-    def _persist(self) -> Persist:
-        promises = Promises(
-            self.head.round + 1,
-            self.number,
-            self._given_up,
-            tuple(sorted(n for n in self._voted_seat if n >= self._given_up)),
-            tuple(sorted(n for n in self._voted_outcome if n >= self._given_up)),
-            (self._prepared,) if self._prepared else (),
-            (self._checked,) if self._checked and not self._prepared else (),
-        )
-        return Persist("promises", self.context.run, encode(promises))
-
     def _attempt_timer(self, now: float) -> SetTimer:
         patience = self.context.deadlines.attempt_s * min(1 + self.number, 4)
         return SetTimer("attempt", self.attempt, now + patience)
@@ -165,11 +135,12 @@ class CommitteeMachine:
 
         The attempt may still time out: the others need not have got as far.
         """
-        if self._prepared is None:
+        prepared = self._promised.prepared
+        if prepared is None:
             return []
-        self._attested = True
+        self._outcomes.attested = True
         self.stage = Stage.ATTESTED
-        return [Attest(self._prepared.record), self._attempt_timer(now)]
+        return [Attest(prepared.record), self._attempt_timer(now)]
 
     # seating --------------------------------------------------------------------------------------
     def _on_membership(self, event: MembershipChanged, now: float) -> Effects:
@@ -182,7 +153,7 @@ class CommitteeMachine:
     def _start(self, now: float) -> Effects:
         """Open the attempt once there are enough trainers for a seat."""
         enough = len(self._trainers) >= self.context.spec.trainers_min
-        if self.stage is not Stage.IDLE or not (enough or self._prepared):
+        if self.stage is not Stage.IDLE or not (enough or self._promised.prepared):
             return []
         return self._enter(self.number, now)
 
@@ -190,45 +161,25 @@ class CommitteeMachine:
         self.number = number
         self.stage = Stage.SEATING
         effects: Effects = [self._attempt_timer(now)]
-        if number >= self._given_up and self.leader(number) == self.me:
+        if number >= self._promised.given_up and self.leader(number) == self.me:
             effects += self._lead(now)
         for seat in self.evidence.proposed(number):
             effects += self._vote_seat(seat, now)
         return [*effects, *self._seat_progress(number, now), *self._consider_outcome(now)]
 
     def _lead(self, now: float) -> Effects:
-        carried = self._carried()
+        carried = self._outcomes.carried(self._timeouts.told())
         if carried is not None:
             return self._propose(Outcome(self.attempt, carried.record), now)
-        if self.number in self._voted_seat:
+        if self.number in self._promised.seat_votes:
             return []
-        members, _ = self.evidence.assign(self._candidates())
-        if len(members) < self.context.spec.trainers_min:
+        least = self.context.spec.trainers_min
+        among = candidates(self.evidence.seed, self.number, self._trainers, least)
+        members, _ = self.evidence.assign(among)
+        if len(members) < least:
             return [Note("too few trainers", self.attempt, f"{len(members)} can be seated")]
         seat = SeatProposal(self.attempt, self.head.previous, Cid(self.head.checkpoint), members)
-        return _publish_promised(seat, self._on_seat(self.me, seat, now))
-
-    def _candidates(self) -> tuple[Address, ...]:
-        """Whom to seat. From the third attempt on one trainer is left out, another each time:
-
-        an owner that hands out wrong results, or different ones, would spoil every attempt.
-        """
-        enough = len(self._trainers) > self.context.spec.trainers_min
-        if self.number < limits.ATTEMPTS_OF_ALL or not enough:
-            return self._trainers
-        order = ranked(self.evidence.seed, b"left out", self._trainers)
-        left_out = order[(self.number - limits.ATTEMPTS_OF_ALL) % len(order)]
-        return tuple(t for t in self._trainers if t != left_out)
-
-    def _carried(self) -> Outcome | None:
-        """What an earlier attempt came to: our own, else the latest told that we can bear out."""
-        if self._prepared is not None:
-            return self._prepared
-        told = [o for timeout in self._timeouts.values() for o in timeout.prepared]
-        if self._checked is not None:
-            told.append(self._checked)
-        told.sort(key=lambda o: o.attempt.number, reverse=True)
-        return next((o for o in told if self._borne_out(o.record)), None)
+        return publish_promised(seat, self._on_seat(self.me, seat, now))
 
     def _on_seat(self, sender: Address, seat: SeatProposal, now: float) -> Effects:
         number = seat.attempt.number
@@ -245,7 +196,8 @@ class CommitteeMachine:
 
     def _vote_seat(self, seat: SeatProposal, now: float) -> Effects:
         number = seat.attempt.number
-        if number in self._voted_seat or number < max(self._given_up, self.number):
+        promised = self._promised
+        if number in promised.seat_votes or number < max(promised.given_up, self.number):
             return []
         trainers = tuple(m.trainer for m in seat.members)
         strangers = set(trainers) - set(self._trainers)
@@ -255,9 +207,9 @@ class CommitteeMachine:
         if len(set(trainers)) < len(trainers) or self.evidence.assign(trainers)[0] != seat.members:
             leader_ = self.leader(number)
             return [Penalize(leader_, limits.PENALTY_BAD_DATA, "shards not as the seed draws them")]
-        self._voted_seat.add(number)
+        promised.seat_votes.add(number)
         vote = SeatVote(seat.attempt, digest(seat))
-        effects: Effects = [self._persist(), Publish(Topic.ROUNDS, vote)]
+        effects: Effects = [self._promised.persist(self.attempt), Publish(Topic.ROUNDS, vote)]
         return effects + self._on_seat_vote(self.me, vote, now)
 
     def _on_seat_vote(self, sender: Address, vote: SeatVote, now: float) -> Effects:
@@ -292,9 +244,7 @@ class CommitteeMachine:
         if evidence.agree(number):
             if number == self.number and self.stage is Stage.OPEN:
                 self.stage = Stage.AUDITING
-            known = ((m, evidence.commitment(number, m)) for m in evidence.members(number))
-            made = tuple((m, c) for m, c in known if c is not None)
-            sources = evidence.agreeing(number)
+            made, sources = evidence.commitments(number), evidence.agreeing(number)
             return [Audit(evidence.seats[number], made, evidence.results[number], sources)]
         if number not in evidence.audited:
             return []
@@ -326,78 +276,39 @@ class CommitteeMachine:
         return self._propose(Outcome(self.attempt, record), now)
 
     def _propose(self, outcome: Outcome, now: float) -> Effects:
-        if self.number in self._outcomes or self.number in self._voted_outcome:
+        if self._outcomes.settled(self.number):
             return []
-        return _publish_promised(outcome, self._on_outcome(self.me, outcome, now))
+        return publish_promised(outcome, self._on_outcome(self.me, outcome, now))
 
     def _on_outcome(self, sender: Address, outcome: Outcome, now: float) -> Effects:
         number = outcome.attempt.number
         if sender != self.leader(number):
             return []
-        if _misplaced(outcome):
+        if misplaced(outcome):
             return [Penalize(sender, limits.PENALTY_MALFORMED, "an outcome of another round")]
-        if number > self.number + limits.ATTEMPTS_REMEMBERED:
+        if not self.number <= number <= self.number + limits.ATTEMPTS_REMEMBERED:
             return []
-        if number < self.number:
-            return []
-        self._outcomes = {n: o for n, o in self._outcomes.items() if n >= self.number}
-        if self._outcomes.setdefault(number, outcome) != outcome:
+        if not self._outcomes.add(outcome, self.number):
             return [Penalize(sender, limits.PENALTY_BAD_DATA, "two outcomes in one attempt")]
         return self._consider_outcome(now)
 
     def _consider_outcome(self, now: float) -> Effects:
-        """Vote once our own evidence bears the record out; until then it stays pending."""
-        number = self.number
-        outcome = self._outcomes.get(number)
-        if outcome is None or number < self._given_up:
-            return []
-        if number in self._voted_outcome:
-            return self._prepare(number)
-        if self._prepared is not None and self._prepared.record != outcome.record:
-            return []  # we have attested another record, and never sign two
-        if not self._borne_out(outcome.record):
-            return []
-        self._voted_outcome.add(number)
-        self._checked = outcome
-        vote = OutcomeVote(outcome.attempt, digest(outcome.record))
-        effects: Effects = [self._persist(), Publish(Topic.ROUNDS, vote)]
+        vote = self._outcomes.vote(self.number)
+        if vote is None:
+            return self._prepare(self.number)
+        effects: Effects = [self._promised.persist(self.attempt), Publish(Topic.ROUNDS, vote)]
         return effects + self._on_outcome_vote(self.me, vote, now)
 
-    def _borne_out(self, record: RoundRecord) -> bool:
-        """Whether we have voted for this record before, or our evidence comes to the same."""
-        if any(o is not None and o.record == record for o in (self._prepared, self._checked)):
-            return True
-        shown = record.attempt.number
-        if shown not in self.evidence.audited:
-            return False
-        credited = frozenset(c.account for c in record.trainers)
-        watching = frozenset(c.account for c in record.validators)
-        if not credited or not credited <= self.evidence.creditable(shown):
-            return False
-        if not watching <= self.evidence.seated_by(shown):
-            return False
-        return self.evidence.record(shown, credited, watching) == record
-
     def _on_outcome_vote(self, sender: Address, vote: OutcomeVote, _now: float) -> Effects:
-        self._outcome_votes.add(vote.attempt.number, sender, vote.record)
+        self._outcomes.add_vote(sender, vote)
         return self._prepare(vote.attempt.number)
 
     def _prepare(self, number: int) -> Effects:
-        """With a quorum of votes, attest; only what we have checked and voted for ourselves."""
-        outcome = self._outcomes.get(number)
-        chosen = self._outcome_votes.leading(number, self.context.quorum)
-        if outcome is None or chosen is None or digest(outcome.record) != chosen:
+        prepared = self._outcomes.prepare(number) if number == self.number else None
+        if prepared is None:
             return []
-        if number != self.number or number < self._given_up or self._attested:
-            return []
-        if number not in self._voted_outcome:
-            return []
-        if self._prepared is not None and self._prepared.record != outcome.record:
-            return []
-        self._prepared = outcome
-        self._attested = True
         self.stage = Stage.ATTESTED
-        return [self._persist(), Attest(outcome.record)]
+        return [self._promised.persist(self.attempt), Attest(prepared.record)]
 
     # time-outs ------------------------------------------------------------------------------------
     def _on_timer(self, event: TimerFired, now: float) -> Effects:
@@ -406,18 +317,16 @@ class CommitteeMachine:
         if event.name == "notices":
             self._notices_due.add(event.attempt.number)
             return self._progress(event.attempt.number, now)
-        mine = event.name == "attempt" and event.attempt == self.attempt
-        if mine and self.stage is not Stage.IDLE:
-            return self._give_up(now)
-        return []
+        due = event.name == "attempt" and event.attempt == self.attempt
+        return self._give_up(now) if due and self.stage is not Stage.IDLE else []
 
     def _give_up(self, now: float) -> Effects:
         """Promise to vote no more in this attempt, and say so until a quorum does."""
-        self._given_up = max(self._given_up, self.number + 1)
-        told = self._prepared or self._checked
+        self._promised.given_up = max(self._promised.given_up, self.number + 1)
+        told = self._promised.told
         timeout = Timeout(self.attempt, (told,) if told else ())
         effects: Effects = [
-            self._persist(),
+            self._promised.persist(self.attempt),
             Publish(Topic.ROUNDS, timeout),
             Note("attempt timed out", self.attempt, self.stage.value),
             SetTimer("attempt", self.attempt, now + self.context.deadlines.resend_s),
@@ -425,35 +334,25 @@ class CommitteeMachine:
         return effects + self._on_timeout(self.me, timeout, now)
 
     def _on_timeout(self, sender: Address, timeout: Timeout, now: float) -> Effects:
-        """Who gives an attempt up gives all before it up, so each validator's latest is enough."""
         number = timeout.attempt.number
-        if any(_misplaced(o) or o.attempt.number > number for o in timeout.prepared):
+        if any(misplaced(o) or o.attempt.number > number for o in timeout.prepared):
             return [Penalize(sender, limits.PENALTY_MALFORMED, "a time-out tells another round")]
-        known = self._timeouts.get(sender)
-        if known is None or known.attempt.number <= number:
-            self._timeouts[sender] = timeout
-        given_up = sorted((t.attempt.number for t in self._timeouts.values()), reverse=True)
-        if len(given_up) >= self.context.quorum:
-            passed = given_up[self.context.quorum - 1]
-            if passed >= limits.ATTEMPTS_MAX:
-                return [Note("too many attempts", self.attempt)]
-            if passed >= self.number:
-                self._given_up = max(self._given_up, passed + 1)
-                self.number = passed + 1
-                return [self._persist(), *self._enter(self.number, now)]
+        self._timeouts.add(sender, timeout)
+        passed = self._timeouts.passed()
+        if passed is not None and passed >= limits.ATTEMPTS_MAX:
+            return [Note("too many attempts", self.attempt)]
+        if passed is not None and passed >= self.number:
+            self._promised.given_up = max(self._promised.given_up, passed + 1)
+            self.number = passed + 1
+            return [self._promised.persist(self.attempt), *self._enter(self.number, now)]
         return self._join_timeout(now)
 
     def _join_timeout(self, now: float) -> Effects:
-        """Give up with others who are ahead, or who see trainers that we do not.
-
-        One honest validator must be among them: a liar alone could drag everybody on for ever.
-        """
-        others = [t.attempt.number for v, t in self._timeouts.items() if v != self.me]
-        liars = self.context.tolerated
-        if len(others) <= liars:
+        """Give up with others who are ahead, or who see trainers that we do not."""
+        number = self._timeouts.joined()
+        if number is None or number < self.number:
             return []
-        number = sorted(others, reverse=True)[liars]
-        if number < self.number or (number == self.number and self.stage is not Stage.IDLE):
+        if number == self.number and self.stage is not Stage.IDLE:
             return []
         self.number = number
         self.stage = Stage.SEATING
@@ -474,18 +373,16 @@ class CommitteeMachine:
     def _received(self, event: Received, now: float) -> Effects:
         said: Any = event.message
         accept = self.MESSAGES.get(type(said))
-        if accept is None:
-            return []
-        at = said.attempt
-        if at.run != self.context.run:
+        if accept is None or said.attempt.run != self.context.run:
             return []
         if isinstance(said, FROM_VALIDATORS) and event.sender not in self.context.validators:
             reason = f"{type(said).__name__} from somebody who is no validator"
             return [Penalize(event.sender, limits.PENALTY_MALFORMED, reason)]
-        if at.round == self.head.round + 2:
+        round_ = said.attempt.round
+        if round_ == self.head.round + 2:
             self._ahead.add(event.sender, said)  # gossip overtook this round's attestations
             return []
-        if at.round != self.head.round + 1:
+        if round_ != self.head.round + 1:
             return []
         return accept(self, event.sender, said, now)
 
@@ -496,18 +393,6 @@ class CommitteeMachine:
     def _on_up(self, event: PeerUp, _now: float) -> Effects:
         self._down.discard(event.peer)
         return []
-
-
-def _publish_promised(proposal: SeatProposal | Outcome, effects: Effects) -> Effects:
-    """Propose once our own vote for it is durable: a restart must not propose something else."""
-    promised = 1 if effects and isinstance(effects[0], Persist) else 0
-    return [*effects[:promised], Publish(Topic.ROUNDS, proposal), *effects[promised:]]
-
-
-def _misplaced(outcome: Outcome) -> bool:
-    """Whether an outcome shows a record of another round, or of an attempt after its own."""
-    at, shown = outcome.attempt, outcome.record.attempt
-    return (at.run, at.round) != (shown.run, shown.round) or shown.number > at.number
 
 
 FROM_VALIDATORS = (SeatProposal, SeatVote, Outcome, OutcomeVote, Timeout)

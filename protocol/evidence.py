@@ -126,6 +126,11 @@ class RoundEvidence:
         """What a trainer committed to in an attempt."""
         return self._commitments.get((number, trainer))
 
+    def commitments(self, number: int) -> tuple[tuple[Address, Commitment], ...]:
+        """What the members of an open seat committed to, in seat order."""
+        made = ((m, self.commitment(number, m)) for m in self.members(number))
+        return tuple((member, said) for member, said in made if said is not None)
+
     # conclusions ----------------------------------------------------------------------------------
     def members(self, number: int) -> tuple[Address, ...]:
         """Trainers of an open seat, in mask order."""

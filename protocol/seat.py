@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 
+from eigen.protocol import limits
 from eigen.protocol.messages import Credit, Payout, RoundRecord, SeatMember
 from eigen.protocol.run import RunSpec
 from eigen.protocol.types import Address, Digest
@@ -35,6 +36,21 @@ def leader(seed: Digest, attempt: int, validators: Iterable[Address]) -> Address
     """The validator that proposes in this attempt; the next attempt has the next one."""
     order = ranked(seed, b"leader", validators)
     return order[attempt % len(order)]
+
+
+def candidates(
+    seed: Digest, attempt: int, trainers: tuple[Address, ...], least: int
+) -> tuple[Address, ...]:
+    """Whom to seat. From the third attempt on one trainer is left out, another each time:
+
+    an owner that hands out wrong results, or different ones, would spoil every attempt. Nobody is
+    left out where fewer than `least` would stay.
+    """
+    if attempt < limits.ATTEMPTS_OF_ALL or len(trainers) <= least:
+        return trainers
+    order = ranked(seed, b"left out", trainers)
+    left_out = order[(attempt - limits.ATTEMPTS_OF_ALL) % len(order)]
+    return tuple(t for t in trainers if t != left_out)
 
 
 def part_owners(seed: Digest, part: int, members: Sequence[Address]) -> list[Address]:
