@@ -132,7 +132,7 @@ async def run_node(
             home.identity, network, gossip, records, blobs, blocks, datasets, worker, chain
         )
         poll_s = config.chain.poll_s
-        settlement = Settlement(me, chain, records, times.relay_delay_s, poll_s)
+        settlement = Settlement(me, chain, records, blocks, times.relay_delay_s, poll_s)
         evaluations = Evaluations(ports, enabled=config.validator.enabled)
 
         def adopted(driver: RunDriver, record: RoundRecord, reply: HeadReply) -> None:

@@ -12,7 +12,9 @@ from eigen.chain.port import Chain, ChainError, ChainUnreachable, Receipt, Trans
 from eigen.crypto.identity import recover
 from eigen.crypto.merkle import PayoutTree
 from eigen.node.driver import RunDriver
+from eigen.node.fetch import BlockExchange, ContentUnavailable
 from eigen.node.ports import RecordStore
+from eigen.protocol.cid import RAW, cid_of
 from eigen.protocol.messages import RoundRecord
 from eigen.protocol.requests import HEAD_REPLY_BYTES_MAX, HeadReply
 from eigen.protocol.seat import ranked
@@ -21,8 +23,9 @@ from eigen.protocol.wire import decode
 
 log = structlog.get_logger()
 
-CLAIM_TRIES = 5
-"""A claim is overtaken by a new root at most as often as rounds end while it lands."""
+CLAIM_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+"""Pauses between tries of one claim, a minute in all: rounds that follow each other block by block
+come to an end within that on a devnet, and do not happen on a chain where gas costs money."""
 RETRY_S_MAX = 30.0
 """Longest pause between two tries to reach the chain."""
 
@@ -35,11 +38,18 @@ class Settlement:
     """Posts round roots in their order; validators take turns, the first of them in each run."""
 
     def __init__(
-        self, me: Address, chain: Chain, records: RecordStore, turn_s: float, poll_s: float
+        self,
+        me: Address,
+        chain: Chain,
+        records: RecordStore,
+        blocks: BlockExchange,
+        turn_s: float,
+        poll_s: float,
     ) -> None:
         self._me = me
         self._chain = chain
         self._records = records
+        self._blocks = blocks
         self._turn_s = turn_s
         self._poll_s = poll_s
         self._news = trio.Event()
@@ -113,25 +123,29 @@ class Settlement:
     async def claim(self, run: RunId) -> tuple[int, Receipt]:
         """Claim what the ledger owes this node for a run. Returns base units and the receipt.
 
-        Raises `NothingToClaim` or `ChainError`. A root that lands in between makes the proof one of
-        the root before; then it is made anew.
+        Raises `NothingToClaim` or `ChainError`. The ledger takes proofs of its last root alone: a
+        root that overtakes the claim makes a new proof necessary, so it is tried again, later and
+        later, until no root lands at the same time.
         """
-        for _ in range(CLAIM_TRIES - 1):
+        for pause_s in CLAIM_PAUSES_S:
             try:
                 return await self._claim(run)
             except TransactionReverted as error:
                 if error.name != "InvalidProof":
                     raise
+                log.info("a new root overtook the claim", in_s=pause_s)
+                await trio.sleep(pause_s)
         return await self._claim(run)
 
     async def _claim(self, run: RunId) -> tuple[int, Receipt]:
         head = await self._chain.head(run)
         if head is None:
             raise NothingToClaim("no round of this run is on chain yet")
-        row = await self._records.get("round", run + head.root.round.to_bytes(8, "big"))
-        if row is None:
-            raise NothingToClaim(f"the record of round {head.root.round} is not here yet")
-        [record] = decode(row, HeadReply, bytes_max=HEAD_REPLY_BYTES_MAX).records
+        cid = cid_of(RAW, head.root.record)
+        try:
+            record = decode(await self._blocks.fetch(cid), RoundRecord)
+        except ContentUnavailable as error:
+            raise NothingToClaim(f"nobody has the record of round {head.root.round}") from error
         table = {p.account: p.cumulative for p in record.payouts}
         owed = table.get(self._me, 0)
         taken = await self._chain.claimed(run, self._me)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -130,20 +131,26 @@ async def test_a_trainer_killed_in_any_phase_is_unpaid_for_that_round_and_paid_a
 
 
 @pytest.mark.timeout(300)
-async def test_a_run_ends_without_a_trainer_that_died_and_the_others_are_paid() -> None:
-    async with running(rounds=60) as network:
+async def test_a_run_ends_without_a_dead_trainer_while_the_chain_is_away() -> None:
+    async with running(rounds=30) as network:
         watcher, victim = network.validators[0], network.trainers[2]
         others = [n for n in network.nodes if n is not victim]
         await network.until(lambda: len(paid(network, watcher, victim)) >= 2, 60)
         victim.kill()
         assert victim.process is not None
         assert victim.process.returncode == -9, "the kill must have happened"
+
+        assert network.chain is not None
+        os.kill(network.chain.pid, signal.SIGSTOP)  # the chain answers nobody
+        frozen_at = network.run_of(watcher)["round"]
+        await network.until(lambda: network.run_of(watcher)["round"] >= frozen_at + 6, 60, others)
+        os.kill(network.chain.pid, signal.SIGCONT)
         await network.until(
             lambda: all(network.run_of(n).get("finished") for n in others), 120, others
         )
-        assert 60 not in paid(network, watcher, victim)
+        assert 30 not in paid(network, watcher, victim)
         for node in others:
-            with trio.fail_after(60):
+            with trio.fail_after(120):
                 claim = json.loads(await eigen(node.home, "claim", "--json"))
             assert int(claim["amount"]) > 0
 
@@ -151,5 +158,8 @@ async def test_a_run_ends_without_a_trainer_that_died_and_the_others_are_paid() 
         await network.answers(victim)
         await network.until(lambda: bool(network.run_of(victim).get("finished")), 60)
         await assert_replicas_identical(network)
+        await network.until(
+            lambda: any("30" in network.run_of(v)["posted"] for v in network.validators), 120
+        )
         claim = json.loads(await eigen(victim.home, "claim", "--json"))
         assert int(claim["amount"]) == int(network.run_of(victim)["earned"]) > 0
