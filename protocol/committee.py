@@ -258,7 +258,9 @@ class CommitteeMachine:
         if event.attempt.round != self.head.round + 1 or number not in self.evidence.results:
             return []
         if event.reason:
-            return [Note("audit failed", event.attempt, event.reason)]
+            note = Note("audit failed", event.attempt, event.reason)
+            hopeless = number == self.number and self.stage is Stage.AUDITING
+            return [note, *(self._give_up(now) if hopeless else [])]
         self.evidence.audited[number] = event.checkpoint
         if number == self.number and self.stage is Stage.AUDITING:
             self.stage = Stage.CHECKED

@@ -14,7 +14,7 @@ from eigen.node.exit_codes import ExitCode, UserError
 TRAINERS_MAX = 16
 """Each is a daemon and a torch process: about 400 MB of memory."""
 ROUNDS_MAX = 200
-WIDTH_MIN = 150
+WIDTH_MIN = 160
 """Columns of the last table: an account and a transaction hash are shown whole."""
 
 

@@ -482,14 +482,16 @@ def test_who_did_not_commit_vote_or_step_is_not_credited() -> None:
     assert [c.account for c in outcome_of(effects).record.trainers] == [A]
 
 
-def test_a_failed_audit_proposes_nothing() -> None:
+def test_a_failed_audit_proposes_nothing_and_gives_the_attempt_up_at_once() -> None:
     voice = opened()
     for name in (A, B, C):
         voice.hear(name, commitment(name))
         voice.hear(name, ResultVote(AT, digest(SEAT), RESULTS))
         voice.hear(name, StepNotice(AT, NEXT))
-    [note] = voice.tell(Audited(AT, Cid(""), "part 0 does not follow"))
-    assert note.event == "audit failed"
+    effects = voice.tell(Audited(AT, Cid(""), "part 0 does not follow"))
+    assert isinstance(effects[0], Note)
+    assert effects[0].event == "audit failed"
+    assert published(effects) == [Timeout(AT, ())]
     assert published(voice.tell(TimerFired("notices", AT))) == []
 
 
