@@ -199,6 +199,8 @@ class CommitteeMachine:
         promised = self._promised
         if number in promised.seat_votes or number < max(promised.given_up, self.number):
             return []
+        if promised.prepared is not None:
+            return []  # what is prepared is carried on; a fresh seat could only compete with it
         trainers = tuple(m.trainer for m in seat.members)
         strangers = set(trainers) - set(self._trainers)
         if strangers or len(trainers) < self.context.spec.trainers_min:

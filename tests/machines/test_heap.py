@@ -31,6 +31,7 @@ REGRESSIONS = {
     68: "the same, after a power cut",
     11: "a power cut left attempts that nobody could finish or give up",
     111: "a validator that restarted after giving up neither repeated it nor set a timer",
+    11_590: "validators that had prepared a record helped to seat an attempt that competed with it",
     64: "the same: no seat was accepted after a few attempts",
 }
 
