@@ -107,7 +107,6 @@ class RunDriver:
         self.exchange = Exchange(
             context, me, ports.network, ports.blobs, ports.worker, ports.blocks.fetch
         )
-        self.head_reply = head
         self.history: dict[int, RoundRecord] = {}
         self.notes: list[tuple[str, str]] = []
         self._on_adopted = on_adopted
@@ -318,7 +317,6 @@ class RunDriver:
         self.hear(Said(self.me, attestation, envelope))
 
     def _head_taken(self, reply: HeadReply) -> None:
-        self.head_reply = reply
         self.post(Adopted(reply.records[0]))
         self._on_adopted(reply.records[0], reply)
 

@@ -125,12 +125,6 @@ class Gossip:
         await self._network.publish(self._name(topic), encode(envelope))
         return envelope
 
-    async def forward(self, envelope: Envelope) -> None:
-        """Gossip somebody else's envelope again."""
-        said = self.read_any(envelope)
-        topic = TOPIC_OF[type(said.message)]
-        await self._network.publish(self._name(topic), encode(envelope))
-
     def _validator(self, topic: Topic) -> Callable[[Address, bytes], Verdict]:
         def validate(forwarder: Address, data: bytes) -> Verdict:
             try:

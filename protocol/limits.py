@@ -47,8 +47,6 @@ MANIFEST_BYTES_MAX = 256 * 1024
 """A manifest is parsed whole in memory."""
 WRAPPED_KEY_BYTES_MAX = 2048
 """An HPKE-wrapped data key with a hybrid KEM has 1,168 bytes."""
-GRANTS_MAX = 65_536
-"""Key grants remembered for all datasets: shards times trainers and validators."""
 
 # Rounds ---------------------------------------------------------------------------------------
 ROUNDS_MAX = 1_000_000
@@ -99,5 +97,3 @@ PENALTY_MALFORMED = 20.0
 """Bytes that no honest node sends: five of them disconnect."""
 PENALTY_BAD_DATA = 34.0
 """Data that does not match its hash or commitment: three of them disconnect."""
-PENALTY_SLOW = 2.0
-"""A deadline missed; a slow line is not malice."""
