@@ -182,16 +182,16 @@ class Exchange:
         refused = [a for a, _ in effect.inputs if a not in {sender for sender, *_ in inputs}]
         while True:
             try:
-                data = await self._worker.aggregate(
-                    self.context.spec, effect.part, [(d, w) for _, d, w in inputs]
+                average = await self._worker.aggregate(
+                    self.context.spec, effect.part, [(d, w) for _, d, w in inputs], b""
                 )
                 break
             except BadInput as error:
                 refused.append(inputs.pop(error.index)[0])
                 if not inputs:
                     raise
-        digest = _digest(data)
-        result = ResultPush(effect.attempt, effect.part, 0, data)
+        digest = _digest(average.data)
+        result = ResultPush(effect.attempt, effect.part, 0, average.data)
         self._round(effect.attempt.round).results[effect.part, digest] = result
         return digest, tuple(refused)
 
@@ -311,10 +311,10 @@ class Exchange:
                 push = await self._committed_part(attempt, part, author, made[author], members)
                 inputs.append((push.data, made[author].samples))
             try:
-                again = await self._worker.aggregate(self.context.spec, part, inputs)
+                again = await self._worker.aggregate(self.context.spec, part, inputs, b"")
             except TrainingError as error:
                 raise AuditFailed(f"part {part} cannot be aggregated: {error}") from error
-            if _digest(again) != effect.results[part].digest:
+            if _digest(again.data) != effect.results[part].digest:
                 raise AuditFailed(f"part {part} does not follow from its committed inputs")
         return await self._apply(Cid(effect.seat.base), results)
 

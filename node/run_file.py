@@ -23,6 +23,9 @@ lr = 0.002
 [outer]
 rule = "sgd"
 lr = 1.0
+
+[aggregation]
+rule = "mean"
 """
 
 import tomllib
@@ -34,7 +37,7 @@ from typing import Any
 from eigen.node.exit_codes import ExitCode, UserError
 from eigen.protocol.cid import raw_cid
 from eigen.protocol.limits import DESCRIPTION_BYTES_MAX, PART_VALUES_MAX
-from eigen.protocol.run import InnerSpec, ModelSpec, OuterSpec, RunSpec
+from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec, RunSpec
 from eigen.protocol.types import Cid
 from eigen.protocol.wire import WireError, encode_bare
 
@@ -74,6 +77,8 @@ class RunFile:
         """The run spec. Raises `RunFileError`, naming the field that is wrong."""
         reader = _Table(self.path, self.table, "")
         model, inner, outer = (reader.sub(name) for name in ("model", "inner", "outer"))
+        aggregation = reader.sub("aggregation", {})
+        codec = reader.take("codec", str, "int8")
         options = tuple(
             (name, model.take(name, int)) for name in sorted(model.rest({"architecture"}))
         )
@@ -91,14 +96,21 @@ class RunFile:
                     inner.take("batch", int),
                     inner.number("lr"),
                     inner.number("weight_decay", 0.0),
+                    inner.take("micro_batches", int, 1),
+                    inner.take("moments", str, "fresh"),
+                    inner.take("precision", str, "fp32"),
                 ),
                 outer=OuterSpec(
                     outer.take("rule", str, "sgd"),
                     outer.number("lr", 1.0),
                     outer.number("momentum", 0.0),
                 ),
-                codec=reader.take("codec", str, "int8"),
-                aggregation=reader.take("aggregation", str, "mean"),
+                codec=codec,
+                result_codec=reader.take("result_codec", str, codec),
+                aggregation=AggregationSpec(
+                    aggregation.take("rule", str, "mean"),
+                    round(100 * aggregation.number("tolerated_percent", 0.0)),
+                ),
                 part_values=reader.take("part_values", int, PART_VALUES_MAX),
                 trainers_min=trainers[0],
                 trainers_max=trainers[1],
@@ -126,6 +138,8 @@ _FILE_TERMS = {
     "RunSpec.": "",
     "InnerSpec.": "inner.",
     "OuterSpec.": "outer.",
+    "AggregationSpec.": "aggregation.",
+    "aggregation.tolerated_bps": "aggregation.tolerated_percent (in hundredths)",
     "ModelSpec.": "model.",
     "model.options.": "model.",
     "trainers_min": "trainers",
@@ -184,8 +198,8 @@ class _Table:
             raise RunFileError(self._path, f"{self._prefix}{key}: not a finite number")
         return float(value)
 
-    def sub(self, key: str) -> "_Table":
-        return _Table(self._path, self.take(key, dict), f"{key}.")
+    def sub(self, key: str, default: dict[str, Any] | None = None) -> "_Table":
+        return _Table(self._path, self.take(key, dict, default), f"{key}.")
 
     def rest(self, known: set[str]) -> list[str]:
         return [key for key in self._table if key not in known]
@@ -206,6 +220,7 @@ _TOP = {
     "validator_share_percent",
     "trainers",
     "codec",
+    "result_codec",
     "aggregation",
     "part_values",
     "seed",
@@ -214,6 +229,9 @@ _TOP = {
     "inner",
     "outer",
 }
+
+
+_INNER = ("steps", "batch", "micro_batches", "lr", "weight_decay", "moments", "precision")
 
 
 def load_run_file(path: Path) -> RunFile:
@@ -232,8 +250,9 @@ def load_run_file(path: Path) -> RunFile:
         raise RunFileError(path, f"not valid TOML: {error}") from error
     top = _Table(path, table, "")
     top.refuse_unknown(_TOP)
-    top.sub("inner").refuse_unknown({"steps", "batch", "lr", "weight_decay"})
+    top.sub("inner").refuse_unknown(set(_INNER))
     top.sub("outer").refuse_unknown({"rule", "lr", "momentum"})
+    top.sub("aggregation", {}).refuse_unknown({"rule", "tolerated_percent"})
     data = top.sub("dataset")
     data.refuse_unknown({"manifest", "source", "shards", "sealed"})
     if ("manifest" in table["dataset"]) == ("source" in table["dataset"]):

@@ -28,7 +28,7 @@ from eigen.protocol.wire import encode_bare
 from eigen.training import spec as specs
 from eigen.training.errors import BY_NAME
 from eigen.training.frames import OK, FrameError, pack, reader
-from eigen.training.results import Evaluation, LocalUpdate
+from eigen.training.results import Evaluation, LocalUpdate, PartAverage
 
 CALL_TIMEOUT_S = 600.0
 """A round of local steps on a slow machine; what takes longer is stuck."""
@@ -136,12 +136,12 @@ class TrainingWorker:
         spec: RunSpec,
         part: int,
         inputs: Sequence[tuple[bytes, int]],
+        carried: bytes,
         *,
         timeout_s: float = CALL_TIMEOUT_S,
-    ) -> bytes:
+    ) -> PartAverage:
         """See `Engine.aggregate`."""
-        [result] = await self._call("aggregate", spec, [part, inputs], timeout_s)
-        return bytes(result)
+        return PartAverage(*await self._call("aggregate", spec, [part, inputs, carried], timeout_s))
 
     async def outer_step(
         self,

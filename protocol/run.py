@@ -26,12 +26,21 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True)
 class InnerSpec:
-    """AdamW on the shard: `steps` (H) mini-batches of `batch` samples."""
+    """AdamW on the shard: `steps` (H) mini-batches of `batch` samples.
+
+    A mini-batch is worked through in `micro_batches` equal pieces, whose gradients add up.
+    `moments` says where Adam's second moment starts each round: `fresh` at zero, `shared` at the
+    peers' public rank-1 average of the round before. `precision` is `fp32` or `bf16` (forward and
+    backward).
+    """
 
     steps: Annotated[int, Range(limits.LOSS_TRACE_MAX, 1)]
     batch: Count
     lr: float
     weight_decay: float
+    micro_batches: Count = 1
+    moments: Text = "fresh"
+    precision: Text = "fp32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +53,24 @@ class OuterSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class AggregationSpec:
+    """How the trainers' updates become one: `rule`, and the share of trainers that may lie.
+
+    `tolerated_bps` is in hundredths of a percent; rules that trim or select go by it.
+    """
+
+    rule: Text
+    tolerated_bps: Annotated[int, Range(5_000)] = 0
+
+
+@dataclass(frozen=True, slots=True)
 class RunSpec:
     """Everything that two honest nodes need to compute the same rounds.
 
-    `part_values` is how many fp32 values one exchanged part holds; `reward_per_round` is in token
-    base units, of which validators get `validator_share_bps` hundredths of a percent.
+    `codec` is how a trainer's update travels to the parts' owners, `result_codec` how their answer
+    travels back. `part_values` is how many fp32 values one exchanged part holds at most;
+    `reward_per_round` is in token base units, of which validators get `validator_share_bps`
+    hundredths of a percent.
     """
 
     name: Text
@@ -58,7 +80,8 @@ class RunSpec:
     inner: InnerSpec
     outer: OuterSpec
     codec: Text
-    aggregation: Text
+    result_codec: Text
+    aggregation: AggregationSpec
     part_values: Annotated[int, Range(limits.PART_VALUES_MAX, 256)]
     trainers_min: Annotated[int, Range(limits.TRAINERS_MAX, 1)]
     trainers_max: Annotated[int, Range(limits.TRAINERS_MAX, 1)]

@@ -17,13 +17,13 @@ from eigen.protocol.run import RunSpec
 from eigen.training import checkpoint as checkpoints
 from eigen.training.aggregation import RULES
 from eigen.training.architectures import Declaration
-from eigen.training.codec import CODECS, VALUE_MAX, encode_with_feedback
+from eigen.training.codec import CODECS, VALUE_MAX, Codec, encode_with_feedback
 from eigen.training.datasets import Samples, join, read_shard
 from eigen.training.errors import BadInput, CodecError, Diverged, ResidualError, ShardError
 from eigen.training.inner import evaluate, local_steps
 from eigen.training.models import build
 from eigen.training.outer import OUTER_RULES
-from eigen.training.results import Evaluation, LocalUpdate
+from eigen.training.results import Evaluation, LocalUpdate, PartAverage
 from eigen.training.sketch import sketch, sketch_seed
 from eigen.training.spec import check, part_count, part_sizes
 
@@ -65,7 +65,7 @@ class Engine:
         declared, codec = check(spec), CODECS[spec.codec]
         start = checkpoints.read(base, spec, declared)
         samples = join([_shard(declared, data, f"shard {i}: ") for i, data in enumerate(shards)])
-        residual_P = _read_residual(spec, declared, residual)
+        residual_P = _read_residual(codec, declared.layout.values, residual)
         local = local_steps(build(declared), start.theta_P, samples, spec.inner, order_seed)
         updates = torch.split(local.delta_P, spec.part_values)
         residuals = torch.split(residual_P, spec.part_values)
@@ -85,24 +85,36 @@ class Engine:
             sketch(local.delta_P, sketch_seed(base)),
         )
 
-    def aggregate(self, spec: RunSpec, part: int, inputs: Sequence[tuple[bytes, int]]) -> bytes:
+    def aggregate(
+        self, spec: RunSpec, part: int, inputs: Sequence[tuple[bytes, int]], carried: bytes
+    ) -> PartAverage:
         """One part of all trainers, (encoded, samples) each, as one encoded part.
 
-        The order of the inputs is part of the result. Raises `SpecError`, or `BadInput` with the
-        index of the first input that does not decode or claims samples that a round does not have.
+        `carried` is what the same part's aggregation left in the round before, or empty: with error
+        feedback on the way down too, what one result leaves out goes into the next. The order of
+        the inputs is part of the result. Raises `SpecError`, `ResidualError` where `carried` does
+        not fit the run, or `BadInput` with the index of the first input that does not decode or
+        claims samples that a round does not have.
         """
         check(spec)
-        codec, values = CODECS[spec.codec], _part_values(spec, part)
+        values = _part_values(spec, part)
         if not 1 <= len(inputs) <= limits.TRAINERS_MAX:
             raise ValueError(f"{len(inputs)} inputs, 1 to {limits.TRAINERS_MAX} can be aggregated")
         samples_most = spec.inner.steps * spec.inner.batch
         for index, (_, samples) in enumerate(inputs):
             if not 1 <= samples <= samples_most:
                 raise BadInput(index, f"{samples} samples, a round has 1 to {samples_most}")
-        parts = [_decode(spec, index, data, values) for index, (data, _) in enumerate(inputs)]
-        result_P = RULES[spec.aggregation](parts, [samples for _, samples in inputs])
+        codec = CODECS[spec.codec]
+        parts = [_decode(codec, index, data, values) for index, (data, _) in enumerate(inputs)]
+        result_P = RULES[spec.aggregation.rule](parts, [samples for _, samples in inputs])
+        result_codec = CODECS[spec.result_codec]
+        left_P = _read_residual(result_codec, values, carried)
         # Rounding may put a mean of largest values one step above what the codec takes.
-        return codec.encode(result_P.clamp_(-VALUE_MAX, VALUE_MAX))
+        wanted_P = (result_P + left_P).clamp_(-VALUE_MAX, VALUE_MAX)
+        data = result_codec.encode(wanted_P)
+        if result_codec.lossless:
+            return PartAverage(data, b"")
+        return PartAverage(data, (wanted_P - result_codec.decode(data, values)).numpy().tobytes())
 
     def outer_step(self, spec: RunSpec, base: bytes, results: Sequence[bytes]) -> bytes:
         """The next canonical checkpoint from `base` and the aggregated parts, in part order.
@@ -116,7 +128,7 @@ class Engine:
             raise ValueError(f"{len(results)} results, the run has {len(sizes)} parts")
         delta_P = torch.cat(
             [
-                _decode(spec, part, data, values)
+                _decode(CODECS[spec.result_codec], part, data, values)
                 for part, (data, values) in enumerate(zip(results, sizes, strict=True))
             ]
         )
@@ -145,15 +157,14 @@ def _shard(declared: Declaration, data: bytes, prefix: str = "") -> Samples:
         raise ShardError(f"{prefix}{error}") from None
 
 
-def _read_residual(spec: RunSpec, declared: Declaration, residual: bytes) -> Tensor:
+def _read_residual(codec: Codec, values: int, residual: bytes) -> Tensor:
     """The residual [P]; zeros where there is none yet."""
-    values = declared.layout.values
     if not residual:
         return torch.zeros(values)
-    if CODECS[spec.codec].lossless:
-        raise ResidualError(f"codec {spec.codec} leaves no residual, {len(residual)} bytes given")
+    if codec.lossless:
+        raise ResidualError(f"the codec leaves no residual, {len(residual)} bytes given")
     if len(residual) != 4 * values:
-        raise ResidualError(f"{len(residual)} bytes, the model has {values} values")
+        raise ResidualError(f"{len(residual)} bytes of residual for {values} values")
     residual_P = torch.from_numpy(np.frombuffer(residual, "<f4").copy())
     if not bool(residual_P.isfinite().all()):
         raise ResidualError("the residual has NaN or infinite values")
@@ -167,8 +178,8 @@ def _part_values(spec: RunSpec, part: int) -> int:
     return sizes[part]
 
 
-def _decode(spec: RunSpec, index: int, data: bytes, values: int) -> Tensor:
+def _decode(codec: Codec, index: int, data: bytes, values: int) -> Tensor:
     try:
-        return CODECS[spec.codec].decode(data, values)
+        return codec.decode(data, values)
     except CodecError as error:
         raise BadInput(index, str(error)) from None

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from eigen.protocol.run import InnerSpec, ModelSpec, OuterSpec
+from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,8 @@ class Preset:
     inner: InnerSpec
     outer: OuterSpec
     codec: str
-    aggregation: str
+    result_codec: str
+    aggregation: AggregationSpec
     part_values: int
     rounds: int
     accuracy: float
@@ -30,7 +31,8 @@ DIGITS = Preset(
     inner=InnerSpec(steps=30, batch=32, lr=0.004, weight_decay=0.01),
     outer=OuterSpec("nesterov", 0.7, 0.5),
     codec="int8",
-    aggregation="mean",
+    result_codec="int8",
+    aggregation=AggregationSpec("mean"),
     part_values=8192,
     rounds=6,
     accuracy=0.97,

@@ -20,6 +20,18 @@ class LocalUpdate:
 
 
 @dataclass(frozen=True, slots=True)
+class PartAverage:
+    """One aggregated part, encoded once for everybody, and what its owner keeps for the next round.
+
+    `carried` is state of the part that only who has all inputs can compute: what the result's codec
+    left out, and what the aggregation rule remembers. It is opaque, and empty where there is none.
+    """
+
+    data: bytes
+    carried: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """Mean cross-entropy in nats, share of samples whose top logit is the label, sample count."""
 

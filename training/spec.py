@@ -17,6 +17,10 @@ from eigen.training.outer import OUTER_RULES
 
 BATCH_MAX = 65_536
 """Samples of one inner step: with the largest input of an `mlp`, 16 GiB of fp32 at most."""
+MOMENTS = ("fresh",)
+"""Where Adam's second moment may start."""
+PRECISIONS = ("fp32",)
+"""What forward and backward passes may be computed in."""
 RATE_MAX = 10.0
 """A learning rate above this is a slip of the pen."""
 
@@ -36,8 +40,14 @@ def check(spec: RunSpec) -> Declaration:
             raise SpecError("outer.momentum", f"{spec.outer.momentum} is not between 0 and 1")
     elif spec.outer.momentum != 0.0:
         raise SpecError("outer.momentum", f"must be 0, for {spec.outer.rule} has no momentum")
+    _within("inner.micro_batches", spec.inner.micro_batches, 1, spec.inner.batch)
+    if spec.inner.batch % spec.inner.micro_batches:
+        raise SpecError("inner.micro_batches", f"does not divide the batch of {spec.inner.batch}")
+    _known("inner.moments", spec.inner.moments, MOMENTS)
+    _known("inner.precision", spec.inner.precision, PRECISIONS)
     _known("codec", spec.codec, CODECS)
-    _known("aggregation", spec.aggregation, RULES)
+    _known("result_codec", spec.result_codec, CODECS)
+    _known("aggregation.rule", spec.aggregation.rule, RULES)
     _within("part_values", spec.part_values, 1, limits.PART_VALUES_MAX)
     if declared.layout.values > limits.PARTS_MAX * spec.part_values:
         raise SpecError(

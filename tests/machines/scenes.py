@@ -21,7 +21,7 @@ from eigen.protocol.messages import (
     SeatVote,
     digest,
 )
-from eigen.protocol.run import InnerSpec, ModelSpec, OuterSpec, RunSpec, run_id
+from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec, RunSpec, run_id
 from eigen.protocol.types import Address, Digest
 from eigen.simulations.heap import HeapNetwork, Links, VirtualNode
 
@@ -53,7 +53,8 @@ def context(
         InnerSpec(20, 32, 1e-3, 0.0),
         OuterSpec("sgd", 1.0, 0.0),
         "int8",
-        "mean",
+        "int8",
+        AggregationSpec("mean"),
         65_536,
         trainers_min,
         trainers_max,

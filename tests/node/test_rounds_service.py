@@ -48,7 +48,7 @@ from eigen.protocol.requests import (
     ResultPush,
     ResultQuery,
 )
-from eigen.protocol.run import InnerSpec, ModelSpec, OuterSpec, RunSpec, run_id
+from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec, RunSpec, run_id
 from eigen.protocol.seat import part_owners, round_seed
 from eigen.protocol.types import Address, Cid, Digest
 from eigen.protocol.wire import decode, encode
@@ -70,7 +70,8 @@ def run_spec(dataset: Cid, **changes: Any) -> RunSpec:
         inner=InnerSpec(4, 16, 0.01, 0.0),
         outer=OuterSpec("sgd", 1.0, 0.0),
         codec="int8",
-        aggregation="mean",
+        result_codec="int8",
+        aggregation=AggregationSpec("mean"),
         part_values=500,
         trainers_min=2,
         trainers_max=4,

@@ -29,6 +29,7 @@ source = "digits"
 steps = 20
 batch = 32
 lr = 0.002
+[aggregation]
 [outer]
 """
 MANIFEST = raw_cid(b"a manifest")
@@ -91,7 +92,11 @@ WRONG = {
     "seed": [("-1", "0 to"), (DIGITS, "0 to"), ("1.5", "whole")],
     "part_values": [("3", "256"), ("1000000000", "131072")],
     "codec": [('"zip"', "int8")],
-    "aggregation": [('"max"', "mean")],
+    "result_codec": [('"zip"', "int8")],
+    "aggregation": [('"mean"', "table")],
+    "aggregation.rule": [('"max"', "mean")],
+    "aggregation.tolerated_percent": [("51", "5000"), ("inf", "finite")],
+    "aggregation.colour": [("1", "rule")],
     "description": [("7", "text"), (f'"{"ä" * 2100}"', "4096")],
     "colour": [("1", "rounds")],
     "model.architecture": [("", "missing"), ('"gpt9"', "mlp")],

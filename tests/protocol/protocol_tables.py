@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from eigen.protocol import committee, limits, messages, requests
-from eigen.protocol.run import InnerSpec, ModelSpec, OuterSpec, RunSpec
+from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec, RunSpec
 from eigen.protocol.types import Address, Cid, Digest, RunId
 from eigen.protocol.wire import Length, Range, catalogue
 
@@ -24,6 +24,7 @@ STRUCTS = (
     RunSpec,
     ModelSpec,
     InnerSpec,
+    AggregationSpec,
     OuterSpec,
 )
 

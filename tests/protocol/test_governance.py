@@ -16,7 +16,7 @@ from eigen.protocol.governance import (
     Stage,
 )
 from eigen.protocol.messages import Proposal, SignedBallot
-from eigen.protocol.run import InnerSpec, ModelSpec, OuterSpec, RunSpec, run_id
+from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec, RunSpec, run_id
 from eigen.protocol.types import Address, RunId
 
 RELAYERS = [Address(bytes([i + 1]) * 20) for i in range(3)]
@@ -28,7 +28,8 @@ SPEC = RunSpec(
     InnerSpec(20, 32, 1e-3, 0.0),
     OuterSpec("sgd", 1.0, 0.0),
     "int8",
-    "mean",
+    "int8",
+    AggregationSpec("mean"),
     65_536,
     2,
     16,

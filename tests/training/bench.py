@@ -35,6 +35,7 @@ def digits_spec(seed: int, trainers: int) -> RunSpec:
         inner=DIGITS.inner,
         outer=DIGITS.outer,
         codec=DIGITS.codec,
+        result_codec=DIGITS.result_codec,
         aggregation=DIGITS.aggregation,
         part_values=DIGITS.part_values,
         trainers_min=1,
@@ -101,7 +102,9 @@ def digits() -> None:
                 residuals[trainer] = update.residual
                 updates.append(update)
             results = [
-                engine.aggregate(spec, part, [(u.parts[part], u.samples) for u in updates])
+                engine.aggregate(
+                    spec, part, [(u.parts[part], u.samples) for u in updates], b""
+                ).data
                 for part in range(engine.part_count(spec))
             ]
             checkpoint = engine.outer_step(spec, checkpoint, results)
@@ -120,7 +123,7 @@ def digits() -> None:
         print(f"{title:32} least {least} | mean {mean} | {seconds:.3f} s", flush=True)
 
     table("preset (int8, Nesterov 0.7, 0.5)")
-    table("fp32", codec="fp32")
+    table("fp32", codec="fp32", result_codec="fp32")
     table("sgd 1.0", outer=OuterSpec("sgd", 1.0, 0.0))
     table("nesterov 0.7, 0.9", outer=OuterSpec("nesterov", 0.7, 0.9))
     table("H = 20", inner=replace(DIGITS.inner, steps=20))

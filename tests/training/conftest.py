@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from eigen.protocol.run import InnerSpec, ModelSpec, OuterSpec, RunSpec
+from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec, RunSpec
 from eigen.protocol.types import Cid
 from eigen.training.datasets import digits, split, write_shard
 from eigen.training.engine import Engine
@@ -28,7 +28,8 @@ def make_spec() -> MakeSpec:
             inner=InnerSpec(steps=4, batch=16, lr=0.01, weight_decay=0.01),
             outer=OuterSpec("nesterov", 0.7, 0.5),
             codec="int8",
-            aggregation="mean",
+            result_codec="int8",
+            aggregation=AggregationSpec("mean"),
             part_values=1000,
             trainers_min=1,
             trainers_max=4,

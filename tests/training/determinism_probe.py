@@ -12,7 +12,7 @@ import json
 
 import torch
 
-from eigen.protocol.run import InnerSpec, ModelSpec, OuterSpec, RunSpec
+from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec, RunSpec
 from eigen.protocol.types import Cid
 from eigen.training.codec import CODECS
 from eigen.training.engine import Engine
@@ -32,7 +32,8 @@ def spec(codec: str, rule: str) -> RunSpec:
         InnerSpec(10, 32, 0.01, 0.0),
         OuterSpec(rule, 0.7, 0.9 if rule == "nesterov" else 0.0),
         codec,
-        "mean",
+        codec,
+        AggregationSpec("mean"),
         PART_VALUES,
         1,
         4,
@@ -62,7 +63,7 @@ def digests(threads: int) -> dict[str, str]:
                     data = CODECS[codec].encode(update_P * 0.01)
                     inputs.append((data, 100 + peer))
                     note(f"{codec} update {step}.{part}.{peer}", data)
-                results.append(engine.aggregate(run, part, inputs))
+                results.append(engine.aggregate(run, part, inputs, b"").data)
                 note(f"{codec} result {step}.{part}", results[-1])
             checkpoint = engine.outer_step(run, checkpoint, results)
             note(f"{rule} checkpoint {step}", checkpoint)

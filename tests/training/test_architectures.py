@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from eigen.protocol.run import ModelSpec, OuterSpec
+from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec
 from eigen.training.architectures import ARCHITECTURES, declare
 from eigen.training.errors import SpecError
 from eigen.training.models import build, flatten, initial_vector, unflatten
@@ -98,7 +98,11 @@ def test_parts_cover_the_vector_and_know_their_size(make_spec) -> None:
         ("outer.momentum", {"outer": OuterSpec("sgd", 1.0, 0.9)}),
         ("outer.momentum", {"outer": OuterSpec("nesterov", 1.0, 1.0)}),
         ("codec", {"codec": "zip"}),
-        ("aggregation", {"aggregation": "krum"}),
+        ("result_codec", {"result_codec": "zip"}),
+        ("aggregation.rule", {"aggregation": AggregationSpec("vote")}),
+        ("inner.micro_batches", {"inner": InnerSpec(1, 4, 0.1, 0.0, micro_batches=3)}),
+        ("inner.moments", {"inner": InnerSpec(1, 4, 0.1, 0.0, moments="kept")}),
+        ("inner.precision", {"inner": InnerSpec(1, 4, 0.1, 0.0, precision="fp8")}),
         ("part_values", {"mlp": {"hidden": 8192, "depth": 3}, "part_values": 256}),
     ],
 )

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eigen.protocol.run import OuterSpec
+from eigen.protocol.run import AggregationSpec, OuterSpec
 from eigen.training import checkpoint as checkpoints
 from eigen.training import tensorfile
 from eigen.training.errors import CheckpointError
@@ -99,4 +99,5 @@ def _spec():
 
     model = ModelSpec("mlp", (("classes", 2), ("depth", 0), ("hidden", 1), ("inputs", 2)))
     inner = InnerSpec(1, 1, 0.1, 0.0)
-    return RunSpec("r", model, Cid("b"), 1, inner, SGD, "fp32", "mean", 256, 1, 1, 0, 0, 0)
+    mean = AggregationSpec("mean")
+    return RunSpec("r", model, Cid("b"), 1, inner, SGD, "fp32", "fp32", mean, 256, 1, 1, 0, 0, 0)

@@ -16,12 +16,14 @@ def test_four_trainers_learn_the_digits(engine, make_spec, shards, held_out, cod
         inner=DIGITS.inner,
         outer=DIGITS.outer,
         codec=codec,
+        result_codec=codec,
         part_values=DIGITS.part_values,
     )
     checkpoint = engine.initial_checkpoint(spec)
     assert engine.evaluate(spec, checkpoint, held_out).accuracy < 0.3
     assert engine.part_count(spec) == 5
     residuals = [b""] * 4
+    carried = [b""] * 5
     for number in range(DIGITS.rounds):
         updates = []
         for trainer in range(4):
@@ -30,11 +32,11 @@ def test_four_trainers_learn_the_digits(engine, make_spec, shards, held_out, cod
             update = engine.train(spec, checkpoint, [shard], order, residuals[trainer])
             residuals[trainer] = update.residual
             updates.append(update)
-        results = [
-            engine.aggregate(
-                spec, part, [(update.parts[part], update.samples) for update in updates]
-            )
-            for part in range(5)
-        ]
+        results = []
+        for part in range(5):
+            inputs = [(update.parts[part], update.samples) for update in updates]
+            average = engine.aggregate(spec, part, inputs, carried[part])
+            carried[part] = average.carried
+            results.append(average.data)
         checkpoint = engine.outer_step(spec, checkpoint, results)
     assert engine.evaluate(spec, checkpoint, held_out).accuracy >= DIGITS.accuracy

@@ -45,11 +45,13 @@ def test_an_update_has_parts_of_the_announced_sizes(engine, spec, base, shards) 
 def test_one_trainer_without_loss_lands_where_it_trained(
     engine, make_spec, shards, held_out
 ) -> None:
-    spec = make_spec(codec="fp32", outer=OuterSpec("sgd", 1.0, 0.0))
+    spec = make_spec(codec="fp32", result_codec="fp32", outer=OuterSpec("sgd", 1.0, 0.0))
     base = engine.initial_checkpoint(spec)
     update = engine.train(spec, base, shards, ORDER, b"")
     assert update.residual == b""
-    results = [engine.aggregate(spec, i, [(part, 64)]) for i, part in enumerate(update.parts)]
+    results = [
+        engine.aggregate(spec, i, [(part, 64)], b"").data for i, part in enumerate(update.parts)
+    ]
     assert results == update.parts
     after = engine.outer_step(spec, base, results)
     assert engine.evaluate(spec, after, held_out).loss < engine.evaluate(spec, base, held_out).loss
@@ -72,12 +74,12 @@ def test_the_residual_goes_into_the_next_update(engine, spec, base, shards) -> N
 
 
 def test_a_bad_residual_is_our_own_fault_and_named(engine, spec, base, shards) -> None:
-    with pytest.raises(ResidualError, match="12 bytes, the model has 2410 values"):
+    with pytest.raises(ResidualError, match="12 bytes of residual for 2410 values"):
         engine.train(spec, base, shards, ORDER, bytes(12))
     with pytest.raises(ResidualError, match="NaN"):
         engine.train(spec, base, shards, ORDER, b"\xff" * 4 * 2410)
     lossless = replace(spec, codec="fp32")
-    with pytest.raises(ResidualError, match="fp32 leaves no residual"):
+    with pytest.raises(ResidualError, match="leaves no residual"):
         engine.train(lossless, base, shards, ORDER, bytes(4 * 2410))
 
 
@@ -110,7 +112,7 @@ def test_a_bad_input_is_refused_by_its_index(engine, spec, base, shards) -> None
         ((part, 65), "65 samples, a round has 1 to 64"),
     ):
         with pytest.raises(BadInput, match=reason) as refused:
-            engine.aggregate(spec, 0, [good, good, bad])
+            engine.aggregate(spec, 0, [good, good, bad], b"")
         assert refused.value.index == 2
     with pytest.raises(BadInput, match="input 1"):
         engine.outer_step(spec, base, [part, part[1:], part])
@@ -118,9 +120,9 @@ def test_a_bad_input_is_refused_by_its_index(engine, spec, base, shards) -> None
 
 def test_misuse_is_an_error_of_the_caller(engine, spec, base) -> None:
     with pytest.raises(ValueError, match="0 inputs, 1 to 64"):
-        engine.aggregate(spec, 0, [])
+        engine.aggregate(spec, 0, [], b"")
     with pytest.raises(ValueError, match="part 3, the run has parts 0 to 2"):
-        engine.aggregate(spec, 3, [(b"", 1)])
+        engine.aggregate(spec, 3, [(b"", 1)], b"")
     with pytest.raises(ValueError, match="2 results, the run has 3 parts"):
         engine.outer_step(spec, base, [b"", b""])
 
@@ -129,19 +131,19 @@ def test_misuse_is_an_error_of_the_caller(engine, spec, base) -> None:
 def test_the_largest_values_of_many_peers_stay_finite(engine, make_spec, codec: str) -> None:
     import torch
 
-    spec = make_spec(codec=codec, outer=OuterSpec("nesterov", 10.0, 0.99))
+    spec = make_spec(codec=codec, result_codec=codec, outer=OuterSpec("nesterov", 10.0, 0.99))
     part = CODECS[codec].encode(torch.full((1000,), VALUE_MAX))
     last = CODECS[codec].encode(torch.full((410,), VALUE_MAX))
     results = []
     for index, data in enumerate([part, part, last]):
         inputs = [(data, 1 + i % 64) for i in range(64)]
-        results.append(engine.aggregate(spec, index, inputs))
+        results.append(engine.aggregate(spec, index, inputs, b"").data)
     checkpoint = engine.outer_step(spec, engine.initial_checkpoint(spec), results)
     assert checkpoint
 
 
 def test_an_outer_step_that_overflows_is_refused(engine, make_spec) -> None:
-    spec = make_spec(outer=OuterSpec("nesterov", 10.0, 0.99), codec="fp32")
+    spec = make_spec(outer=OuterSpec("nesterov", 10.0, 0.99), codec="fp32", result_codec="fp32")
     declared_base = engine.initial_checkpoint(spec)
     from eigen.training import checkpoint as checkpoints
     from eigen.training.spec import check
@@ -161,7 +163,7 @@ def test_a_bad_spec_is_refused_by_every_call(engine, make_spec) -> None:
         lambda: engine.initial_checkpoint(bad),
         lambda: engine.part_count(bad),
         lambda: engine.train(bad, b"", [], ORDER, b""),
-        lambda: engine.aggregate(bad, 0, [(b"", 1)]),
+        lambda: engine.aggregate(bad, 0, [(b"", 1)], b""),
         lambda: engine.outer_step(bad, b"", []),
         lambda: engine.evaluate(bad, b"", b""),
     ):

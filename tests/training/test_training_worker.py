@@ -62,8 +62,9 @@ async def test_a_round_through_the_worker_equals_the_engines(
         assert update == engine.train(spec, base, shards[:1], ORDER, b"")
         results = []
         for part, data in enumerate(update.parts):
-            results.append(await worker.aggregate(spec, part, [(data, 64), (data, 32)]))
-            assert results[-1] == engine.aggregate(spec, part, [(data, 64), (data, 32)])
+            average = await worker.aggregate(spec, part, [(data, 64), (data, 32)], b"")
+            assert average == engine.aggregate(spec, part, [(data, 64), (data, 32)], b"")
+            results.append(average.data)
         after = await worker.outer_step(spec, base, results)
         assert after == engine.outer_step(spec, base, results)
         evaluation = await worker.evaluate(spec, after, held_out)
@@ -71,7 +72,7 @@ async def test_a_round_through_the_worker_equals_the_engines(
 
         # Errors come through as they are and end nothing.
         with pytest.raises(BadInput, match="3 bytes where 1008 are expected") as refused:
-            await worker.aggregate(spec, 0, [(update.parts[0], 64), (b"bad", 64)])
+            await worker.aggregate(spec, 0, [(update.parts[0], 64), (b"bad", 64)], b"")
         assert refused.value.index == 1
         with pytest.raises(CheckpointError):
             await worker.train(spec, b"bad", shards[:1], ORDER, b"")

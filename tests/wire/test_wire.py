@@ -29,7 +29,15 @@ from eigen.protocol.messages import (
     StepNotice,
 )
 from eigen.protocol.requests import Accepted, BlockQuery, PartPush, ResultPush
-from eigen.protocol.run import InnerSpec, ModelSpec, OuterSpec, RunSpec, run_id, spec_digest
+from eigen.protocol.run import (
+    AggregationSpec,
+    InnerSpec,
+    ModelSpec,
+    OuterSpec,
+    RunSpec,
+    run_id,
+    spec_digest,
+)
 from eigen.protocol.types import Address, Digest, RunId
 from eigen.protocol.wire import (
     BadField,
@@ -63,7 +71,8 @@ SPEC = RunSpec(
     InnerSpec(20, 32, 1e-3, 0.01),
     OuterSpec("sgd", 1.0, 0.0),
     "int8",
-    "mean",
+    "int8",
+    AggregationSpec("mean"),
     65_536,
     2,
     16,
@@ -259,11 +268,11 @@ BENT_FIELDS = [
     (COMMITMENT, [6], [math.inf], "Commitment.loss_trace[0]", "not a finite number"),
     (COMMITMENT, [6], [-math.inf], "Commitment.loss_trace[0]", "not a finite number"),
     (COMMITMENT, [6], [0.5] * 1025, "Commitment.loss_trace", "length 1025, 0 to 1024 allowed"),
-    (Proposal(SPEC, "x"), [0, 13], 2**63, "Proposal.spec.seed", "is not within"),
-    (Proposal(SPEC, "x"), [0, 11], b"\x01" * 33, "Proposal.spec.reward_per_round", "not an amount"),
-    (Proposal(SPEC, "x"), [0, 11], 5, "Proposal.spec.reward_per_round", "not an amount"),
-    (Proposal(SPEC, "x"), [0, 11], b"\x01" + bytes(16), "Proposal.spec", "does not fit uint128"),
-    (Proposal(SPEC, "x"), [0, 10], 1, "Proposal.spec", "trainers_min is above trainers_max"),
+    (Proposal(SPEC, "x"), [0, 14], 2**63, "Proposal.spec.seed", "is not within"),
+    (Proposal(SPEC, "x"), [0, 12], b"\x01" * 33, "Proposal.spec.reward_per_round", "not an amount"),
+    (Proposal(SPEC, "x"), [0, 12], 5, "Proposal.spec.reward_per_round", "not an amount"),
+    (Proposal(SPEC, "x"), [0, 12], b"\x01" + bytes(16), "Proposal.spec", "does not fit uint128"),
+    (Proposal(SPEC, "x"), [0, 11], 1, "Proposal.spec", "trainers_min is above trainers_max"),
     (Proposal(SPEC, "x"), [1], "é" * 2049, "Proposal.description", "length 4098"),
     (Proposal(SPEC, "x"), [0, 1, 1], [["a", 1, 2]], "Proposal.spec.model.options[0]", "3 items"),
 ]
