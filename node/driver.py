@@ -5,16 +5,19 @@ events at once; effects that take time run beside it and come back as events.
 """
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import structlog
 import trio
 
+from eigen.node.audit import AuditFailed, Auditor
 from eigen.node.datasets import ShardUnavailable
 from eigen.node.evidence_log import VALIDATORS_SAY, EvidenceLog, round_of
-from eigen.node.exchange import AuditFailed, Exchange, PartsMissing
+from eigen.node.exchange import Exchange, PartsMissing
 from eigen.node.fetch import ContentUnavailable
 from eigen.node.gossip import Said
 from eigen.node.head_sync import HeadSync
+from eigen.node.lanes import Lanes
 from eigen.node.ports import RequestRefused
 from eigen.node.run_ports import RunPorts
 from eigen.node.worker import WorkerError
@@ -24,7 +27,6 @@ from eigen.protocol.effects import (
     Adopt,
     Adopted,
     Aggregate,
-    Aggregated,
     Attest,
     Audit,
     Audited,
@@ -58,7 +60,6 @@ from eigen.protocol.messages import (
     RoundRecord,
 )
 from eigen.protocol.requests import (
-    Accepted,
     HeadReply,
     PartPush,
     PartQuery,
@@ -107,6 +108,7 @@ class RunDriver:
         self.exchange = Exchange(
             context, me, ports.network, ports.blobs, ports.worker, ports.blocks.fetch
         )
+        self.auditor = Auditor(self.exchange, me, ports.network, ports.blobs, ports.worker)
         self.history: dict[int, RoundRecord] = {}
         self.notes: list[tuple[str, str]] = []
         self._on_adopted = on_adopted
@@ -156,6 +158,9 @@ class RunDriver:
         """Until cancelled. Work under way is cancelled with it; promises are on disk."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            self._lanes = Lanes(
+                self.ports.network, self.context.run, self.context.deadlines.inputs_s, nursery
+            )
             self.post(Started())
             async for event in self._events:
                 await self._handle(event)
@@ -178,6 +183,7 @@ class RunDriver:
         self._changed = trio.Event()
 
     def _finish_round(self, record: RoundRecord) -> None:
+        self.exchange.carry_on(record)
         self.history[record.attempt.round] = record
         self.history.pop(record.attempt.round - HISTORY_ROUNDS, None)
         self.evidence.forget_through(record.attempt.round)
@@ -204,12 +210,13 @@ class RunDriver:
                 self.notes = [*self.notes[-63:], (what, detail)]
             case Train():
                 soon(self._train, effect)
-            case SendPart():
-                soon(self.exchange.send_part, effect)
+            case SendPart(attempt=attempt, part=part, owner=owner):
+                self._lanes.post(owner, partial(self.exchange.part_for, attempt, part))
             case Aggregate():
                 soon(self._aggregate, effect)
-            case SendResult():
-                soon(self.exchange.send_result, effect)
+            case SendResult(members=members):
+                for member in members:
+                    self._lanes.post(member, partial(self.exchange.result_for, effect))
             case Step():
                 soon(self._step, effect)
             case Audit():
@@ -282,11 +289,9 @@ class RunDriver:
 
     async def _aggregate(self, effect: Aggregate) -> None:
         try:
-            result, refused = await self.exchange.aggregate(effect)
-        except (TrainingError, WorkerError) as error:
+            self.post(await self.exchange.aggregate(effect))
+        except (ContentUnavailable, TrainingError, WorkerError) as error:
             log.warning("a part could not be aggregated", part=effect.part, why=str(error))
-            return
-        self.post(Aggregated(effect.attempt, effect.part, result, refused))
 
     async def _step(self, effect: Step) -> None:
         try:
@@ -299,7 +304,7 @@ class RunDriver:
     async def _audit(self, effect: Audit) -> None:
         attempt = effect.seat.attempt
         try:
-            checkpoint = await self.exchange.audit(effect)
+            self.post(await self.auditor.audit(effect))
         except (
             AuditFailed,
             PartsMissing,
@@ -307,9 +312,7 @@ class RunDriver:
             TrainingError,
             WorkerError,
         ) as error:
-            self.post(Audited(attempt, Cid(""), str(error)))
-        else:
-            self.post(Audited(attempt, checkpoint))
+            self.post(Audited(attempt, Cid(""), (), str(error)))
 
     async def _attest(self, record: RoundRecord) -> None:
         attestation = self.sync.attestation(record)
@@ -321,7 +324,19 @@ class RunDriver:
         self._on_adopted(reply.records[0], reply)
 
     # serving --------------------------------------------------------------------------------------
-    async def take_part(self, sender: Address, push: PartPush) -> Accepted:
+    async def take(self, sender: Address, message: PartPush | ResultPush) -> None:
+        """What a member's lane brought; what is late is passed over.
+
+        Raises `RequestRefused` where the rest of that lane is not wanted either.
+        """
+        if message.attempt.round <= self.head.round:
+            return
+        if isinstance(message, PartPush):
+            await self._take_part(sender, message)
+        else:
+            self._take_result(sender, message)
+
+    async def _take_part(self, sender: Address, push: PartPush) -> None:
         """A trainer's part; waits until this node knows the commitment that it must match."""
         trainer = self.trainer
         if trainer is None:
@@ -329,7 +344,7 @@ class RunDriver:
         with trio.move_on_after(PATIENCE_S):
             while trainer.attempt != push.attempt or trainer.commitment_of(sender) is None:
                 if push.attempt.round <= self.head.round:
-                    raise RequestRefused("that round is over")
+                    return
                 await self._changed.wait()
         made = trainer.commitment_of(sender)
         if trainer.attempt != push.attempt or made is None:
@@ -339,18 +354,17 @@ class RunDriver:
             self.exchange.keep_input(sender, push)
         root = made.parts_root if matches else Digest(bytes(32))
         self.post(PartArrived(sender, push.attempt, push.part, root))
-        return Accepted()
 
-    def take_result(self, sender: Address, push: ResultPush) -> Accepted:
+    def _take_result(self, sender: Address, push: ResultPush) -> None:
         """An aggregated part from its owner."""
-        members = self.trainer.members if self.trainer else ()
-        if sender not in members or push.attempt.round != self.head.round + 1:
+        if self.trainer is None or push.attempt.round != self.head.round + 1:
+            return
+        if sender not in self.trainer.members:
             raise RequestRefused("not seated together in this round")
         if push.part >= self.context.part_count:
             raise RequestRefused(f"an update has {self.context.part_count} parts")
         result = self.exchange.keep_result(push, sender)
         self.post(ResultArrived(sender, push.attempt, push.part, result))
-        return Accepted()
 
     def serve_part(self, query: PartQuery) -> bytes:
         """See `Exchange.serve_part`."""

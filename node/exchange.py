@@ -1,11 +1,11 @@
-"""The bytes of one run's rounds: encoded updates, inputs and results, sent, served and audited.
+"""The bytes of one run's rounds: encoded updates, inputs and results, kept, aggregated and served.
 
 It holds and moves parts; what to do with them when is the trainer and committee machines' say.
 """
 
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import structlog
@@ -17,13 +17,11 @@ from eigen.node.together import together
 from eigen.node.worker import TrainingWorker
 from eigen.protocol import limits
 from eigen.protocol.context import RunContext
-from eigen.protocol.effects import Aggregate, Audit, SendPart, SendResult, Step
-from eigen.protocol.messages import Attempt, Commitment, PartResult
+from eigen.protocol.effects import Aggregate, Aggregated, SendResult, Step
+from eigen.protocol.messages import Attempt, Commitment, LeftOver, PartResult, RoundRecord
 from eigen.protocol.requests import (
-    PART,
     PART_MESSAGE_BYTES_MAX,
     RESULT,
-    Accepted,
     PartPush,
     PartQuery,
     ResultPush,
@@ -31,22 +29,16 @@ from eigen.protocol.requests import (
 )
 from eigen.protocol.types import Address, Cid, Digest
 from eigen.protocol.wire import WireError, decode, encode
-from eigen.training.errors import BadInput, TrainingError
+from eigen.training.errors import BadInput
 from eigen.training.results import LocalUpdate
 
 log = structlog.get_logger()
 
-AUDIT_PARTS_MAX = 64
-"""Parts whose aggregation a validator repeats: all of a small model, a sample of a large one."""
 RESULTS_PER_SENDER_MAX = 2 * limits.ATTEMPTS_REMEMBERED
 """Different results of one part that one peer may hand in for a round: one an attempt, and late
 ones. Each is held in memory until the round after it ends."""
-SENDS_AT_ONCE = 4
-"""Parts under way from this node at a time: 2 MiB of memory."""
-
-
-class AuditFailed(Exception):
-    """Results do not follow from the commitments, or what shows it could not be had."""
+FETCHES_AT_ONCE = 4
+"""Results asked of peers at a time: 2 MiB of memory."""
 
 
 class PartsMissing(Exception):
@@ -70,6 +62,8 @@ class _Round:
     inputs: dict[tuple[Attempt, int, Address], PartPush] = field(default_factory=dict)
     results: dict[tuple[int, Digest], ResultPush] = field(default_factory=dict)
     taken: dict[tuple[Address, int], int] = field(default_factory=dict)  # results, by who sent them
+    agreed: dict[Attempt, tuple[PartResult, ...]] = field(default_factory=dict)
+    left: dict[tuple[int, Digest], bytes] = field(default_factory=dict)  # see PartAverage.carried
 
 
 Fetch = Callable[[Cid], Awaitable[bytes]]
@@ -94,10 +88,34 @@ class Exchange:
         self._worker = worker
         self._fetch = fetch
         self._rounds: dict[int, _Round] = {}
-        self._sending = trio.CapacityLimiter(SENDS_AT_ONCE)
+        self._fetching = trio.CapacityLimiter(FETCHES_AT_ONCE)
+        self._carried: dict[int, bytes] = {}
 
     def _round(self, number: int) -> _Round:
         return self._rounds.setdefault(number, _Round())
+
+    def carry_on(self, record: RoundRecord) -> None:
+        """A round is over: remember what its results left out, of the parts computed here."""
+        held = self._rounds.get(record.attempt.round, _Round())
+        results = enumerate(held.agreed.get(record.attempt, ()))
+        left = ((part, held.left.get((part, result.digest))) for part, result in results)
+        self._carried = {part: state for part, state in left if state}
+
+    def keep_left(self, attempt: Attempt, part: int, result: Digest, left: bytes) -> None:
+        """Hold what a result left out until its round is over."""
+        self._round(attempt.round).left[part, result] = left
+
+    async def carried_state(self, carried: Sequence[Cid], part: int) -> bytes:
+        """What one part's last result left out: computed here, or fetched from who did.
+
+        Raises `ContentUnavailable`.
+        """
+        if not carried:
+            return b""
+        if part not in self._carried:
+            left = decode(await self._fetch(carried[0]), LeftOver)
+            self._carried[part] = await self._fetch(left.parts[part])
+        return self._carried[part]
 
     def forget_before(self, number: int) -> None:
         """Drop the parts of rounds before this one."""
@@ -138,21 +156,10 @@ class Exchange:
         proof = held.current.tree.prove(part)
         return PartPush(attempt, part, held.current.local.parts[part], tuple(proof.path))
 
-    async def send_part(self, effect: SendPart) -> None:
-        """Hand one part to its owner; failures are left to the machine's deadlines."""
-        push = self._own_push(effect.attempt, effect.part)
-        if push is not None:
-            await self._push(effect.owner, PART, encode(push), self.context.deadlines.inputs_s)
-
-    async def _push(self, peer: Address, protocol: str, payload: bytes, timeout_s: float) -> None:
-        async with self._sending:
-            try:
-                reply = await self._network.request(
-                    peer, protocol, payload, reply_bytes_max=64, timeout_s=timeout_s
-                )
-                decode(reply, Accepted)
-            except (NetworkError, WireError) as error:
-                log.info("a part was not taken", peer=peer.hex(), via=protocol, why=str(error))
+    def part_for(self, attempt: Attempt, part: int) -> bytes | None:
+        """This node's part and its proof, as its owner takes it; None where the round is over."""
+        push = self._own_push(attempt, part)
+        return encode(push) if push is not None else None
 
     # inputs and aggregation -----------------------------------------------------------------------
     def proves(self, push: PartPush, made: Commitment) -> bool:
@@ -172,47 +179,50 @@ class Exchange:
         held = self._rounds.get(attempt.round)
         return held.inputs.get((attempt, part, sender)) if held else None
 
-    async def aggregate(self, effect: Aggregate) -> tuple[Digest, tuple[Address, ...]]:
-        """Aggregate one part. Returns the result's digest and inputs that did not decode."""
+    async def aggregate(self, effect: Aggregate) -> Aggregated:
+        """Aggregate one part from the inputs held here; what does not decode is left out.
+
+        Raises a `TrainingError` where nothing is left, or a `WorkerError`.
+        """
         inputs = [
             (sender, push.data, weight)
             for sender, weight in effect.inputs
             if (push := self._input(effect.attempt, effect.part, sender)) is not None
         ]
         refused = [a for a, _ in effect.inputs if a not in {sender for sender, *_ in inputs}]
+        carried = await self.carried_state(effect.carried, effect.part)
         while True:
             try:
                 average = await self._worker.aggregate(
-                    self.context.spec, effect.part, [(d, w) for _, d, w in inputs], b""
+                    self.context.spec, effect.part, [(d, w) for _, d, w in inputs], carried
                 )
                 break
             except BadInput as error:
                 refused.append(inputs.pop(error.index)[0])
                 if not inputs:
                     raise
-        digest = _digest(average.data)
+        digest = part_digest(average.data)
         result = ResultPush(effect.attempt, effect.part, 0, average.data)
         self._round(effect.attempt.round).results[effect.part, digest] = result
-        return digest, tuple(refused)
+        self.keep_left(effect.attempt, effect.part, digest, average.carried)
+        return Aggregated(effect.attempt, effect.part, digest, tuple(refused))
 
-    async def send_result(self, effect: SendResult) -> None:
-        """The same bytes to all members, at the same time."""
-        held = self._round(effect.attempt.round).results
-        name = (effect.part, effect.result.digest)
-        whole = ResultPush(effect.attempt, effect.part, effect.result.included, held[name].data)
-        payload = encode(whole)
-        held[name] = whole
-        timeout_s = self.context.deadlines.owner_s
-        async with trio.open_nursery() as nursery:
-            for member in effect.members:
-                nursery.start_soon(self._push, member, RESULT, payload, timeout_s)
+    def result_for(self, effect: SendResult) -> bytes | None:
+        """The same bytes for every member; None where the round is over."""
+        held = self._rounds.get(effect.attempt.round)
+        known = held.results.get((effect.part, effect.result.digest)) if held else None
+        if held is None or known is None:
+            return None
+        whole = replace(known, attempt=effect.attempt, included=effect.result.included)
+        held.results[effect.part, effect.result.digest] = whole
+        return encode(whole)
 
     def keep_result(self, push: ResultPush, sender: Address) -> PartResult:
         """Hold an aggregated part; returns its name in votes.
 
         Raises `RequestRefused` where the sender has handed in more different ones than rounds need.
         """
-        digest = _digest(push.data)
+        digest = part_digest(push.data)
         held = self._round(push.attempt.round)
         if (push.part, digest) not in held.results:
             slot = (sender, push.part)
@@ -239,9 +249,10 @@ class Exchange:
         return encode(result)
 
     # results, steps, audits -----------------------------------------------------------------------
-    async def _result(
+    async def result(
         self, attempt: Attempt, part: int, wanted: PartResult, sources: Sequence[Address]
     ) -> bytes:
+        """One aggregated part, from here or from `sources`. Raises `PartsMissing`."""
         held = self._round(attempt.round).results.get((part, wanted.digest))
         if held is not None:
             return held.data
@@ -260,20 +271,25 @@ class Exchange:
             except (NetworkError, WireError) as error:
                 log.info("a result was not to be had", peer=source.hex(), why=str(error))
                 continue
-            if _digest(push.data) == wanted.digest:
+            if part_digest(push.data) == wanted.digest:
                 self._round(attempt.round).results[part, wanted.digest] = push
                 return push.data
             self._network.penalize(source, limits.PENALTY_BAD_DATA, "a result of another digest")
         raise PartsMissing(f"part {part}: none of {len(sources)} peers gave the agreed result")
 
-    async def _results(
+    async def results(
         self, attempt: Attempt, results: Sequence[PartResult], sources: Sequence[Address]
     ) -> list[bytes]:
+        """The aggregated parts for which a majority voted, from here or from `sources`.
+
+        Raises `PartsMissing`.
+        """
+        self._round(attempt.round).agreed[attempt] = tuple(results)
         data: list[bytes] = [b""] * len(results)
 
         async def get(part: int) -> None:
-            async with self._sending:
-                data[part] = await self._result(attempt, part, results[part], sources)
+            async with self._fetching:
+                data[part] = await self.result(attempt, part, results[part], sources)
 
         await together(partial(get, part) for part in range(len(results)))
         return data
@@ -283,74 +299,16 @@ class Exchange:
 
         Raises `PartsMissing`, or a `TrainingError` where the results cannot be applied.
         """
-        results = await self._results(effect.attempt, effect.results, effect.sources)
-        return await self._apply(effect.base, results)
+        results = await self.results(effect.attempt, effect.results, effect.sources)
+        return await self.apply(effect.base, results)
 
-    async def _apply(self, base: Cid, results: list[bytes]) -> Cid:
+    async def apply(self, base: Cid, results: Sequence[bytes]) -> Cid:
+        """The outer step from `base`. Returns the durable checkpoint's CID."""
         theta = await self._fetch(base)
         checkpoint = await self._worker.outer_step(self.context.spec, theta, results)
         return await self._blobs.put(checkpoint)
 
-    async def audit(self, effect: Audit) -> Cid:
-        """Repeat the aggregation from committed inputs, then the outer step.
 
-        Raises `AuditFailed` where a result does not follow from what its inputs' authors committed
-        to, or where inputs cannot be had; `PartsMissing` where results cannot.
-        """
-        attempt = effect.seat.attempt
-        results = await self._results(attempt, effect.results, effect.sources)
-        made = dict(effect.commitments)
-        members = tuple(m.trainer for m in effect.seat.members)
-        for part in self._audited_parts(len(results)):
-            included = effect.results[part].included
-            authors = [m for i, m in enumerate(members) if included >> i & 1]
-            inputs = []
-            for author in authors:
-                if author not in made:
-                    raise AuditFailed(f"part {part} includes somebody who did not commit")
-                push = await self._committed_part(attempt, part, author, made[author], members)
-                inputs.append((push.data, made[author].samples))
-            try:
-                again = await self._worker.aggregate(self.context.spec, part, inputs, b"")
-            except TrainingError as error:
-                raise AuditFailed(f"part {part} cannot be aggregated: {error}") from error
-            if _digest(again.data) != effect.results[part].digest:
-                raise AuditFailed(f"part {part} does not follow from its committed inputs")
-        return await self._apply(Cid(effect.seat.base), results)
-
-    def _audited_parts(self, count: int) -> range:
-        step = max(1, -(-count // AUDIT_PARTS_MAX))
-        return range(int.from_bytes(self._me[:4], "big") % step, count, step)
-
-    async def _committed_part(
-        self,
-        attempt: Attempt,
-        part: int,
-        author: Address,
-        made: Commitment,
-        members: Sequence[Address],
-    ) -> PartPush:
-        """A part with its proof: from its author, or from whoever aggregated it."""
-        query = encode(PartQuery(attempt, part, author))
-        for source in (author, *(m for m in members if m != author)):
-            if source not in self._network.peers():
-                continue
-            try:
-                reply = await self._network.request(
-                    source,
-                    PART,
-                    query,
-                    reply_bytes_max=PART_MESSAGE_BYTES_MAX,
-                    timeout_s=self.context.deadlines.inputs_s,
-                )
-                push = decode(reply, PartPush, bytes_max=PART_MESSAGE_BYTES_MAX)
-            except (NetworkError, WireError):
-                continue
-            if push.part == part and self.proves(push, made):
-                return push
-            self._network.penalize(source, limits.PENALTY_BAD_DATA, "a part without its proof")
-        raise AuditFailed(f"part {part} of {author.hex()} is not to be had")
-
-
-def _digest(data: bytes) -> Digest:
+def part_digest(data: bytes) -> Digest:
+    """What names an aggregated part in votes."""
     return Digest(hashlib.sha256(data).digest())

@@ -16,16 +16,18 @@ from eigen.node.evidence_log import run_of
 from eigen.node.fetch import ContentUnavailable
 from eigen.node.gossip import TYPES, Said
 from eigen.node.members import Members
-from eigen.node.ports import RequestRefused, Verdict
+from eigen.node.ports import BulkReader, RequestRefused, Verdict
 from eigen.node.run_ports import RunPorts
 from eigen.node.worker import WorkerError
 from eigen.protocol.committee import Promises
 from eigen.protocol.context import Deadlines, RunContext
 from eigen.protocol.effects import PeerDown, PeerUp
+from eigen.protocol.limits import PENALTY_MALFORMED
 from eigen.protocol.membership import TRAINER
 from eigen.protocol.messages import Attestation, Payout, RoundRecord, Topic
 from eigen.protocol.requests import (
     EVIDENCE,
+    EXCHANGE,
     HEAD,
     HEAD_REPLY_BYTES_MAX,
     PART,
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+LANE_IDLE_S = 60.0
+"""A member that opened a lane and sends nothing for so long has gone."""
 EARLY_MAX = 512
 """Round messages held for runs that this node has not seen opened yet."""
 
@@ -84,8 +88,9 @@ class Rounds:
             ports.gossip.on(kind, self._hear)
         ports.gossip.on(Attestation, self._hear, self._check_attestation)
         serve, small = ports.network.serve, 256
-        serve(PART, self._serve_part, request_bytes_max=PART_MESSAGE_BYTES_MAX)
-        serve(RESULT, self._serve_result, request_bytes_max=PART_MESSAGE_BYTES_MAX)
+        ports.network.serve_bulk(EXCHANGE, self._take_all)
+        serve(PART, self._serve_part, request_bytes_max=small)
+        serve(RESULT, self._serve_result, request_bytes_max=small)
         serve(HEAD, self._serve_head, request_bytes_max=small)
         serve(EVIDENCE, self._serve_evidence, request_bytes_max=small)
         members.watch(self._membership_changed)
@@ -208,21 +213,29 @@ class Rounds:
             raise RequestRefused("this run is not open here")
         return driver
 
-    async def _serve_part(self, peer: Address, payload: bytes) -> bytes:
-        message: Any = decode(payload, PartPush, PartQuery, bytes_max=PART_MESSAGE_BYTES_MAX)
-        driver = self._driver_of(message.attempt.run)
-        if isinstance(message, PartQuery):
-            if peer not in driver.context.validators:
-                raise RequestRefused("parts are shown to validators only")
-            return driver.serve_part(message)
-        return encode(await driver.take_part(peer, message))
+    async def _take_all(self, peer: Address, header: bytes, reader: BulkReader) -> None:
+        """A member's lane: parts and results of one run, for as long as it has any."""
+        driver = self._driver_of(header)
+        while (data := await reader.receive(timeout_s=LANE_IDLE_S)) is not None:
+            try:
+                message: Any = decode(data, PartPush, ResultPush, bytes_max=PART_MESSAGE_BYTES_MAX)
+            except WireError as error:
+                self._ports.network.penalize(peer, PENALTY_MALFORMED, f"{EXCHANGE}: {error}")
+                raise RequestRefused("malformed") from error
+            if message.attempt.run != driver.context.run:
+                raise RequestRefused("another run than the lane's")
+            await driver.take(peer, message)
 
-    async def _serve_result(self, peer: Address, payload: bytes) -> bytes:
-        message: Any = decode(payload, ResultPush, ResultQuery, bytes_max=PART_MESSAGE_BYTES_MAX)
-        driver = self._driver_of(message.attempt.run)
-        if isinstance(message, ResultQuery):
-            return driver.serve_result(message)
-        return encode(driver.take_result(peer, message))
+    async def _serve_part(self, peer: Address, payload: bytes) -> bytes:
+        query = decode(payload, PartQuery)
+        driver = self._driver_of(query.attempt.run)
+        if peer not in driver.context.validators:
+            raise RequestRefused("parts are shown to validators only")
+        return driver.serve_part(query)
+
+    async def _serve_result(self, _peer: Address, payload: bytes) -> bytes:
+        query = decode(payload, ResultQuery)
+        return self._driver_of(query.attempt.run).serve_result(query)
 
     async def _serve_head(self, _peer: Address, payload: bytes) -> bytes:
         query = decode(payload, HeadQuery)

@@ -7,7 +7,7 @@ from eigen.crypto.identity import Identity
 from eigen.node.datasets import Datasets
 from eigen.node.fetch import BlockExchange
 from eigen.node.gossip import Gossip
-from eigen.node.ports import BlobStore, Network, RecordStore
+from eigen.node.ports import BlobStore, BulkNetwork, RecordStore
 from eigen.node.worker import TrainingWorker
 
 
@@ -16,7 +16,7 @@ class RunPorts:
     """What a run's driver needs of the node."""
 
     identity: Identity
-    network: Network
+    network: BulkNetwork
     gossip: Gossip
     records: RecordStore
     blobs: BlobStore

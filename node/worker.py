@@ -110,6 +110,10 @@ class TrainingWorker:
         """Parts of an update; computed here, at once."""
         return specs.part_count(spec)
 
+    def carries(self, spec: RunSpec) -> bool:
+        """Whether aggregating a part leaves state for the next round; known at once."""
+        return specs.carries(spec)
+
     async def initial_checkpoint(
         self, spec: RunSpec, *, timeout_s: float = CALL_TIMEOUT_S
     ) -> bytes:

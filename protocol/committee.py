@@ -247,7 +247,9 @@ class CommitteeMachine:
             if number == self.number and self.stage is Stage.OPEN:
                 self.stage = Stage.AUDITING
             made, sources = evidence.commitments(number), evidence.agreeing(number)
-            return [Audit(evidence.seats[number], made, evidence.results[number], sources)]
+            seat = evidence.seats[number]
+            carried = self.head.carried_into(seat.attempt)
+            return [Audit(seat, made, evidence.results[number], sources, carried)]
         if number not in evidence.audited:
             return []
         effects: Effects = []
@@ -263,7 +265,7 @@ class CommitteeMachine:
             note = Note("audit failed", event.attempt, event.reason)
             hopeless = number == self.number and self.stage is Stage.AUDITING
             return [note, *(self._give_up(now) if hopeless else [])]
-        self.evidence.audited[number] = event.checkpoint
+        self.evidence.audited[number] = event
         if number == self.number and self.stage is Stage.AUDITING:
             self.stage = Stage.CHECKED
         due = now + self.context.deadlines.notices_s

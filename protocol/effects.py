@@ -74,11 +74,15 @@ class SendPart:
 
 @dataclass(frozen=True, slots=True)
 class Aggregate:
-    """Aggregate one part from inputs held here (address, weight); answered by `Aggregated`."""
+    """Aggregate one part from inputs held here (address, weight); answered by `Aggregated`.
+
+    `carried` names what the results of the round before left out, if that goes in.
+    """
 
     attempt: Attempt
     part: int
     inputs: tuple[tuple[Address, int], ...]
+    carried: tuple[Cid, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,7 @@ class Audit:
     commitments: tuple[tuple[Address, Commitment], ...]
     results: tuple[PartResult, ...]
     sources: tuple[Address, ...]
+    carried: tuple[Cid, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +291,7 @@ class Audited:
 
     attempt: Attempt
     checkpoint: Cid
+    left: tuple[Cid, ...] = ()
     reason: str = ""
 
 

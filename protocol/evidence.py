@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from eigen.protocol import limits
 from eigen.protocol.context import RunContext
+from eigen.protocol.effects import Audited
 from eigen.protocol.exchange import majority_result
 from eigen.protocol.messages import (
     Attempt,
@@ -46,7 +47,7 @@ class RoundEvidence:
         self.round = head.attempt.round + 1 if head else 1
         self.seed = round_seed(context.seed, self.round, previous)
         self._commitments: dict[tuple[int, Address], Commitment] = {}
-        self.audited: dict[int, Cid] = {}  # attempt -> the checkpoint of our own audit
+        self.audited: dict[int, Audited] = {}  # attempt -> what our own audit came to
         self.results: dict[int, tuple[PartResult, ...]] = {}
         self.seats: dict[int, SeatProposal] = {}  # attempt -> the seat that a quorum opened
         self._floor = 0  # attempts below this one are forgotten
@@ -168,9 +169,17 @@ class RoundEvidence:
         """Validators who voted for the open seat."""
         return self._seat_votes.voters(number, digest(self.seats[number]))
 
+    def spoke(self, number: int) -> frozenset[Address]:
+        """Validators who voted for any seat of an attempt.
+
+        One that votes for two reaches some of us with the one vote first and some with the other:
+        who pays it for having seated must not decide whether the round goes on.
+        """
+        return frozenset(self._seat_votes.votes(number))
+
     def creditable(self, number: int) -> frozenset[Address]:
         """Who committed, is in every part, voted for the results and holds the checkpoint."""
-        stepped = self._notices.voters(number, self.audited[number])
+        stepped = self._notices.voters(number, self.audited[number].checkpoint)
         mask = ~0
         for result in self.results[number]:
             mask &= result.included
@@ -204,7 +213,8 @@ class RoundEvidence:
             seat.attempt,
             seat.previous,
             seat.base,
-            self.audited[number],
+            self.audited[number].checkpoint,
+            self.audited[number].left,
             holders,
             trainers,
             watching,

@@ -26,7 +26,7 @@ from eigen.protocol.messages import Attempt, Commitment, PartResult, SeatProposa
 from eigen.protocol.pending import Unreachable
 from eigen.protocol.seat import part_owners
 from eigen.protocol.tally import Tally
-from eigen.protocol.types import Address, Digest
+from eigen.protocol.types import Address, Cid
 
 
 @dataclass(slots=True)
@@ -46,15 +46,23 @@ class Exchange:
     """All that belongs to one attempt. `down` is shared with the trainer, who keeps it up."""
 
     def __init__(
-        self, context: RunContext, me: Address, seat: SeatProposal, seed: Digest, down: Unreachable
+        self,
+        context: RunContext,
+        me: Address,
+        seat: SeatProposal,
+        carried: tuple[Cid, ...],
+        down: Unreachable,
     ) -> None:
         self.context = context
         self.me = me
         self.seat = seat
         self.attempt = seat.attempt
         self.name = digest(seat)
+        self.carried = carried
         self.members = tuple(member.trainer for member in seat.members)
-        self.parts = [Part(part_owners(seed, i, self.members)) for i in range(context.part_count)]
+        self.parts = [
+            Part(part_owners(context.seed, i, self.members)) for i in range(context.part_count)
+        ]
         self.commitments: dict[Address, Commitment] = {}
         self.expected: frozenset[Address] = frozenset()  # who had committed when it began
         self.votes: Tally[Attempt, tuple[PartResult, ...]] = Tally()
@@ -144,7 +152,7 @@ class Exchange:
             return []
         part.aggregating = True
         inputs = ((m, self.commitments[m].samples) for m in self.members if m in part.inputs)
-        return [Aggregate(self.attempt, index, tuple(inputs))]
+        return [Aggregate(self.attempt, index, tuple(inputs), self.carried)]
 
     def on_aggregated(self, event: Aggregated) -> list[Effect]:
         """Our aggregate of a part: to all members, and for ourselves."""

@@ -24,7 +24,7 @@ from eigen.protocol.effects import (
 )
 from eigen.protocol.messages import Attempt, Attestation, RoundRecord, digest
 from eigen.protocol.tally import Tally
-from eigen.protocol.types import Address, Digest
+from eigen.protocol.types import Address, Cid, Digest
 
 ROUNDS_AHEAD_MAX = 64
 """How far ahead of the head attestations are gathered, so that a late node can jump."""
@@ -59,6 +59,14 @@ class HeadMachine:
     def checkpoint(self) -> str:
         """CID of the checkpoint from which the next round starts."""
         return self.head.checkpoint if self.head else self.context.genesis
+
+    def carried_into(self, attempt: Attempt) -> tuple[Cid, ...]:
+        """What the last round's results left out, if it goes into an attempt at the next one.
+
+        After `ATTEMPTS_OF_ALL` it does not: it might be what nobody can fetch any more.
+        """
+        wanted = self.head is not None and attempt.number < limits.ATTEMPTS_OF_ALL
+        return self.head.left if self.head is not None and wanted else ()
 
     @property
     def finished(self) -> bool:

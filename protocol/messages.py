@@ -227,15 +227,30 @@ class Payout:
     cumulative: Amount
 
 
+@message(51)
+@dataclass(frozen=True, slots=True)
+class LeftOver:
+    """What aggregated parts left out, a blob a part: it goes into the next round's results.
+
+    Error feedback on the way down. Whoever has all inputs computes the same, so it is public state.
+    """
+
+    parts: Annotated[tuple[Cid, ...], Length(limits.PARTS_MAX, 1)]
+
+
 @message(50)
 @dataclass(frozen=True, slots=True)
 class RoundRecord:
-    """All that a finished round leaves behind; content-addressed, named by the round root."""
+    """All that a finished round leaves behind; content-addressed, named by the round root.
+
+    `left` names what the round's results left out (a `LeftOver`), if the run carries that on.
+    """
 
     attempt: Attempt
     previous: Digest
     base: Cid
     checkpoint: Cid
+    left: Annotated[tuple[Cid, ...], Length(1)]
     holders: Annotated[tuple[SeatMember, ...], Length(limits.PAYEES_MAX)]
     trainers: Annotated[tuple[Credit, ...], Length(limits.TRAINERS_MAX)]
     validators: Annotated[tuple[Credit, ...], Length(limits.VALIDATORS_MAX)]

@@ -93,7 +93,7 @@ class Outcomes:
         watching = frozenset(c.account for c in record.validators)
         if not credited or not credited <= evidence.creditable(shown):
             return False
-        if not watching <= evidence.seated_by(shown):
+        if not watching <= evidence.spoke(shown):
             return False
         return evidence.record(shown, credited, watching) == record
 

@@ -1,4 +1,7 @@
-"""Requests between two peers and their replies, one protocol id each."""
+"""Requests between two peers and their replies, one protocol id each; and what bulk transfers hold.
+
+`EXCHANGE` is a bulk protocol: its header is the run, its messages are `PartPush` and `ResultPush`.
+"""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -9,6 +12,7 @@ from eigen.protocol.types import Address, Cid, Digest, RunId
 from eigen.protocol.wire import U64, Length, Range, exactly, message
 
 BLOCK = "/eigen/block/1"
+EXCHANGE = "/eigen/exchange/1"
 PART = "/eigen/part/1"
 RESULT = "/eigen/result/1"
 HEAD = "/eigen/head/1"
@@ -143,9 +147,3 @@ class ProposalReply:
     """The proposal's envelope, if the peer has it."""
 
     envelopes: Annotated[tuple[Envelope, ...], Length(1)]
-
-
-@message(71)
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """A push was taken (or was already here)."""

@@ -54,10 +54,12 @@ def candidates(
 
 
 def part_owners(seed: Digest, part: int, members: Sequence[Address]) -> list[Address]:
-    """Owners of a part, first choice first.
+    """Owners of a part, first choice first. `seed` is the run's: an owner keeps its parts.
 
-    First choices go round robin through one seeded order, so that everybody owns an equal share;
-    the order after the first differs by part, so that a lost owner's parts spread over all others.
+    What a part's result left out in one round goes into the next (error feedback), and only its
+    owner holds that. First choices go round robin through one seeded order, so that everybody owns
+    an equal share; the order after the first differs by part, so that a lost owner's parts spread
+    over all others.
     """
     base = ranked(seed, b"owner", members)
     first = base[part % len(base)]

@@ -173,7 +173,8 @@ class TrainerMachine:
         if self.attempt is not None and attempt.number <= self.attempt.number:
             return []
         seed = round_seed(self.context.seed, attempt.round, self.head.previous)
-        exchange = Exchange(self.context, self.me, seat, seed, self._down)
+        carried = self.head.carried_into(attempt)
+        exchange = Exchange(self.context, self.me, seat, carried, self._down)
         self._exchange = exchange
         self._early_parts = [early for early in self._early_parts if early.attempt == attempt]
         effects: list[Effect] = [SeatOpened(seat)]

@@ -272,7 +272,8 @@ class HeapNetwork:
                 arrived = PartArrived(node.address, attempt, part, mine.parts_root)
                 self.send(owner, arrived)
             case Aggregate(attempt=attempt, part=part, inputs=inputs):
-                value = _aggregate(attempt.round, part, inputs, self._roots(node, inputs))
+                roots = self._roots(node, inputs)
+                value = _aggregate(attempt.round, part, inputs, roots, effect.carried)
                 self._post(node, 0.005, Aggregated(attempt, part, value, ()))
             case SendResult(attempt=attempt, part=part, result=result, members=members):
                 for member in members:
@@ -282,7 +283,8 @@ class HeapNetwork:
             case Audit(seat=seat, results=results):
                 reason = _fault(effect)
                 checkpoint = Cid("") if reason else _checkpoint(seat.base, results)
-                self._post(node, 0.02, Audited(seat.attempt, checkpoint, reason))
+                left = (raw_cid(_hash("left", results)),)
+                self._post(node, 0.02, Audited(seat.attempt, checkpoint, left, reason))
             case Attest(record=record):
                 self._attest(node, record)
             case Adopt(round=round_, record=wanted):
@@ -340,9 +342,13 @@ def _hash(*parts: object) -> Digest:
 
 
 def _aggregate(
-    round_: int, part: int, inputs: tuple[tuple[Address, int], ...], roots: list[Digest]
+    round_: int,
+    part: int,
+    inputs: tuple[tuple[Address, int], ...],
+    roots: list[Digest],
+    carried: tuple[Cid, ...],
 ) -> Digest:
-    return _hash("aggregate", round_, part, inputs, roots)
+    return _hash("aggregate", round_, part, inputs, roots, carried)
 
 
 def _fault(audit: Audit) -> str:
@@ -354,7 +360,8 @@ def _fault(audit: Audit) -> str:
             return f"part {part} includes somebody who did not commit"
         inputs = tuple((author, made[author].samples) for author in authors)
         roots = [made[author].parts_root for author in authors]
-        if _aggregate(audit.seat.attempt.round, part, inputs, roots) != result.digest:
+        again = _aggregate(audit.seat.attempt.round, part, inputs, roots, audit.carried)
+        if again != result.digest:
             return f"part {part} does not follow from its committed inputs"
     return ""
 

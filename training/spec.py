@@ -75,6 +75,11 @@ def part_bytes(spec: RunSpec) -> list[int]:
     return [codec.encoded_bytes(values) for values in part_sizes(spec)]
 
 
+def carries(spec: RunSpec) -> bool:
+    """Whether aggregating a part leaves state for the next round: what its encoding leaves out."""
+    return not CODECS[spec.result_codec].lossless
+
+
 def _within(field: str, value: int, least: int, most: int) -> None:
     if not least <= value <= most:
         raise SpecError(field, f"{value} is not within {least} to {most}")

@@ -164,7 +164,7 @@ def test_an_outcome_that_a_liar_claims_was_prepared_is_not_carried() -> None:
             return False
         at = effect.message.attempt
         base = node.head.checkpoint
-        bogus = RoundRecord(at, node.head.previous, base, base, (), (), (), ())
+        bogus = RoundRecord(at, node.head.previous, base, base, (), (), (), (), ())
         net.gossip(node, Timeout(at, (Outcome(at, bogus),)))
         return True
 

@@ -109,7 +109,8 @@ def record(number: int = 1, **fields: Any) -> RoundRecord:
     at = Attempt(RUN.run, number, 0)
     base = Cid(RUN.genesis)
     return replace(
-        RoundRecord(at, Digest(bytes(32)), base, raw_cid(bytes([number])), (), (), (), ()), **fields
+        RoundRecord(at, Digest(bytes(32)), base, raw_cid(bytes([number])), (), (), (), (), ()),
+        **fields,
     )
 
 
@@ -182,7 +183,7 @@ def exchanging(me: Address = A, voted: frozenset[bytes] = frozenset()) -> Voice:
 
 
 def owned_by(name: Address, rank: int = 0) -> list[int]:
-    return [p for p in range(2) if part_owners(SEED, p, (A, B, C))[rank] == name]
+    return [p for p in range(2) if part_owners(RUN.seed, p, (A, B, C))[rank] == name]
 
 
 def test_a_trainer_trains_only_in_a_seat_that_a_quorum_opened() -> None:
@@ -222,7 +223,7 @@ def test_a_whole_round_of_a_trainer() -> None:
     sent = [e for e in begun if isinstance(e, SendPart)]
     assert {e.part for e in sent} == {0, 1} - set(owned_by(A))
     for part in range(2):
-        owner = part_owners(SEED, part, (A, B, C))[0]
+        owner = part_owners(RUN.seed, part, (A, B, C))[0]
         if owner == A:
             voice.tell(PartArrived(B, AT, part, commitment(B).parts_root))
             [work] = [
@@ -260,7 +261,7 @@ def test_a_restarted_trainer_does_not_vote_again_in_the_attempt() -> None:
     voice = exchanging(voted=frozenset([key]))
     effects: list[Any] = []
     for part in range(2):
-        owner = part_owners(SEED, part, (A, B, C))[0]
+        owner = part_owners(RUN.seed, part, (A, B, C))[0]
         if owner == A:
             voice.machine.phase = Phase.EXCHANGING
             effects += voice.tell(Aggregated(AT, part, RESULTS[part].digest, ()))
@@ -297,15 +298,15 @@ def test_the_exchange_begins_without_who_is_late_and_skips_an_owner_that_is_gone
     assert late == []
     moved = voice.tell(PeerDown(C))
     for part in owned_by(C):
-        second = part_owners(SEED, part, (A, B, C))[1]
+        second = part_owners(RUN.seed, part, (A, B, C))[1]
         wants = SetTimer if second == A else SendPart
         assert wants in kinds(moved)
 
 
 def test_a_result_counts_from_the_owner_whose_turn_it_is() -> None:
     voice = exchanging()
-    part = next(p for p in range(2) if part_owners(SEED, p, (A, B, C))[0] != A)
-    first, second, third = part_owners(SEED, part, (A, B, C))
+    part = next(p for p in range(2) if part_owners(RUN.seed, p, (A, B, C))[0] != A)
+    first, second, third = part_owners(RUN.seed, part, (A, B, C))
     other = third if second == A else second
     false = PartResult(Digest(b"f" * 32), 0b111)
     assert voice.tell(ResultArrived(other, AT, part, false)) == []
@@ -488,7 +489,7 @@ def test_a_failed_audit_proposes_nothing_and_gives_the_attempt_up_at_once() -> N
         voice.hear(name, commitment(name))
         voice.hear(name, ResultVote(AT, digest(SEAT), RESULTS))
         voice.hear(name, StepNotice(AT, NEXT))
-    effects = voice.tell(Audited(AT, Cid(""), "part 0 does not follow"))
+    effects = voice.tell(Audited(AT, Cid(""), (), "part 0 does not follow"))
     assert isinstance(effects[0], Note)
     assert effects[0].event == "audit failed"
     assert published(effects) == [Timeout(AT, ())]

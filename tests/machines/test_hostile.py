@@ -169,7 +169,7 @@ def answers(effect: Any, rng: random.Random) -> Iterator[Any]:
             )
         case Audit(seat=seat):
             reason = "" if rng.random() < 0.5 else "does not follow"
-            yield Audited(seat.attempt, raw_cid(b"n"), reason)
+            yield Audited(seat.attempt, raw_cid(b"n"), (), reason)
         case SetTimer(name=name, attempt=at, part=part) if rng.random() < 0.2:
             yield TimerFired(name, at, part)
 

@@ -146,7 +146,7 @@ def record(number: int, previous: RoundRecord | None, earned: tuple[Credit, ...]
     at = Attempt(context().run, number, 0)
     base = raw_cid(b"base")
     table = payouts_after(previous, earned)
-    return RoundRecord(at, Digest(bytes(32)), base, base, (), earned, (), table)
+    return RoundRecord(at, Digest(bytes(32)), base, base, (), (), earned, (), table)
 
 
 @given(st.lists(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 10**20))), max_size=6))

@@ -4,7 +4,7 @@ Two trainers and a validator. The chain's part is its digests, which need no end
 """
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,16 @@ from eigen.chain.provider import TrioHTTPProvider
 from eigen.config.network import Parameters
 from eigen.crypto.identity import Identity
 from eigen.crypto.merkle import CommitmentTree
+from eigen.node.audit import AuditFailed
 from eigen.node.datasets import Dataset
 from eigen.node.driver import RunDriver
-from eigen.node.exchange import RESULTS_PER_SENDER_MAX, AuditFailed, PartsMissing
-from eigen.node.ports import RequestRefused
+from eigen.node.exchange import RESULTS_PER_SENDER_MAX, PartsMissing
+from eigen.node.ports import BulkWriter, RequestRefused
 from eigen.node.rounds import Rounds, payout_root
 from eigen.node.run_ports import RunPorts
 from eigen.node.worker import TrainingWorker
 from eigen.protocol.context import Deadlines, RunContext
-from eigen.protocol.effects import Aggregate, Audit
+from eigen.protocol.effects import Aggregate, Aggregated, Audit
 from eigen.protocol.messages import (
     Attempt,
     Commitment,
@@ -39,18 +40,17 @@ from eigen.protocol.messages import (
 )
 from eigen.protocol.requests import (
     EVIDENCE_ENVELOPES_MAX,
+    EXCHANGE,
     PART,
     PART_MESSAGE_BYTES_MAX,
-    RESULT,
-    Accepted,
     PartPush,
     PartQuery,
     ResultPush,
     ResultQuery,
 )
 from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec, RunSpec, run_id
-from eigen.protocol.seat import part_owners, round_seed
-from eigen.protocol.types import Address, Cid, Digest
+from eigen.protocol.seat import part_owners
+from eigen.protocol.types import Address, Cid, Digest, RunId
 from eigen.protocol.wire import decode, encode
 from eigen.training.datasets import digits, split, write_shard
 
@@ -119,9 +119,8 @@ class Cast:
             member.driver.seatable(tuple(sorted(self.trainers)))
 
     def owner_of(self, part: int) -> Member:
-        """Who aggregates a part in round 1."""
-        seed = round_seed(self.context.seed, 1, self.val.driver.head.previous)
-        return self.trainers[part_owners(seed, part, sorted(self.trainers))[0]]
+        """Who aggregates a part."""
+        return self.trainers[part_owners(self.context.seed, part, sorted(self.trainers))[0]]
 
 
 @asynccontextmanager
@@ -198,6 +197,11 @@ async def _member(one: Peer, context: RunContext, genesis: bytes, worker: Traini
     return Member(one, rounds, driver)
 
 
+def lane(sender: Member, to: Member) -> AbstractAsyncContextManager[BulkWriter]:
+    run = sender.driver.context.run
+    return sender.peer.network.open_bulk(to.address, EXCHANGE, run, timeout_s=5)
+
+
 async def ask(asker: Member, of: Member, protocol: str, message: object) -> bytes:
     return await asker.peer.network.request(
         of.address,
@@ -236,16 +240,18 @@ async def test_an_owner_whose_result_does_not_follow_fails_the_audit_and_is_not_
         liar = at.owner_of(0)
         honest, fired = liar.driver.exchange.aggregate, []
 
-        async def poisoned(effect: Aggregate) -> tuple[Digest, tuple[Address, ...]]:
-            digest, refused = await honest(effect)
+        async def poisoned(effect: Aggregate) -> Aggregated:
+            true = await honest(effect)
             if effect.part != 0 or effect.attempt.number > 0:
-                return digest, refused
+                return true
             # Its own update alone, in the name of both: a valid encoding, and not the mean.
             mine = liar.driver.exchange._own_push(effect.attempt, 0)
             assert mine is not None
             fired.append(effect.attempt)
             forged = ResultPush(effect.attempt, 0, 0, mine.data)
-            return liar.driver.exchange.keep_result(forged, liar.address).digest, refused
+            return replace(
+                true, digest=liar.driver.exchange.keep_result(forged, liar.address).digest
+            )
 
         liar.driver.exchange.aggregate = poisoned  # type: ignore[method-assign]
         at.start()
@@ -266,7 +272,7 @@ class Trained:
     seat: SeatProposal
 
     def audit(self, at: Cast, **changes: Any) -> Audit:
-        whole = Audit(self.seat, tuple(self.made.items()), self.results, tuple(at.trainers))
+        whole = Audit(self.seat, tuple(self.made.items()), self.results, tuple(at.trainers), ())
         return replace(whole, **changes)
 
 
@@ -287,9 +293,9 @@ async def trained(at: Cast) -> Trained:
         assert push is not None
         owner.driver.exchange.keep_input(other.address, push)
         inputs = tuple((a, made[a].samples) for a in sorted(made))
-        digest, refused = await owner.driver.exchange.aggregate(Aggregate(attempt, part, inputs))
-        assert refused == ()
-        results.append(PartResult(digest, 0b11))
+        done = await owner.driver.exchange.aggregate(Aggregate(attempt, part, inputs, ()))
+        assert done.refused == ()
+        results.append(PartResult(done.digest, 0b11))
     members = tuple(SeatMember(a, (i,)) for i, a in enumerate(sorted(made)))
     seat = SeatProposal(attempt, Digest(bytes(32)), base, members)
     return Trained(attempt, made, tuple(results), seat)
@@ -300,9 +306,9 @@ async def test_an_audit_repeats_what_the_trainers_did_and_names_what_is_wrong(
 ) -> None:
     async with cast(tmp_path) as at:
         done = await trained(at)
-        auditor = at.val.driver.exchange
-        checkpoint = await auditor.audit(done.audit(at))
-        assert await at.val.peer.blobs.get(checkpoint) is not None
+        auditor = at.val.driver.auditor
+        audited = await auditor.audit(done.audit(at))
+        assert await at.val.peer.blobs.get(audited.checkpoint) is not None
 
         # a result that is stored and served as voted, but includes one trainer only
         alone = replace(done.results[1], included=0b01)
@@ -341,7 +347,7 @@ async def test_who_answers_a_result_query_with_other_bytes_is_scored_and_passed_
 
         at.bob.driver.serve_result = wrong  # type: ignore[method-assign]
         sources = (at.bob.address, at.alice.address)
-        data = await at.val.driver.exchange._result(done.attempt, 0, done.results[0], sources)
+        data = await at.val.driver.exchange.result(done.attempt, 0, done.results[0], sources)
         held = at.alice.driver.exchange._round(1).results[0, done.results[0].digest]
         assert (data, asked) == (held.data, [0])
         assert at.val.peer.network.score(at.bob.address) < -30
@@ -367,21 +373,13 @@ async def test_a_pushed_part_waits_for_its_commitment_and_is_taken_then(tmp_path
         assert attempt is not None
         push = at.alice.driver.exchange._own_push(attempt, 0)
         assert push is not None
-        replies: list[bytes] = []
-
-        async def send() -> None:
-            replies.append(await ask(at.alice, at.bob, PART, push))
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(send)
+        async with lane(at.alice, at.bob) as out:
+            await out.send(encode(push), timeout_s=5)
             await trio.sleep(0.5)
-            assert replies == [], "it waits"
+            assert bob.exchange._input(attempt, 0, at.alice.address) is None, "it waits"
             for said in held:
                 deliver(said)
-            with trio.fail_after(10):
-                while not replies:  # noqa: ASYNC110
-                    await trio.sleep(0.01)
-        assert decode(replies[0], Accepted) == Accepted()
+            await out.finish(timeout_s=10)
         assert bob.exchange._input(attempt, 0, at.alice.address) == push
 
 
@@ -399,15 +397,33 @@ async def test_parts_are_shown_to_validators_and_taken_from_who_is_seated(tmp_pa
         assert not at.val.driver.exchange.proves(moved, done.made[at.alice.address])
 
         stranger = ResultPush(done.attempt, 0, 1, b"data")
-        with pytest.raises(RequestRefused, match="not seated"):
-            await ask(at.val, at.bob, RESULT, stranger)
+        async with lane(at.val, at.bob) as out:
+            await out.send(encode(stranger), timeout_s=5)
+            with pytest.raises(RequestRefused, match="not seated"):
+                await out.finish(timeout_s=5)
         unknown = replace(query, attempt=Attempt(Digest(bytes(32)), 1, 0))  # type: ignore[arg-type]
         with pytest.raises(RequestRefused, match="not open here"):
             await ask(at.val, at.bob, PART, unknown)
         with pytest.raises(RequestRefused, match="no such part"):
             await ask(at.val, at.alice, PART, replace(query, part=900))
-        with pytest.raises(RequestRefused, match="does not train"):
-            await ask(at.alice, at.val, PART, push)
+        async with lane(at.alice, at.val) as out:
+            await out.send(encode(push), timeout_s=5)
+            with pytest.raises(RequestRefused, match="does not train"):
+                await out.finish(timeout_s=5)
+
+
+async def test_a_lane_with_other_bytes_ends_and_costs_its_sender(tmp_path: Path) -> None:
+    async with cast(tmp_path) as at:
+        async with lane(at.alice, at.bob) as out:
+            await out.send(b"no message", timeout_s=5)
+            with pytest.raises(RequestRefused, match="malformed"):
+                await out.finish(timeout_s=5)
+        assert at.bob.peer.network.score(at.alice.address) < 0
+        other = ResultPush(Attempt(RunId(bytes(32)), 1, 0), 0, 1, b"data")
+        async with lane(at.alice, at.bob) as out:
+            await out.send(encode(other), timeout_s=5)
+            with pytest.raises(RequestRefused, match="another run"):
+                await out.finish(timeout_s=5)
 
 
 async def test_one_member_cannot_fill_the_memory_with_results(tmp_path: Path) -> None:

@@ -1,0 +1,142 @@
+"""A validator's check of a round: aggregation and step once more, from the committed inputs.
+
+It asks authors and owners for what was committed to. Which rounds to audit is the committee's say.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import trio
+
+from eigen.node.exchange import Exchange, part_digest
+from eigen.node.ports import BlobStore, Network, NetworkError
+from eigen.node.together import together
+from eigen.node.worker import TrainingWorker
+from eigen.protocol import limits
+from eigen.protocol.effects import Audit, Audited
+from eigen.protocol.messages import Attempt, Commitment, LeftOver
+from eigen.protocol.requests import PART, PART_MESSAGE_BYTES_MAX, PartPush, PartQuery
+from eigen.protocol.types import Address, Cid
+from eigen.protocol.wire import WireError, decode, encode
+from eigen.training.errors import TrainingError
+from eigen.training.results import PartAverage
+
+AUDIT_PARTS_MAX = 64
+"""Parts whose aggregation a validator repeats where results leave nothing over: all of a small
+model, a sample of a large one. What is left over has to be computed for every part."""
+
+PARTS_AT_ONCE = 4
+"""Parts audited at a time: with 64 trainers, up to 128 MiB of inputs."""
+
+
+class AuditFailed(Exception):
+    """Results do not follow from the commitments, or what shows it could not be had."""
+
+
+class Auditor:
+    """Audits one run's rounds on one node; `exchange` holds the run's parts."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        me: Address,
+        network: Network,
+        blobs: BlobStore,
+        worker: TrainingWorker,
+    ) -> None:
+        self._exchange = exchange
+        self._context = exchange.context
+        self._me = me
+        self._network = network
+        self._blobs = blobs
+        self._worker = worker
+
+    async def audit(self, effect: Audit) -> Audited:
+        """Repeat the aggregation from committed inputs, then the outer step.
+
+        Raises `AuditFailed` where a result does not follow from what its inputs' authors committed
+        to, or where inputs cannot be had; `PartsMissing` where results cannot; `ContentUnavailable`
+        where the base or what it left over cannot.
+        """
+        attempt = effect.seat.attempt
+        results = await self._exchange.results(attempt, effect.results, effect.sources)
+        left: dict[int, Cid] = {}
+        at_once = trio.CapacityLimiter(PARTS_AT_ONCE)
+
+        async def check(part: int) -> None:
+            async with at_once:
+                again = await self._aggregated_again(effect, part)
+                if self._carries:
+                    self._exchange.keep_left(attempt, part, part_digest(again.data), again.carried)
+                    left[part] = await self._blobs.put(again.carried)
+
+        await together(partial(check, part) for part in self._parts(len(results)))
+        checkpoint = await self._exchange.apply(Cid(effect.seat.base), results)
+        if not left:
+            return Audited(attempt, checkpoint)
+        whole = LeftOver(tuple(left[part] for part in sorted(left)))
+        return Audited(attempt, checkpoint, (await self._blobs.put(encode(whole)),))
+
+    async def _aggregated_again(self, effect: Audit, part: int) -> PartAverage:
+        """One part from its committed inputs, if it comes to the same."""
+        inputs = await self._inputs(effect, part)
+        carried = await self._exchange.carried_state(effect.carried, part)
+        try:
+            again = await self._worker.aggregate(self._context.spec, part, inputs, carried)
+        except TrainingError as error:
+            raise AuditFailed(f"part {part} cannot be aggregated: {error}") from error
+        if part_digest(again.data) != effect.results[part].digest:
+            raise AuditFailed(f"part {part} does not follow from its committed inputs")
+        return again
+
+    @property
+    def _carries(self) -> bool:
+        return self._worker.carries(self._context.spec)
+
+    def _parts(self, count: int) -> range:
+        if self._carries:
+            return range(count)
+        step = max(1, -(-count // AUDIT_PARTS_MAX))
+        return range(int.from_bytes(self._me[:4], "big") % step, count, step)
+
+    async def _inputs(self, effect: Audit, part: int) -> list[tuple[bytes, int]]:
+        """What the included members committed to, with their sample counts, in seat order."""
+        made = dict(effect.commitments)
+        members = tuple(m.trainer for m in effect.seat.members)
+        included = effect.results[part].included
+        inputs = []
+        for author in (m for i, m in enumerate(members) if included >> i & 1):
+            if author not in made:
+                raise AuditFailed(f"part {part} includes somebody who did not commit")
+            push = await self._committed(effect.seat.attempt, part, author, made[author], members)
+            inputs.append((push.data, made[author].samples))
+        return inputs
+
+    async def _committed(
+        self,
+        attempt: Attempt,
+        part: int,
+        author: Address,
+        made: Commitment,
+        members: Sequence[Address],
+    ) -> PartPush:
+        """A part with its proof: from its author, or from whoever aggregated it."""
+        query = encode(PartQuery(attempt, part, author))
+        for source in (author, *(m for m in members if m != author)):
+            if source not in self._network.peers():
+                continue
+            try:
+                reply = await self._network.request(
+                    source,
+                    PART,
+                    query,
+                    reply_bytes_max=PART_MESSAGE_BYTES_MAX,
+                    timeout_s=self._context.deadlines.inputs_s,
+                )
+                push = decode(reply, PartPush, bytes_max=PART_MESSAGE_BYTES_MAX)
+            except (NetworkError, WireError):
+                continue
+            if push.part == part and self._exchange.proves(push, made):
+                return push
+            self._network.penalize(source, limits.PENALTY_BAD_DATA, "a part without its proof")
+        raise AuditFailed(f"part {part} of {author.hex()} is not to be had")
