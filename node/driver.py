@@ -357,9 +357,10 @@ class RunDriver:
 
     def _take_result(self, sender: Address, push: ResultPush) -> None:
         """An aggregated part from its owner."""
-        if self.trainer is None or push.attempt.round != self.head.round + 1:
-            return
-        if sender not in self.trainer.members:
+        members = self.trainer.members if self.trainer else ()
+        if push.attempt.round != self.head.round + 1 or (self.trainer and not members):
+            return  # it may be asked for by its digest later
+        if sender not in members:
             raise RequestRefused("not seated together in this round")
         if push.part >= self.context.part_count:
             raise RequestRefused(f"an update has {self.context.part_count} parts")

@@ -115,6 +115,44 @@ def last_records(network: HeapNetwork) -> list[RoundRecord]:
     return [records[round_] for round_ in sorted(records)]
 
 
+def test_a_run_goes_on_with_the_last_trainer_alone() -> None:
+    run = context(2, 2, rounds=6, trainers_min=1)
+    network = HeapNetwork(run, trainers(4), 3)
+    watch = Watch(network)
+    assert network.run(30.0, lambda net: net.nodes[trainers(1)[0]].head.round == 2)
+    for lost in trainers(4)[1:]:
+        network.kill(lost)
+    assert network.run(600.0, finished)
+    assert watch.adopted_s[6] > 0
+    records = network.nodes[trainers(1)[0]].records
+    assert {c.account for c in records[6].trainers} == {trainers(1)[0]}
+    assert {c.amount for c in records[6].trainers} == {c.amount for c in records[5].trainers}
+
+
+def test_a_run_pauses_without_trainers_and_resumes_where_it_was() -> None:
+    run = context(2, 2, rounds=4)
+    network = HeapNetwork(run, trainers(3), 5)
+    Watch(network)
+    assert network.run(30.0, lambda net: net.nodes[trainers(1)[0]].head.round == 2)
+    for one in trainers(3):
+        network.kill(one)
+    stopped = max(n.head.round for n in network.nodes.values())
+    assert not network.run(500.0, finished)
+    assert max(n.head.round for n in network.nodes.values()) <= stopped + 1
+    for one in trainers(3):
+        network.restart(one)
+    assert network.run(1_500.0, everybody_finished)
+    roots = [n.records[4].checkpoint for n in network.nodes.values()]
+    assert len(set(roots)) == 1
+
+
+def test_a_group_of_one_averages_with_nobody() -> None:
+    run = context(1, 1, rounds=3, trainers_min=1)
+    network = HeapNetwork(run, trainers(1), 7)
+    Watch(network)
+    assert network.run(100.0, everybody_finished)
+
+
 def test_a_late_joiner_takes_the_head_and_is_paid_from_then_on() -> None:
     network = HeapNetwork(context(rounds=6), trainers(4), 9)
     late = trainers(4)[3]

@@ -22,7 +22,7 @@ from eigen.crypto.merkle import CommitmentTree
 from eigen.node.audit import AuditFailed
 from eigen.node.datasets import Dataset
 from eigen.node.driver import RunDriver
-from eigen.node.exchange import RESULTS_PER_SENDER_MAX, PartsMissing
+from eigen.node.exchange import RESULTS_PER_SENDER_MAX, PartsMissing, part_digest
 from eigen.node.ports import BulkWriter, RequestRefused
 from eigen.node.rounds import Rounds, payout_root
 from eigen.node.run_ports import RunPorts
@@ -381,6 +381,10 @@ async def test_a_pushed_part_waits_for_its_commitment_and_is_taken_then(tmp_path
                 deliver(said)
             await out.finish(timeout_s=10)
         assert bob.exchange._input(attempt, 0, at.alice.address) == push
+        async with lane(at.val, at.bob) as out:
+            await out.send(encode(ResultPush(attempt, 0, 1, b"data")), timeout_s=5)
+            with pytest.raises(RequestRefused, match="not seated"):
+                await out.finish(timeout_s=5)
 
 
 async def test_parts_are_shown_to_validators_and_taken_from_who_is_seated(tmp_path: Path) -> None:
@@ -396,11 +400,12 @@ async def test_parts_are_shown_to_validators_and_taken_from_who_is_seated(tmp_pa
         moved = replace(push, part=1)
         assert not at.val.driver.exchange.proves(moved, done.made[at.alice.address])
 
-        stranger = ResultPush(done.attempt, 0, 1, b"data")
+        early = ResultPush(done.attempt, 0, 1, b"data")
         async with lane(at.val, at.bob) as out:
-            await out.send(encode(stranger), timeout_s=5)
-            with pytest.raises(RequestRefused, match="not seated"):
-                await out.finish(timeout_s=5)
+            await out.send(encode(early), timeout_s=5)
+            await out.finish(timeout_s=5)
+        held = at.bob.driver.exchange._round(1).results
+        assert part_digest(b"data") not in {digest for _, digest in held}, "no seat is open"
         unknown = replace(query, attempt=Attempt(Digest(bytes(32)), 1, 0))  # type: ignore[arg-type]
         with pytest.raises(RequestRefused, match="not open here"):
             await ask(at.val, at.bob, PART, unknown)
