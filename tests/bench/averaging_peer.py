@@ -95,7 +95,7 @@ def run_spec(dataset: Cid, wanted: dict[str, Any]) -> RunSpec:
 
 
 def watch(driver: RunDriver) -> None:
-    """Say when an update is ready, when the phase changes, and which checkpoint a round ends with."""
+    """Say when an update is ready, when the phase changes, and what a round ends with."""
     handle = driver._handle
 
     async def handle_and_say(event: Event) -> None:
@@ -119,12 +119,17 @@ def watch(driver: RunDriver) -> None:
     driver._handle = handle_and_say  # type: ignore[method-assign]
 
 
-async def main(home: Path, wanted: dict[str, Any]) -> None:
+def identity_in(home: Path) -> Identity:
+    """The same after a restart."""
     key = home / "key"
     home.mkdir(parents=True, exist_ok=True)
     if not key.exists():
         key.write_bytes(Identity.generate().secret)
-    identity = Identity.from_secret(key.read_bytes())
+    return Identity.from_secret(key.read_bytes())
+
+
+async def main(home: Path, wanted: dict[str, Any]) -> None:
+    identity = identity_in(home)
     validates = wanted["role"] == "validator"
     deadlines = Parameters(**wanted["deadlines"])
     contracts = Contracts(*(Address(bytes([i]) * 20) for i in (1, 2, 3, 4)))
