@@ -120,7 +120,10 @@ class Auditor:
         made: Commitment,
         members: Sequence[Address],
     ) -> PartPush:
-        """A part with its proof: from its author, or from whoever aggregated it."""
+        """A part with its proof: from here, from its author, or from whoever aggregated it."""
+        here = self._exchange.held(attempt, part, author)
+        if here is not None and self._exchange.proves(here, made):
+            return here
         query = encode(PartQuery(attempt, part, author))
         for source in (author, *(m for m in members if m != author)):
             if source not in self._network.peers():

@@ -106,7 +106,7 @@ class RunDriver:
         validates = me in context.validators
         self.committee = CommitteeMachine(context, me, self.head, promises) if validates else None
         self.exchange = Exchange(
-            context, me, ports.network, ports.blobs, ports.worker, ports.blocks.fetch
+            context, me, ports.network, ports.blobs, ports.worker, ports.blocks
         )
         self.auditor = Auditor(self.exchange, me, ports.network, ports.blobs, ports.worker)
         self.history: dict[int, RoundRecord] = {}
@@ -366,6 +366,13 @@ class RunDriver:
             raise RequestRefused(f"an update has {self.context.part_count} parts")
         result = self.exchange.keep_result(push, sender)
         self.post(ResultArrived(sender, push.attempt, push.part, result))
+
+    def shows_parts_to(self, peer: Address) -> bool:
+        """Validators audit. So may who is seated, where updates tell of no private data."""
+        if peer in self.context.validators:
+            return True
+        seated = self.trainer is not None and peer in self.trainer.members
+        return seated and not self.context.sealed
 
     def serve_part(self, query: PartQuery) -> bytes:
         """See `Exchange.serve_part`."""

@@ -4,7 +4,7 @@ It holds and moves parts; what to do with them when is the trainer and committee
 """
 
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -12,6 +12,7 @@ import structlog
 import trio
 
 from eigen.crypto.merkle import CommitmentTree, InclusionProof, verify_inclusion
+from eigen.node.fetch import BlockExchange
 from eigen.node.ports import BlobStore, Network, NetworkError, RequestRefused
 from eigen.node.together import together
 from eigen.node.worker import TrainingWorker
@@ -66,9 +67,6 @@ class _Round:
     left: dict[tuple[int, Digest], bytes] = field(default_factory=dict)  # see PartAverage.carried
 
 
-Fetch = Callable[[Cid], Awaitable[bytes]]
-
-
 class Exchange:
     """Parts of one run on one node. Two rounds are kept, so that a late validator can audit."""
 
@@ -79,14 +77,14 @@ class Exchange:
         network: Network,
         blobs: BlobStore,
         worker: TrainingWorker,
-        fetch: Fetch,
+        blocks: BlockExchange,
     ) -> None:
         self.context = context
         self._me = me
         self._network = network
         self._blobs = blobs
         self._worker = worker
-        self._fetch = fetch
+        self._blocks = blocks
         self._rounds: dict[int, _Round] = {}
         self._fetching = trio.CapacityLimiter(FETCHES_AT_ONCE)
         self._carried: dict[int, bytes] = {}
@@ -113,8 +111,9 @@ class Exchange:
         if not carried:
             return b""
         if part not in self._carried:
-            left = decode(await self._fetch(carried[0]), LeftOver)
-            self._carried[part] = await self._fetch(left.parts[part])
+            fetch = partial(self._blocks.fetch, prefer=sorted(self.context.validators))
+            left = decode(await fetch(carried[0]), LeftOver)
+            self._carried[part] = await fetch(left.parts[part])
         return self._carried[part]
 
     def forget_before(self, number: int) -> None:
@@ -173,7 +172,8 @@ class Exchange:
         """Hold a peer's part for aggregation and for validators."""
         self._round(push.attempt.round).inputs[push.attempt, push.part, sender] = push
 
-    def _input(self, attempt: Attempt, part: int, sender: Address) -> PartPush | None:
+    def held(self, attempt: Attempt, part: int, sender: Address) -> PartPush | None:
+        """A part of this node's update, or one that was handed here; None where it is not here."""
         if sender == self._me:
             return self._own_push(attempt, part)
         held = self._rounds.get(attempt.round)
@@ -187,7 +187,7 @@ class Exchange:
         inputs = [
             (sender, push.data, weight)
             for sender, weight in effect.inputs
-            if (push := self._input(effect.attempt, effect.part, sender)) is not None
+            if (push := self.held(effect.attempt, effect.part, sender)) is not None
         ]
         refused = [a for a, _ in effect.inputs if a not in {sender for sender, *_ in inputs}]
         carried = await self.carried_state(effect.carried, effect.part)
@@ -235,7 +235,7 @@ class Exchange:
     # serving --------------------------------------------------------------------------------------
     def serve_part(self, query: PartQuery) -> bytes:
         """A part of an update, its author's own or one that was handed here."""
-        push = self._input(query.attempt, query.part, query.trainer)
+        push = self.held(query.attempt, query.part, query.trainer)
         if push is None:
             raise RequestRefused("no such part here")
         return encode(push)
@@ -304,7 +304,7 @@ class Exchange:
 
     async def apply(self, base: Cid, results: Sequence[bytes]) -> Cid:
         """The outer step from `base`. Returns the durable checkpoint's CID."""
-        theta = await self._fetch(base)
+        theta = await self._blocks.fetch(base)
         checkpoint = await self._worker.outer_step(self.context.spec, theta, results)
         return await self._blobs.put(checkpoint)
 

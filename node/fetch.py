@@ -19,6 +19,8 @@ log = structlog.get_logger()
 
 BLOCK_TIMEOUT_S = 20.0
 """One block of 1 MiB at 50 KB/s; a slower peer is left for another."""
+NEXT_PEER_S = 2.0
+"""A peer that takes longer over a block, as one that is frozen does, is not waited for alone."""
 ROUNDS_OVER_PEERS = 3
 """So often every known peer is asked for a block before it counts as unavailable."""
 
@@ -84,13 +86,33 @@ class BlockExchange:
             first = [p for p in preferred if p in connected]
             rest = sorted(connected - set(first))
             start = turn % len(first) if first else 0  # spread blocks over the preferred peers
-            for peer in [*first[start:], *first[:start], *rest]:
-                asked += 1
-                block = await self._ask(peer, cid)
-                if block is not None:
-                    return block
+            order = [*first[start:], *first[:start], *rest]
+            asked += len(order)
+            block = await self._first_of(order, cid)
+            if block is not None:
+                return block
             await trio.sleep(0.2 * (attempt + 1))
         raise ContentUnavailable(f"no peer has {cid} ({asked} requests)")
+
+    async def _first_of(self, peers: Sequence[Address], cid: Cid) -> bytes | None:
+        """Ask one after another; one that is slow is left to answer beside the next."""
+        found: list[bytes] = []
+
+        async with trio.open_nursery() as nursery:
+
+            async def ask(peer: Address, answered: trio.Event) -> None:
+                block = await self._ask(peer, cid)
+                if block is not None:
+                    found.append(block)
+                    nursery.cancel_scope.cancel()
+                answered.set()
+
+            for peer in peers:
+                answered = trio.Event()
+                nursery.start_soon(ask, peer, answered)
+                with trio.move_on_after(NEXT_PEER_S):
+                    await answered.wait()
+        return found[0] if found else None
 
     async def _ask(self, peer: Address, cid: Cid) -> bytes | None:
         try:

@@ -229,8 +229,8 @@ class Rounds:
     async def _serve_part(self, peer: Address, payload: bytes) -> bytes:
         query = decode(payload, PartQuery)
         driver = self._driver_of(query.attempt.run)
-        if peer not in driver.context.validators:
-            raise RequestRefused("parts are shown to validators only")
+        if not driver.shows_parts_to(peer):
+            raise RequestRefused("parts are shown to validators, and where data is open to members")
         return driver.serve_part(query)
 
     async def _serve_result(self, _peer: Address, payload: bytes) -> bytes:

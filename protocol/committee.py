@@ -274,8 +274,8 @@ class CommitteeMachine:
     # outcome --------------------------------------------------------------------------------------
     def _propose_when_ready(self, number: int, now: float) -> Effects:
         credited = self.evidence.creditable(number)
-        members = self.evidence.members(number)
-        missing = any(m not in credited and m not in self._down for m in members)
+        awaited = self.evidence.contributing(number) - credited
+        missing = any(m not in self._down for m in awaited)
         if not credited or (missing and number not in self._notices_due):
             return []
         record = self.evidence.record(number, credited, self.evidence.seated_by(number))

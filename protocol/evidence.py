@@ -177,17 +177,18 @@ class RoundEvidence:
         """
         return frozenset(self._seat_votes.votes(number))
 
-    def creditable(self, number: int) -> frozenset[Address]:
-        """Who committed, is in every part, voted for the results and holds the checkpoint."""
-        stepped = self._notices.voters(number, self.audited[number].checkpoint)
+    def contributing(self, number: int) -> frozenset[Address]:
+        """Who committed and is in every part of the agreed results."""
         mask = ~0
         for result in self.results[number]:
             mask &= result.included
         in_all = (m for i, m in enumerate(self.members(number)) if mask >> i & 1)
-        agreeing = set(self.agreeing(number))
-        return frozenset(
-            m for m in in_all if m in agreeing and m in stepped and self.commitment(number, m)
-        )
+        return frozenset(m for m in in_all if self.commitment(number, m))
+
+    def creditable(self, number: int) -> frozenset[Address]:
+        """Who contributed, voted for the results and holds the checkpoint."""
+        stepped = self._notices.voters(number, self.audited[number].checkpoint)
+        return self.contributing(number) & stepped & frozenset(self.agreeing(number))
 
     def assign(
         self, trainers: tuple[Address, ...]

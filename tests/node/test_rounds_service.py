@@ -124,7 +124,7 @@ class Cast:
 
 
 @asynccontextmanager
-async def cast(folder: Path) -> AsyncIterator[Cast]:
+async def cast(folder: Path, *, sealed: bool = True) -> AsyncIterator[Cast]:
     """Everybody connected, dataset seeded by Alice, one training process for all."""
     async with AsyncExitStack() as stack:
         alice = await stack.enter_async_context(peer(folder))
@@ -138,7 +138,7 @@ async def cast(folder: Path) -> AsyncIterator[Cast]:
             await until(lambda one=one: len(list(_fresh(one))) == 3)
         training, held_out = digits(seed=0)
         shards = [(write_shard(s), len(s)) for s in split(training, 2, seed=0)]
-        cid = await alice.datasets.seed(Dataset("digits", shards, write_shard(held_out), True))
+        cid = await alice.datasets.seed(Dataset("digits", shards, write_shard(held_out), sealed))
         spec = run_spec(cid)
         genesis = await worker.initial_checkpoint(spec)
         context = RunContext(
@@ -150,7 +150,7 @@ async def cast(folder: Path) -> AsyncIterator[Cast]:
             await alice.blobs.put(genesis),
             worker.part_count(spec),
             2,
-            True,
+            sealed,
             DEADLINES,
             payout_root,
         )
@@ -260,6 +260,37 @@ async def test_an_owner_whose_result_does_not_follow_fails_the_audit_and_is_not_
         assert at.val.notes("audit failed") == ["part 0 does not follow from its committed inputs"]
         assert at.val.driver.head.round == 0
         assert all(m.driver.head.round == 0 for m in (at.alice, at.bob))
+
+
+async def test_any_member_can_show_that_an_owners_result_does_not_follow(tmp_path: Path) -> None:
+    async with cast(tmp_path, sealed=False) as at:
+        liar = at.owner_of(0)
+        [honest] = [m for m in at.trainers.values() if m is not liar]
+        truth = liar.driver.exchange.aggregate
+
+        async def poisoned(effect: Aggregate) -> Aggregated:
+            true = await truth(effect)
+            if effect.part != 0:
+                return true
+            mine = liar.driver.exchange._own_push(effect.attempt, 0)
+            assert mine is not None
+            forged = ResultPush(effect.attempt, 0, 0, mine.data)
+            return replace(
+                true, digest=liar.driver.exchange.keep_result(forged, liar.address).digest
+            )
+
+        liar.driver.exchange.aggregate = poisoned  # type: ignore[method-assign]
+        at.start()
+        trainer = honest.driver.trainer
+        assert trainer is not None
+        await until(lambda: trainer._exchange is not None and trainer._exchange.results, 40)
+        exchange = trainer._exchange
+        assert exchange is not None
+        assert exchange.results is not None
+        made, sources = tuple(exchange.commitments.items()), (liar.address,)
+        audit = Audit(exchange.seat, made, exchange.results, sources, exchange.carried)
+        with pytest.raises(AuditFailed, match="part 0 does not follow"):
+            await honest.driver.auditor.audit(audit)
 
 
 @dataclass
@@ -376,11 +407,11 @@ async def test_a_pushed_part_waits_for_its_commitment_and_is_taken_then(tmp_path
         async with lane(at.alice, at.bob) as out:
             await out.send(encode(push), timeout_s=5)
             await trio.sleep(0.5)
-            assert bob.exchange._input(attempt, 0, at.alice.address) is None, "it waits"
+            assert bob.exchange.held(attempt, 0, at.alice.address) is None, "it waits"
             for said in held:
                 deliver(said)
             await out.finish(timeout_s=10)
-        assert bob.exchange._input(attempt, 0, at.alice.address) == push
+        assert bob.exchange.held(attempt, 0, at.alice.address) == push
         async with lane(at.val, at.bob) as out:
             await out.send(encode(ResultPush(attempt, 0, 1, b"data")), timeout_s=5)
             with pytest.raises(RequestRefused, match="not seated"):
@@ -391,7 +422,7 @@ async def test_parts_are_shown_to_validators_and_taken_from_who_is_seated(tmp_pa
     async with cast(tmp_path) as at:
         done = await trained(at)
         query = PartQuery(done.attempt, 0, at.alice.address)
-        with pytest.raises(RequestRefused, match="validators only"):
+        with pytest.raises(RequestRefused, match="shown to validators"):
             await ask(at.bob, at.alice, PART, query)
         push = decode(
             await ask(at.val, at.alice, PART, query), PartPush, bytes_max=PART_MESSAGE_BYTES_MAX
