@@ -211,10 +211,11 @@ class Kad:
             stream, _ = await connection.open([self._protocol])
             try:
                 await stream.write(frame)
-                stream.close_write()
                 answer = await kad_messages.read(stream)
+                stream.close()  # not before: py-libp2p 0.8.1 resets what is half closed
             finally:
-                stream.reset("the query is over")
+                if answer is None:
+                    stream.reset("no answer")
         if answer is None:
             raise ConnectionLost(f"no answer in {KAD_QUERY_TIMEOUT_S} s")
         if answer.kind is not request.kind:
@@ -399,7 +400,11 @@ class Kad:
         return taken
 
     async def _tell(self, named: Contact, key: bytes) -> None:
-        """One ADD_PROVIDER; returns once the peer has closed its side. Raises `Libp2pError`."""
+        """One ADD_PROVIDER. Raises `Libp2pError`, also where the peer refuses it.
+
+        It has no answer of its own (py-libp2p sends it back, others nothing). A PING behind it on
+        the same stream is answered after it was worked on.
+        """
         connection = await self._reach(named)
         loopback = connection.remote.is_loopback
         me = write_record(self._server.own_contact(connection), loopback=loopback, connected=False)
@@ -407,10 +412,9 @@ class Kad:
             raise ConnectionLost("this node knows no address of its own to tell")
         stream, _ = await connection.open([self._protocol])
         try:
-            request = Message(Kind.ADD_PROVIDER, key, providers=(me,))
-            await stream.write(kad_messages.encode(request))
-            stream.close_write()
-            while await stream.read():  # some send the message back, some only close
+            request, ping = Message(Kind.ADD_PROVIDER, key, providers=(me,)), Message(Kind.PING)
+            await stream.write(kad_messages.encode(request) + kad_messages.encode(ping))
+            while (await kad_messages.read(stream)).kind is not Kind.PING:
                 pass
         except BaseException:
             stream.reset("not announced")
