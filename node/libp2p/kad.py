@@ -47,9 +47,12 @@ from eigen.protocol.types import Address
 log = logging.getLogger(__name__)
 
 JOIN_DELAY_S: Final = 1.0
-"""After a new peer in the table before this node looks itself up: several cost one lookup."""
-JOIN_EVERY_S: Final = 60.0
-"""Between two lookups of this node itself because the table grew, once it holds k peers."""
+"""After a new peer in the table before this node looks itself up: several cost one lookup. The
+next such lookup waits twice as long, and so on."""
+JOIN_EVERY_S: Final = 300.0
+"""Between two lookups of this node itself because the table grew, in the end."""
+PROBE_DELAY_S: Final = 0.2
+"""After a connection, before asking what the peer is: a lookup may have opened it to ask."""
 STEP_S: Final = 60.0
 """One bucket at most is refreshed in that time, and expired records are dropped."""
 REFRESH_S: Final = 3600.0
@@ -148,6 +151,8 @@ class Kad:
         while True:
             while self._to_probe:
                 named = self._to_probe.pop(next(iter(self._to_probe)))
+                if self.table.is_fresh(named, trio.current_time()):
+                    continue
                 if self._swarm.connection(named.address) is not None:
                     self._probed_s[named.address] = trio.current_time()
                 try:
@@ -156,16 +161,17 @@ class Kad:
                     log.debug("%s is not in the DHT: %s", named.peer, error)
             self._new_peer = trio.Event()
             await self._new_peer.wait()
+            await trio.sleep(PROBE_DELAY_S)
 
     async def _join_for_ever(self) -> None:
         """Look this node itself up when the table has grown: its neighbours learn of it."""
+        delay_s = JOIN_DELAY_S
         while True:
             await self._grown.wait()
-            await trio.sleep(JOIN_DELAY_S * self._rng.uniform(0.7, 1.3))
+            await trio.sleep(delay_s * self._rng.uniform(0.7, 1.3))
+            delay_s = min(2 * delay_s, JOIN_EVERY_S)
             self._grown = trio.Event()
             await self._look_up(Kind.FIND_NODE, self._swarm.key.peer_id.to_bytes())
-            if len(self.table) >= KAD_K:
-                await trio.sleep(JOIN_EVERY_S * self._rng.uniform(0.7, 1.3))
 
     async def _refresh_for_ever(self) -> None:
         while True:

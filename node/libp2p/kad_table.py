@@ -45,6 +45,11 @@ class RoutingTable:
     def __contains__(self, named: Contact) -> bool:
         return named.address in self._buckets.get(self.bucket_of(named.place), ())
 
+    def is_fresh(self, named: Contact, now_s: float) -> bool:
+        """Whether a peer is in the table and has answered not long ago."""
+        entry = self._buckets.get(self.bucket_of(named.place), {}).get(named.address)
+        return entry is not None and now_s - entry.seen_s < CHECK_AFTER_S
+
     def bucket_of(self, place: int) -> int:
         """Bits that a place shares with this node's, from the front; 256 is this node itself."""
         return BITS - (self._local ^ place).bit_length()

@@ -9,7 +9,7 @@ import pytest
 import trio
 from nodes import make, until
 
-from eigen.node.libp2p import kad_messages, relay
+from eigen.node.libp2p import kad, kad_messages, relay
 from eigen.node.libp2p.bounds import (
     KAD_K,
     KAD_REQUESTS_BURST,
@@ -32,9 +32,12 @@ CID = raw_cid(CONTENT)
 KEY = multihash_of(CID)
 
 
+LIMITS = Limits(peers_wanted=1, connections_per_ip=256, accepts_per_ip_burst=1000)
+
+
 def lone(**changes: object) -> Libp2pNetwork:
     """A host that dials nobody by itself: what connects it beyond its first peers is the DHT."""
-    return make(**({"exchange": False, "limits": Limits(peers_wanted=1)} | changes))
+    return make(**({"exchange": False, "limits": LIMITS} | changes))
 
 
 async def meet(one: Libp2pNetwork, other: Libp2pNetwork) -> None:
@@ -57,8 +60,13 @@ def impatient(monkeypatch):
 
 
 @asynccontextmanager
-async def ring(count: int, chords: int = 1) -> AsyncIterator[tuple[list[Libp2pNetwork], object]]:
-    """Hosts that each dialled the next one and some others: all can be dialled, all are servers."""
+async def ring(
+    count: int, chords: int = 1, known: int | None = None
+) -> AsyncIterator[tuple[list[Libp2pNetwork], object]]:
+    """Hosts that each dialled the next one and some others: all can be dialled, all are servers.
+
+    Ready once each has so many in its table; by default what their own lookups bring.
+    """
     hosts = [lone() for _ in range(count)]
     rng = random.Random(1)
     async with trio.open_nursery() as nursery:
@@ -70,7 +78,7 @@ async def ring(count: int, chords: int = 1) -> AsyncIterator[tuple[list[Libp2pNe
                 if other is not host and other.local not in host.peers():
                     await meet(host, other)
         await until(lambda: all(h._kad.is_server for h in hosts))
-        wanted = min(count - 1, KAD_K) * 2 // 3
+        wanted = known or min(count - 1, KAD_K) * 2 // 3
         await until(lambda: all(len(h._kad.table) >= wanted for h in hosts), timeout_s=120)
         yield hosts, nursery
         nursery.cancel_scope.cancel()
@@ -367,3 +375,30 @@ async def test_a_request_without_a_key_is_a_violation():
         with pytest.raises(StreamReset):
             await say(peer, server, Message(Kind.GET_PROVIDERS))
         assert server.score(peer.local) < 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_a_hundred_hosts_find_what_two_of_them_provide(monkeypatch):
+    """`pytest -s -m slow tests/libp2p/test_kad_network.py` prints what the lookups took."""
+    monkeypatch.setattr(kad, "JOIN_DELAY_S", 1e6)  # one process: they join one after the other
+    async with ring(100, chords=3, known=4) as (hosts, _):
+        for host in hosts:
+            await host._kad._look_up(Kind.FIND_NODE, host._swarm.key.peer_id.to_bytes())
+        await trio.sleep(2)  # who was asked asks back
+        for provider in (hosts[11], hosts[57]):
+            assert await announced(hosts, provider) >= KAD_K * 3 // 4
+        wanted = {hosts[11].local, hosts[57].local}
+        took_ms, hops, queries = [], [], []
+        for seeker in hosts[::5]:
+            start = time.perf_counter()
+            found = await seeker.find_providers(CID, limit=4, timeout_s=30)
+            took_ms.append(1e3 * (time.perf_counter() - start))
+            assert set(found) == wanted - {seeker.local}
+            lookup = await seeker._kad._look_up(Kind.FIND_NODE, KEY)
+            hops.append(lookup.hops)
+            queries.append(lookup.queries)
+        tables = sorted(len(host._kad.table) for host in hosts)
+        print(f"\nlookups {sorted(took_ms)[10]:.0f} ms median, {max(took_ms):.0f} at most;")
+        print(f"hops {max(hops)} at most, queries {sum(queries) / len(queries):.0f} on average;")
+        print(f"tables hold {tables[0]} to {tables[-1]} peers")
