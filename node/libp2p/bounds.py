@@ -150,7 +150,7 @@ KAD_CANDIDATES_MAX: Final = 256
 KAD_LOOKUPS_MAX: Final = 8
 """Lookups under way at a time, all that this node wants together."""
 KAD_REQUESTS_PER_S: Final = 50.0
-"""Requests of one peer that are answered, on average; each costs some 0.5 ms."""
+"""Requests of one peer that are answered, on average; each costs some 1 ms."""
 KAD_REQUESTS_BURST: Final = 500.0
 """As above, at once."""
 KAD_SILENCE_S: Final = 30.0
@@ -160,7 +160,7 @@ KAD_PROBES_MAX: Final = 256
 KAD_BORROWED_MAX: Final = 64
 """Connections that lookups opened and that are more than this node wants."""
 PROVIDER_RECORDS_MAX: Final = 16_384
-"""Provider records held for others, all keys together; some 300 bytes each."""
+"""Provider records held for others, all keys together; some 400 bytes each."""
 PROVIDERS_PER_KEY_MAX: Final = 20
 """Of one content: enough to choose from, and it fits an answer."""
 PROVIDER_KEYS_PER_PEER_MAX: Final = 1024

@@ -53,7 +53,7 @@ class ProviderStore:
                 self._drop(key, oldest)
             if held is not None and len(held.keys) >= PROVIDER_KEYS_PER_PEER_MAX:
                 self._drop(next(iter(held.keys)), provider.address)
-            if self._count >= self._records_max and not self._make_room(provider.address, now_s):
+            if self._count >= self._records_max and not self._make_room(provider.address):
                 return False
         # The steps above may have emptied what was looked up: look again.
         holders = self._expires_s.setdefault(key, {})
@@ -71,7 +71,7 @@ class ProviderStore:
         return [self._providers[p].contact for p in sorted(fresh, key=lambda p: -holders[p])]
 
     def prune(self, now_s: float) -> None:
-        """Forget what has expired."""
+        """Forget what has expired; looks at every record, so call it now and then."""
         expired = [
             (key, peer)
             for key, holders in self._expires_s.items()
@@ -81,10 +81,7 @@ class ProviderStore:
         for key, peer in expired:
             self._drop(key, peer)
 
-    def _make_room(self, newcomer: Address, now_s: float) -> bool:
-        self.prune(now_s)
-        if self._count < self._records_max:
-            return True
+    def _make_room(self, newcomer: Address) -> bool:
         greediest = max(self._providers.values(), key=lambda held: len(held.keys))
         own = self._providers.get(newcomer)
         if own is not None and len(own.keys) >= len(greediest.keys):

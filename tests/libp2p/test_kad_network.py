@@ -170,6 +170,34 @@ async def test_a_lookup_passes_the_dead_and_forgets_them():
         assert len(seeker._kad.table) >= 6, "the living stay"
 
 
+async def test_connections_that_a_lookup_opened_are_given_back_unless_they_are_in_use():
+    async with ring(10) as (hosts, nursery):
+        seeker = lone()
+
+        async def hang(_peer, _payload):
+            await trio.sleep_forever()
+
+        hosts[5].serve("/test/hang/1", hang, request_bytes_max=0)
+        await nursery.start(seeker.run)
+        await meet(seeker, hosts[0])
+        await until(lambda: hosts[5].local in seeker._kad._borrowed)
+        kept = {hosts[0].local, hosts[5].local}
+
+        async def use() -> None:
+            await seeker.request(
+                hosts[5].local, "/test/hang/1", b"", reply_bytes_max=0, timeout_s=60
+            )
+
+        nursery.start_soon(use)
+        connection = seeker._swarm.connection(hosts[5].local)
+        await until(lambda: connection.session.stream_count > kad.RESIDENT_STREAMS)
+        assert len(seeker.peers()) > 2
+        seeker._kad._give_back(trio.current_time())
+        assert len(seeker.peers()) > 2, "they were used just now"
+        later_s = trio.current_time() + kad.BORROWED_S + 1
+        await until(lambda: seeker._kad._give_back(later_s) or seeker.peers() == kept)
+
+
 # Hostile peers --------------------------------------------------------------------------------
 
 
