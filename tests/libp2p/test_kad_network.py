@@ -1,5 +1,6 @@
 """The DHT between real hosts in one process: found, fetched from, lied to, flooded."""
 
+import os
 import random
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -26,6 +27,7 @@ from eigen.node.libp2p.network import Libp2pNetwork
 from eigen.protocol.cid import multihash_of, raw_cid
 from eigen.protocol.types import Address
 
+HOSTS = int(os.environ.get("EIGEN_KAD_HOSTS", "100"))
 KAD = "/eigen/kad/1.0.0"
 CONTENT = b"what everybody looks for"
 CID = raw_cid(CONTENT)
@@ -368,14 +370,12 @@ async def test_a_flood_of_announcements_stays_bounded():
         me = record_of(peer)
         flood = [
             Message(Kind.ADD_PROVIDER, b"\x12\x20" + n.to_bytes(32, "big"), providers=(me,))
-            for n in range(int(KAD_REQUESTS_BURST) * 2)
+            for n in range(int(KAD_REQUESTS_BURST) * 3)
         ]
         with pytest.raises(StreamReset):
             await say(peer, server, *flood)
         assert KAD_REQUESTS_BURST <= len(server._kad.store) < len(flood)
         assert len(server._kad.store) <= PROVIDER_KEYS_PER_PEER_MAX
-        with pytest.raises(StreamReset):
-            await say(peer, server, flood[0])
         assert server.score(peer.local) == 0, "too fast is no crime: it is only not served"
 
 
@@ -407,18 +407,19 @@ async def test_a_request_without_a_key_is_a_violation():
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-async def test_a_hundred_hosts_find_what_two_of_them_provide(monkeypatch):
-    """`pytest -s -m slow tests/libp2p/test_kad_network.py` prints what the lookups took."""
+async def test_many_hosts_find_what_two_of_them_provide(monkeypatch):
+    """`EIGEN_KAD_HOSTS=50 pytest -s tests/libp2p/test_kad_network.py -k many` prints figures."""
     monkeypatch.setattr(kad, "JOIN_DELAY_S", 1e6)  # one process: they join one after the other
-    async with ring(100, chords=3, known=4) as (hosts, _):
+    async with ring(HOSTS, chords=3, known=4) as (hosts, _):
         for host in hosts:
             await host._kad._look_up(Kind.FIND_NODE, host._swarm.key.peer_id.to_bytes())
         await trio.sleep(2)  # who was asked asks back
-        for provider in (hosts[11], hosts[57]):
-            assert await announced(hosts, provider) >= KAD_K * 3 // 4
-        wanted = {hosts[11].local, hosts[57].local}
+        providers = (hosts[11], hosts[-7])
+        for provider in providers:
+            assert await announced(hosts, provider) >= min(HOSTS, KAD_K) * 3 // 4
+        wanted = {provider.local for provider in providers}
         took_ms, hops, queries = [], [], []
-        for seeker in hosts[::5]:
+        for seeker in hosts[::2]:
             start = time.perf_counter()
             found = await seeker.find_providers(CID, limit=4, timeout_s=30)
             took_ms.append(1e3 * (time.perf_counter() - start))
@@ -427,6 +428,7 @@ async def test_a_hundred_hosts_find_what_two_of_them_provide(monkeypatch):
             hops.append(lookup.hops)
             queries.append(lookup.queries)
         tables = sorted(len(host._kad.table) for host in hosts)
-        print(f"\nlookups {sorted(took_ms)[10]:.0f} ms median, {max(took_ms):.0f} at most;")
+        median_ms = sorted(took_ms)[len(took_ms) // 2]
+        print(f"\nlookups {median_ms:.0f} ms median, {max(took_ms):.0f} at most;")
         print(f"hops {max(hops)} at most, queries {sum(queries) / len(queries):.0f} on average;")
         print(f"tables hold {tables[0]} to {tables[-1]} peers")
