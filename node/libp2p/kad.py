@@ -125,6 +125,7 @@ class Kad:
 
     def _connected(self, peer: Address) -> None:
         self._set_mode()
+        self._news.set()
         connection = self._swarm.connection(peer)
         if connection is not None:
             self._want_probe(contact(connection.peer))
@@ -363,6 +364,9 @@ class Kad:
     async def _announce_for_ever(self) -> None:
         while True:
             self._news = trio.Event()
+            if not any(True for _ in self._swarm.peers()):
+                await self._news.wait()
+                continue
             due = [key for key, at_s in self._own.items() if at_s <= trio.current_time()]
             for key in due:
                 taken = await self._announce(key) if key in self._own else 0

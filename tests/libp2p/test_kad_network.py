@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
 import pytest
 import trio
@@ -16,6 +17,7 @@ from eigen.node.libp2p.bounds import (
     KAD_REQUESTS_BURST,
     PROVIDER_KEYS_PER_PEER_MAX,
     PROVIDER_LIFE_S,
+    PROVIDER_RENEW_S,
 )
 from eigen.node.libp2p.config import Limits
 from eigen.node.libp2p.connection import Served
@@ -134,6 +136,17 @@ async def test_a_provider_that_cannot_be_dialled_is_found_and_reached_through_it
         await meet(seeker, hosts[3])
         assert await seeker.find_providers(CID, limit=4, timeout_s=20) == [provider.local]
         assert seeker.describe(provider.local).relayed
+
+
+def test_an_announcement_is_renewed_twice_a_day_and_sooner_while_few_have_it():
+    ours = lone()._kad
+    key_a, key_b = b"a", b"b"
+    assert ours._pause_s(key_a, taken=0) <= kad.RETRY_S
+    gaps_s = [ours._pause_s(key_a, taken=KAD_K - 1) for _ in range(12)]
+    assert gaps_s[0] <= kad.FIRST_RENEWAL_S
+    assert all(later > 1.5 * gap for gap, later in pairwise(gaps_s[:9]))
+    for last_s in (gaps_s[-1], ours._pause_s(key_b, taken=KAD_K)):
+        assert PROVIDER_RENEW_S / 2 < last_s <= PROVIDER_RENEW_S
 
 
 async def test_what_nobody_provides_is_not_found():
