@@ -29,7 +29,7 @@ from eigen.node.libp2p.network import Libp2pNetwork
 from eigen.protocol.cid import multihash_of, raw_cid
 from eigen.protocol.types import Address
 
-HOSTS = int(os.environ.get("EIGEN_KAD_HOSTS", "100"))
+HOSTS = int(os.environ.get("EIGEN_KAD_HOSTS", "50"))
 KAD = "/eigen/kad/1.0.0"
 CONTENT = b"what everybody looks for"
 CID = raw_cid(CONTENT)
