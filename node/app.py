@@ -100,7 +100,7 @@ async def run_node(
             home.identity.secret,
         )
         gossip = Gossip(home.identity, network, network_file.network_id)
-        blocks = BlockExchange(network, blobs)
+        blocks = BlockExchange(network, blobs, network)
         membership = Membership(me, times.heartbeat_ttl_s)
         offers = {
             TRAINER: config.training.enabled and not config.validator.enabled,

@@ -106,8 +106,17 @@ class Datasets:
             rows = [("data-key", _slot(cid, i), key) for i, key in enumerate(keys)]
             await self._records.commit(rows)
         self._manifests[cid] = manifest
+        await self._provide(cid, manifest)
         await self.announce(cid)
         return cid
+
+    async def _provide(self, cid: Cid, manifest: DatasetManifest) -> None:
+        """Let strangers find what is held here: the manifest, and the shards if they are ours."""
+        held = [cid]
+        if manifest.seeder == self._me:
+            held += [manifest.holdout, *(shard.cid for shard in manifest.shards)]
+        for content in held:
+            await self._blocks.provide(content)
 
     async def announce(self, manifest: Cid) -> None:
         """Say that this node serves all blocks of a dataset."""
@@ -251,6 +260,7 @@ class Datasets:
             )
             known = decode(data, DatasetManifest, bytes_max=limits.MANIFEST_BYTES_MAX)
             self._manifests[cid] = known
+            await self._provide(cid, known)
         return known
 
     async def open_shard(self, cid: Cid, shard: int) -> bytes:
@@ -261,6 +271,7 @@ class Datasets:
         stored = await self._blocks.fetch(
             manifest.shards[shard].cid, (manifest.seeder, *self._providers.get(cid, ()))
         )
+        await self._blocks.provide(manifest.shards[shard].cid)
         if not manifest.sealed:
             return stored
         key = await self._data_key(cid, manifest, shard)

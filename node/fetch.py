@@ -1,13 +1,13 @@
 """Fetching content by its id: blocks from several peers, each checked against its hash."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
 
 import structlog
 import trio
 
 from eigen.node.dag import Node, children
-from eigen.node.ports import BlobStore, Network, NetworkError
+from eigen.node.ports import BlobStore, ContentRouting, Network, NetworkError
 from eigen.node.together import together
 from eigen.protocol import limits
 from eigen.protocol.cid import CidError, CidMismatch
@@ -25,6 +25,12 @@ ROUNDS_OVER_PEERS = 3
 """So often every known peer is asked for a block before it counts as unavailable."""
 
 
+PROVIDERS_WANTED = 8
+"""Peers looked for beyond the connected ones: more than share one content's blocks well."""
+PROVIDERS_TIMEOUT_S = 10.0
+"""For one search; the rounds over connected peers go on after it."""
+
+
 class ContentUnavailable(Exception):
     """No peer gave a block that hashes to its id, or the blocks are not those of a file."""
 
@@ -32,9 +38,13 @@ class ContentUnavailable(Exception):
 class BlockExchange:
     """Serves this node's blocks and fetches missing ones. What is fetched stays: it resumes."""
 
-    def __init__(self, network: Network, blobs: BlobStore) -> None:
+    def __init__(
+        self, network: Network, blobs: BlobStore, routing: ContentRouting | None = None
+    ) -> None:
+        """`routing` finds peers that hold a content where no connected peer does."""
         self._network = network
         self._blobs = blobs
+        self._routing = routing
         network.serve(BLOCK, self._serve, request_bytes_max=256)
 
     async def _serve(self, _peer: Address, payload: bytes) -> bytes:
@@ -56,13 +66,13 @@ class BlockExchange:
         have = await self._blobs.get(cid)
         if have is not None and len(have) <= bytes_max:
             return have
-        preferred = list(prefer)
+        sources = _Sources(cid, prefer, self._routing)
         pending = [Node(cid)]
 
         async def get(node: Node, turn: int, below: dict[int, list[Node]]) -> None:
             block = await self._blobs.get_block(node.cid)
             if block is None:
-                block = await self._from_peers(node.cid, preferred, turn)
+                block = await self._from_peers(node.cid, sources, turn)
             below[turn] = children(node, block, bytes_max=bytes_max)
 
         while pending:
@@ -79,11 +89,16 @@ class BlockExchange:
             raise ContentUnavailable(f"{cid} was fetched and is corrupt on disk")
         return whole
 
-    async def _from_peers(self, cid: Cid, preferred: Sequence[Address], turn: int) -> bytes:
+    async def provide(self, cid: Cid) -> None:
+        """Let peers that are not connected know that this node holds a content. Returns at once."""
+        if self._routing is not None:
+            await self._routing.provide(cid)
+
+    async def _from_peers(self, cid: Cid, sources: "_Sources", turn: int) -> bytes:
         asked = 0
         for attempt in range(ROUNDS_OVER_PEERS):
             connected = self._network.peers()
-            first = [p for p in preferred if p in connected]
+            first = [p for p in sources.preferred if p in connected]
             rest = sorted(connected - set(first))
             start = turn % len(first) if first else 0  # spread blocks over the preferred peers
             order = [*first[start:], *first[:start], *rest]
@@ -91,7 +106,9 @@ class BlockExchange:
             block = await self._first_of(order, cid)
             if block is not None:
                 return block
-            await trio.sleep(0.2 * (attempt + 1))
+            if attempt + 1 < ROUNDS_OVER_PEERS:
+                await sources.look(attempt)
+                await trio.sleep(0.2 * (attempt + 1))
         raise ContentUnavailable(f"no peer has {cid} ({asked} requests)")
 
     async def _first_of(self, peers: Sequence[Address], cid: Cid) -> bytes | None:
@@ -137,3 +154,27 @@ class BlockExchange:
         except CidError:
             return None
         return block
+
+
+class _Sources:
+    """Whom one fetch asks first: those it was told of, and providers of the content's root."""
+
+    def __init__(
+        self, root: Cid, prefer: Iterable[Address], routing: ContentRouting | None
+    ) -> None:
+        self.preferred = list(prefer)
+        self._root = root
+        self._routing = routing
+        self._looking = trio.Lock()
+        self._looked = 0
+
+    async def look(self, attempt: int) -> None:
+        """Find providers; once for each attempt, however many blocks are missing."""
+        async with self._looking:
+            if self._routing is None or self._looked > attempt:
+                return
+            self._looked = attempt + 1
+            found = await self._routing.find_providers(
+                self._root, limit=PROVIDERS_WANTED, timeout_s=PROVIDERS_TIMEOUT_S
+            )
+            self.preferred += [peer for peer in found if peer not in self.preferred]

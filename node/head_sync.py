@@ -133,7 +133,7 @@ class HeadSync:
         """Its blobs first, then the record, then everybody is told."""
         [record] = reply.records
         await self._ports.blocks.fetch(record.checkpoint)
-        await self._ports.blobs.put(encode(record))
+        stored = await self._ports.blobs.put(encode(record))
         run, number = self._context.run, record.attempt.round
         if number <= self._head.round:
             return
@@ -146,6 +146,8 @@ class HeadSync:
             cid = await self._ports.blobs.put(residual)
             rows.append(("residual", run, cid.encode()))
         await self._ports.records.commit(rows)
+        await self._ports.blocks.provide(stored)
+        await self._ports.blocks.provide(record.checkpoint)
         self._taken(reply)
 
     # repairing ------------------------------------------------------------------------------------

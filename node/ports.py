@@ -193,6 +193,26 @@ class BulkNetwork(Network, Protocol):
         ...
 
 
+class ContentRouting(Protocol):
+    """Finds peers that hold a content, beyond those that are connected."""
+
+    async def provide(self, cid: Cid) -> None:
+        """Let it be known that this node holds a content, for as long as the network runs.
+
+        Returns at once; the announcement follows in the background and is renewed. Raises
+        `CidError` where `cid` is none.
+        """
+        ...
+
+    async def find_providers(self, cid: Cid, *, limit: int, timeout_s: float) -> Sequence[Address]:
+        """Up to `limit` peers that say they hold a content, all of them connected on return.
+
+        What they say is only a hint: check what they send. Returns after `timeout_s` at the latest,
+        with whom it has found until then; raises nothing of a peer's. A cancel keeps connections.
+        """
+        ...
+
+
 class BlobStore(Protocol):
     """Content-addressed bytes on disk, checked against their CID on read and on write."""
 

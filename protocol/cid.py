@@ -62,6 +62,11 @@ def digest_of(cid: str) -> Digest:
     return parse_cid(cid)[1]
 
 
+def multihash_of(cid: str) -> bytes:
+    """The multihash inside a CID: the same for a block whatever its codec. Raises `CidError`."""
+    return _SHA2_256 + digest_of(cid)
+
+
 def raw_cid(block: bytes) -> Cid:
     """The CID of one raw leaf."""
     return cid_of(RAW, hashlib.sha256(block).digest())

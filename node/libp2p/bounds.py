@@ -123,3 +123,50 @@ PUBLISH_BURST: Final = 64.0
 """Own messages at once."""
 EVENT_QUEUE_MAX: Final = 1024
 """Connection events waiting for one slow listener; then the oldest is dropped and logged."""
+
+# Distributed hash table --------------------------------------------------------------------------
+KAD_K: Final = 20
+"""Peers a bucket, holders of a record, peers named in an answer: the specification's k."""
+KAD_ALPHA: Final = 3
+"""Queries of one lookup under way at a time."""
+KAD_MESSAGE_BYTES_MAX: Final = 128 * 1024
+"""Two lists of 20 peers with eight addresses of 256 bytes are 82 KB; others add signed records."""
+KAD_KEY_BYTES_MAX: Final = 128
+"""A multihash has 34 bytes here and a peer id 39; longer hashes exist."""
+KAD_PEER_ID_BYTES_MAX: Final = 64
+"""A peer id of secp256k1 has 39 bytes, of other keys up to 42."""
+KAD_PEERS_PER_MESSAGE_MAX: Final = 64
+"""Of one list in a message; only the first 20 of an answer are looked at."""
+KAD_ADDRESSES_TOLD: Final = 3
+"""Addresses told of each peer in an answer, as in peer exchange."""
+KAD_QUERY_TIMEOUT_S: Final = 5.0
+"""One query of a lookup, the dial included: a dead peer costs no more."""
+KAD_LOOKUP_TIMEOUT_S: Final = 60.0
+"""One lookup; 100 queries, three at a time, of which a third time out."""
+KAD_QUERIES_PER_LOOKUP_MAX: Final = 100
+"""Peers asked in one lookup, whatever they answer: five times k."""
+KAD_CANDIDATES_MAX: Final = 256
+"""Peers that one lookup keeps in mind; the farthest are forgotten."""
+KAD_LOOKUPS_MAX: Final = 8
+"""Lookups under way at a time, all that this node wants together."""
+KAD_REQUESTS_PER_S: Final = 50.0
+"""Requests of one peer that are answered, on average; each costs some 1 ms."""
+KAD_REQUESTS_BURST: Final = 500.0
+"""As above, at once."""
+KAD_SILENCE_S: Final = 30.0
+"""Between two requests on one stream."""
+KAD_PROBES_MAX: Final = 256
+"""Peers waiting to be asked whether they answer the DHT: as many as may be connected."""
+KAD_BORROWED_MAX: Final = 64
+"""Connections that lookups opened and that are more than this node wants."""
+PROVIDER_RECORDS_MAX: Final = 16_384
+"""Provider records held for others, all keys together; some 400 bytes each."""
+PROVIDERS_PER_KEY_MAX: Final = 20
+"""Of one content: enough to choose from, and it fits an answer."""
+PROVIDER_KEYS_PER_PEER_MAX: Final = 1024
+"""Contents that one peer may have announced here: a sixteenth of all records."""
+PROVIDER_LIFE_S: Final = 24 * 3600.0
+"""How long a record stands: machines at home go off for the night, and one that is gone for good
+misleads for a day at most. The specification asks for 48 h on a public network."""
+PROVIDER_RENEW_S: Final = 12 * 3600.0
+"""How often a record is announced again: one renewal may fail before it is forgotten."""

@@ -62,6 +62,10 @@ class Libp2pConfig:
     """Find peers on the local network."""
     exchange: bool = True
     """Ask connected peers for the peers that they know."""
+    dht: bool = True
+    """Take part in the network's DHT, which finds who provides a content."""
+    dht_protocol: str = "/eigen/kad/1.0.0"
+    """Its protocol id; peers with another one form a DHT of their own."""
     relay_for_others: bool = True
     """Pass connections on to peers of this network that cannot be dialled."""
     use_relays: bool = True

@@ -21,6 +21,7 @@ from eigen.node.libp2p.exchange import PROTOCOL as PEERS_PROTOCOL
 from eigen.node.libp2p.exchange import PeerExchange
 from eigen.node.libp2p.gossip import Gossip
 from eigen.node.libp2p.identity import NodeKey
+from eigen.node.libp2p.kad import Kad
 from eigen.node.libp2p.multiaddrs import Endpoint, parse, parse_peer
 from eigen.node.libp2p.own_addresses import expand, reachable
 from eigen.node.libp2p.rate import Pacer
@@ -35,7 +36,8 @@ from eigen.node.ports import (
     PeerUnreachable,
     RequestHandler,
 )
-from eigen.protocol.types import Address
+from eigen.protocol.cid import multihash_of
+from eigen.protocol.types import Address, Cid
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -78,6 +80,7 @@ class Libp2pNetwork:
             self._swarm, self._supervisor, self._requests, self._relays_to
         )
         limits = config.limits
+        self._kad = Kad(self._swarm, self._supervisor, config.dht_protocol) if config.dht else None
         self._bulk = Bulk(
             self._swarm,
             upload=Pacer(limits.upload_bytes_per_s, limits.peer_upload_bytes_per_s),
@@ -110,6 +113,8 @@ class Libp2pNetwork:
             nursery.start_soon(self._gossip.run)
             if self._config.exchange:
                 nursery.start_soon(self._exchange.run)
+            if self._kad is not None:
+                nursery.start_soon(self._kad.run)
             nursery.start_soon(self._supervisor.run)
             if self._config.use_relays:
                 nursery.start_soon(self._relay_client.run)
@@ -189,6 +194,19 @@ class Libp2pNetwork:
     def serve_bulk(self, protocol: str, handle: BulkHandler) -> None:
         """See `ports.Network.serve_bulk`. Raises ValueError the second time for a protocol."""
         self._bulk.handle(protocol, handle)
+
+    async def provide(self, cid: Cid) -> None:
+        """See `ports.ContentRouting.provide`."""
+        await trio.lowlevel.checkpoint()
+        if self._kad is not None:
+            self._kad.provide(multihash_of(cid))
+
+    async def find_providers(self, cid: Cid, *, limit: int, timeout_s: float) -> Sequence[Address]:
+        """See `ports.ContentRouting.find_providers`."""
+        if self._kad is None:
+            return ()
+        key = multihash_of(cid)
+        return await self._kad.find_providers(key, limit=limit, timeout_s=timeout_s)
 
     def events(self) -> EventQueue:
         """See `ports.Network.events`. Ends when the network stops."""

@@ -140,7 +140,11 @@ class Supervisor:
         Raises `Libp2pError`. A cancel gives the dial up.
         """
         assert endpoint.peer is not None
-        address = address_of_peer(endpoint.peer)
+        return await self.reach(endpoint.peer, [endpoint])
+
+    async def reach(self, peer: ID, endpoints: Sequence[Endpoint]) -> Connection:
+        """As `connect`, over whichever of a peer's endpoints answers first."""
+        address = address_of_peer(peer)
         while True:
             connection = self._swarm.connection(address)
             if connection is not None:
@@ -151,8 +155,9 @@ class Supervisor:
             await in_flight.wait()
         done = self._in_flight[address] = trio.Event()
         try:
-            connection = await self._dial(endpoint.peer, [endpoint])
-            self._book.add(endpoint.peer, address, [endpoint])
+            connection = await self._dial(peer, endpoints)
+            answered = endpoints if len(endpoints) == 1 else [connection.remote]
+            self._book.add(peer, address, answered)
             self._book.succeeded(address)
             return connection
         finally:

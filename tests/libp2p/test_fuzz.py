@@ -12,13 +12,15 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from eigen.node.libp2p import hello, multistream, protobuf, requests
+from eigen.node.libp2p import hello, kad_messages, multistream, protobuf, requests
 from eigen.node.libp2p.bulk_records import Kind, Opener, Sealer
 from eigen.node.libp2p.errors import ConnectionLost, Libp2pError, ProtocolViolation, StreamReset
 from eigen.node.libp2p.gossip_messages import Message, Rpc, sign
 from eigen.node.libp2p.gossip_router import Router
 from eigen.node.libp2p.identity import NodeKey
+from eigen.node.libp2p.kad_contact import contact, read_contact, write_record
 from eigen.node.libp2p.memory_budget import MemoryBudget
+from eigen.node.libp2p.multiaddrs import parse
 from eigen.node.libp2p.yamux import Session
 from eigen.node.libp2p.yamux_frames import frame
 from eigen.node.ports import NetworkError, Verdict
@@ -167,10 +169,15 @@ def test_own_protocols():
     sealer, out = Sealer(bytes(32)), bytearray(100)
     bulk = bytes(out[: sealer.seal(Kind.DATA, b"message", out)])
     lines = multistream.line(multistream.HEADER) + multistream.line("/eigen/x/1")
+    peer = contact(NodeKey(b"\x01" * 32).peer_id, [parse("/ip4/127.0.0.1/tcp/1")])
+    record = write_record(peer, loopback=True, connected=True)
+    named = kad_messages.encode(
+        kad_messages.Message(kad_messages.Kind.GET_PROVIDERS, b"key", (record,), (record,))
+    )
     errors: dict[str, int] = {}
 
     async def one() -> None:
-        kind = rng.randrange(4)
+        kind = rng.randrange(5)
         if kind == 0:
             await hello.read(Bytes(mutate(rng, [hello.frame(greeting)])))
         elif kind == 1:
@@ -178,6 +185,10 @@ def test_own_protocols():
             await requests._read_reply(Bytes(data), 1000, PEER)
         elif kind == 2:
             await multistream.answer(Bytes(mutate(rng, [lines])), {"/eigen/x/1"})
+        elif kind == 3:
+            message = await kad_messages.read(Bytes(mutate(rng, [named])))
+            for record in (*message.closer, *message.providers):
+                read_contact(record, loopback=True)
         else:
             data = mutate(rng, [bulk]) + bytes(4)
             opener = Opener(bytes(32))

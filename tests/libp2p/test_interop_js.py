@@ -1,4 +1,4 @@
-"""js-libp2p in a process of its own: dial, identify, ping, gossip and 100 MB, each both ways.
+"""js-libp2p in a process of its own: dial, identify, ping, gossip, DHT and 100 MB, each both ways.
 
 Needs npm once, to install the packages that `js/package-lock.json` pins.
 """
@@ -9,12 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
+import trio
 from nodes import make, running, until
 from programs import program
 
 from eigen.node.libp2p.connection import Connection, Served
 from eigen.node.libp2p.yamux_stream import Stream
 from eigen.node.ports import Verdict
+from eigen.protocol.cid import multihash_of, raw_cid
 
 FOLDER = Path(__file__).parent / "js"
 BYTES = 100 * 1024 * 1024
@@ -28,7 +30,7 @@ def js() -> list[str]:
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
         pytest.skip("Node.js and npm are needed for js-libp2p")
-    if not (FOLDER / "node_modules" / "@libp2p" / "circuit-relay-v2").is_dir():
+    if not (FOLDER / "node_modules" / "@libp2p" / "kad-dht").is_dir():
         command = [npm, "ci", "--no-audit", "--no-fund"]
         install = subprocess.run(
             command, check=False, cwd=FOLDER, capture_output=True, text=True, timeout=240
@@ -123,3 +125,23 @@ async def test_js_behind_our_relay(js):
         await stream.write(bytes(range(32)))
         assert await stream.read_exactly(32) == bytes(range(32))
         stream.reset()
+
+
+async def test_js_finds_what_we_provide_and_we_what_js_provides(js):
+    ours, theirs = raw_cid(b"ours"), raw_cid(b"theirs")
+    hub, node = (make(admit_strangers=True, exchange=False) for _ in range(2))
+    async with running(hub), running(node):
+        await node.connect(hub.listen_addrs()[0], timeout_s=10)
+        await until(lambda: hub._kad.is_server)
+        async with program([js[0], str(FOLDER / "kad.mjs"), hub.listen_addrs()[0]]) as peer:
+            address = str(await peer.line("address"))
+            await until(lambda: len(hub.peers()) == 2)
+            await node.provide(ours)
+            await until(lambda: hub._kad.store.get(multihash_of(ours), trio.current_time()))
+            await peer.tell(f"find {ours}")
+            found = dict(await peer.line("found"))
+            assert str(node._swarm.key.peer_id) in found
+            await peer.tell(f"provide {theirs}")
+            assert await peer.line("provided") == theirs
+            [provider] = await node.find_providers(theirs, limit=4, timeout_s=20)
+            assert address.endswith(str(node._swarm.connection(provider).peer))

@@ -73,7 +73,7 @@ async def peer(
         blobs = DirectoryBlobs(home / "blobs")
         network = host(identity)
         gossip = Gossip(identity, network, NETWORK_ID)
-        blocks = BlockExchange(network, blobs)
+        blocks = BlockExchange(network, blobs, network)
         template = Heartbeat(
             time.time_ns() // 1_000_000, 0, roles, me, sealing.public_bytes, (), "test"
         )

@@ -15,6 +15,7 @@ from eigen.node import datasets as service
 from eigen.node.datasets import Dataset, ShardUnavailable
 from eigen.node.fetch import ContentUnavailable
 from eigen.node.ports import RequestRefused
+from eigen.protocol.cid import multihash_of
 from eigen.protocol.limits import BLOCK_BYTES_MAX
 from eigen.protocol.messages import DatasetManifest, KeyGrant, SeatMember
 from eigen.protocol.requests import GRANT, GrantQuery, GrantReply
@@ -277,3 +278,17 @@ async def test_a_malformed_grant_query_is_refused(tmp_path: Path) -> None:
             await alice.network.request(
                 bob.address, GRANT, b"\xff\xff", reply_bytes_max=100, timeout_s=5
             )
+
+
+async def test_who_is_not_connected_to_the_seeder_finds_it_by_the_dht(tmp_path: Path) -> None:
+    async with peers(tmp_path, 1) as [hub], peer(tmp_path) as seeder, peer(tmp_path) as stranger:
+        await seeder.meet(hub)
+        cid = await seeder.datasets.seed(dataset(sealed=False))
+        held = len(SHARDS) + len([cid, "the held-out set"])
+        await until(lambda: len(seeder.network._kad._gaps_s) == held)
+        await stranger.meet(hub)
+        assert seeder.address not in stranger.network.peers()
+        assert await stranger.datasets.holdout(cid) == HOLDOUT
+        assert await stranger.datasets.open_shard(cid, 1) == SHARDS[1][0]
+        shard = (await stranger.datasets.manifest(cid)).shards[1].cid
+        assert multihash_of(shard) in stranger.network._kad._own, "it provides what it now holds"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from service_peers import host, peer, peers
+from service_peers import host, peer, peers, until
 
 from eigen.crypto.identity import Identity
 from eigen.node import fetch
@@ -249,3 +249,17 @@ def test_a_dag_of_two_levels_is_followed() -> None:
     assert children(root, block) == [Node(x.cid, x.file_bytes, 1) for x in links]
     with pytest.raises(CidError, match="at most"):
         children(root, block, bytes_max=full)
+
+
+async def test_a_provider_that_is_not_connected_is_found_by_the_dht(tmp_path: Path) -> None:
+    """Alice and Carol each know Bob alone, and nobody tells them of each other."""
+    async with peers(tmp_path, 1) as [bob], peer(tmp_path) as alice, peer(tmp_path) as carol:
+        cid = await alice.blobs.put(LARGE)
+        await alice.meet(bob)
+        await carol.meet(bob)
+        await alice.blocks.provide(cid)
+        await until(lambda: len(bob.network._kad.store) == 1)
+        assert alice.address not in carol.network.peers()
+        assert await carol.blocks.fetch(cid) == LARGE
+        assert alice.address in carol.network.peers()
+        assert await bob.blobs.get(cid) is None, "it came from alice"
