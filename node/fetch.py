@@ -1,6 +1,6 @@
 """Fetching content by its id: blocks from several peers, each checked against its hash."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import structlog
