@@ -47,10 +47,14 @@ def digits_spec(seed: int, trainers: int) -> RunSpec:
 
 
 def codecs() -> None:
-    """MB of fp32 a second and thread, one part of the largest size; best of 200."""
+    """MB of fp32 a second and thread, one part of the largest size; best of 200.
+
+    Errors: normally distributed values, the same with a scale of their own each (heavy tails), and
+    the digits' fifth update.
+    """
     import torch
 
-    from eigen.training.codec import CODECS
+    from eigen.training.codecs.registry import CODECS
 
     torch.set_num_threads(1)
     part_P = torch.randn(PART_VALUES_MAX) * 1e-3

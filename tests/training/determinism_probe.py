@@ -14,7 +14,7 @@ import torch
 
 from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec, RunSpec
 from eigen.protocol.types import Cid
-from eigen.training.codec import CODECS
+from eigen.training.codecs.registry import CODECS
 from eigen.training.engine import Engine
 from eigen.training.spec import check, part_sizes
 from eigen.training.streams import uniform

@@ -7,7 +7,8 @@ import pytest
 
 from eigen.protocol.limits import SKETCH_BYTES
 from eigen.protocol.run import OuterSpec
-from eigen.training.codec import CODECS, VALUE_MAX
+from eigen.training.codecs.blocks import VALUE_MAX
+from eigen.training.codecs.registry import CODECS
 from eigen.training.datasets import Samples, write_shard
 from eigen.training.errors import (
     BadInput,
