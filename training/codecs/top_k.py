@@ -1,6 +1,7 @@
 """The largest values of each chunk, in 1 or 2 bits, and where they lie.
 
-Shape legend: P values of a part, C chunks, K kept values of a chunk, N kept values of a part.
+Shape legend: P values of a part, C chunks, V values of a chunk, G groups of a chunk, M candidates,
+N kept values.
 """
 
 from typing import TYPE_CHECKING
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from eigen.training.codecs.blocks import values_of
+from eigen.training.codecs.blocks import in_blocks, values_of
 from eigen.training.codecs.levels import Levels
 from eigen.training.codecs.rice import decode_gaps, encode_gaps, gaps_bytes_max
 from eigen.training.errors import CodecError
@@ -77,30 +78,25 @@ class TopK:
         return [self._kept] * whole + [-(-self._kept * rest // CHUNK_VALUES)] * (rest > 0)
 
     def _largest(self, value_P: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Where the kept values lie, ascending."""
-        whole = len(value_P) // CHUNK_VALUES * CHUNK_VALUES
-        found = []
-        for start, stop, count in (
-            (0, whole, self._kept),
-            (whole, len(value_P), self._counts(len(value_P))[-1] if whole < len(value_P) else 0),
-        ):
-            if start < stop:
-                chunk_CV = value_P[start:stop].reshape(-1, min(CHUNK_VALUES, stop - start))
-                index_CK = _largest_of_each(chunk_CV, count)
-                index_CK += np.arange(start, stop, CHUNK_VALUES)[:, None]
-                found.append(index_CK.ravel())
-        return np.concatenate([np.zeros(0, np.int64), *found])
+        """Where the kept values lie, ascending.
 
-
-def _largest_of_each(chunk_CV: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """Places [C, K] in their chunks, ascending.
-
-    Magnitudes are compared as integers, with what is left of the chunk behind the value as the
-    lower bits: no two keys are equal, so every way to choose the largest chooses the same.
-    """
-    import torch
-
-    key_CV = (chunk_CV.view(np.int32) & 0x7FFFFFFF).astype(np.int64) << _INDEX_BITS
-    key_CV |= np.arange(CHUNK_VALUES - 1, CHUNK_VALUES - 1 - chunk_CV.shape[1], -1)
-    key_CK = torch.from_numpy(key_CV).topk(count, sorted=False).values.numpy()
-    return np.sort(CHUNK_VALUES - 1 - (key_CK & (CHUNK_VALUES - 1)), axis=1)
+        Magnitudes are compared as integers, and equal ones by place, so there is one answer. Only
+        candidates are sorted: a chunk has as many values that reach the K-th largest of the maxima
+        of its groups as there are such groups, so the K largest are among those that reach it.
+        """
+        magnitude_CV = in_blocks(value_P.view(np.int32) & 0x7FFFFFFF, CHUNK_VALUES)
+        count_C = np.array(self._counts(len(value_P)), np.int64)
+        groups = 4 * self._kept
+        maxima_CG = np.sort(magnitude_CV.reshape(-1, CHUNK_VALUES // groups, groups).max(1), axis=1)
+        floor_C = maxima_CG[np.arange(len(count_C)), groups - count_C]
+        place_M = np.flatnonzero(magnitude_CV >= floor_C[:, None])
+        chunk_M = place_M >> _INDEX_BITS
+        order_M = (chunk_M << 31) + (0x7FFFFFFF - magnitude_CV.reshape(-1)[place_M])
+        key_M = np.sort(order_M << _INDEX_BITS | place_M & (CHUNK_VALUES - 1))
+        found_C = np.bincount(chunk_M, minlength=len(count_C))
+        first_C = np.cumsum(found_C) - found_C
+        rank_M = np.arange(len(key_M)) - np.repeat(first_C, found_C)
+        key_N = key_M[rank_M < np.repeat(count_C, found_C)]
+        kept_P = np.zeros(magnitude_CV.size, np.bool_)
+        kept_P[(key_N >> 43 << _INDEX_BITS) | key_N & (CHUNK_VALUES - 1)] = True
+        return np.flatnonzero(kept_P)
