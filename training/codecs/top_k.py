@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CHUNK_VALUES = 4096
-_INDEX_BITS = 12
+_PLACE_BITS = 12
+_MAGNITUDE_BITS = 31
+_LARGEST = 2**_MAGNITUDE_BITS - 1
 
 
 class TopK:
@@ -80,23 +82,25 @@ class TopK:
     def _largest(self, value_P: NDArray[np.float32]) -> NDArray[np.int64]:
         """Where the kept values lie, ascending.
 
-        Magnitudes are compared as integers, and equal ones by place, so there is one answer. Only
-        candidates are sorted: a chunk has as many values that reach the K-th largest of the maxima
-        of its groups as there are such groups, so the K largest are among those that reach it.
+        Magnitudes are compared as integers, and equal ones by place, so there is one answer. Few
+        values are sorted: of the groups of a chunk, K have a maximum that reaches the K-th largest
+        of these maxima; so at least K values reach it, and the K largest are among them.
         """
-        magnitude_CV = in_blocks(value_P.view(np.int32) & 0x7FFFFFFF, CHUNK_VALUES)
+        magnitude_CV = in_blocks(value_P.view(np.int32) & _LARGEST, CHUNK_VALUES)
         count_C = np.array(self._counts(len(value_P)), np.int64)
         groups = 4 * self._kept
         maxima_CG = np.sort(magnitude_CV.reshape(-1, CHUNK_VALUES // groups, groups).max(1), axis=1)
         floor_C = maxima_CG[np.arange(len(count_C)), groups - count_C]
         place_M = np.flatnonzero(magnitude_CV >= floor_C[:, None])
-        chunk_M = place_M >> _INDEX_BITS
-        order_M = (chunk_M << 31) + (0x7FFFFFFF - magnitude_CV.reshape(-1)[place_M])
-        key_M = np.sort(order_M << _INDEX_BITS | place_M & (CHUNK_VALUES - 1))
+        chunk_M = place_M // CHUNK_VALUES
+        # In ascending order of keys: by chunk, the largest first, and of equals the first.
+        key_M = chunk_M << _MAGNITUDE_BITS | (_LARGEST - magnitude_CV.reshape(-1)[place_M])
+        key_M = np.sort(key_M << _PLACE_BITS | place_M % CHUNK_VALUES)
         found_C = np.bincount(chunk_M, minlength=len(count_C))
         first_C = np.cumsum(found_C) - found_C
         rank_M = np.arange(len(key_M)) - np.repeat(first_C, found_C)
         key_N = key_M[rank_M < np.repeat(count_C, found_C)]
         kept_P = np.zeros(magnitude_CV.size, np.bool_)
-        kept_P[(key_N >> 43 << _INDEX_BITS) | key_N & (CHUNK_VALUES - 1)] = True
+        chunk_N = key_N >> _MAGNITUDE_BITS + _PLACE_BITS
+        kept_P[chunk_N * CHUNK_VALUES + key_N % CHUNK_VALUES] = True
         return np.flatnonzero(kept_P)
