@@ -75,10 +75,13 @@ class RunFile:
 
     def spec(self, manifest: Cid) -> RunSpec:
         """The run spec. Raises `RunFileError`, naming the field that is wrong."""
+        from eigen.training.codecs.registry import CODECS, DEFAULT_CODEC
+
         reader = _Table(self.path, self.table, "")
         model, inner, outer = (reader.sub(name) for name in ("model", "inner", "outer"))
         aggregation = reader.sub("aggregation", {})
-        codec = reader.take("codec", str, "int8")
+        codec = reader.take("codec", str, DEFAULT_CODEC)
+        answer = CODECS[codec].answer if codec in CODECS else codec  # checked with the spec
         options = tuple(
             (name, model.take(name, int)) for name in sorted(model.rest({"architecture"}))
         )
@@ -106,7 +109,7 @@ class RunFile:
                     outer.number("momentum", 0.0),
                 ),
                 codec=codec,
-                result_codec=reader.take("result_codec", str, codec),
+                result_codec=reader.take("result_codec", str, answer),
                 aggregation=AggregationSpec(
                     aggregation.take("rule", str, "mean"),
                     round(100 * aggregation.number("tolerated_percent", 0.0)),

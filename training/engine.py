@@ -17,7 +17,9 @@ from eigen.protocol.run import RunSpec
 from eigen.training import checkpoint as checkpoints
 from eigen.training.aggregation import RULES
 from eigen.training.architectures import Declaration
-from eigen.training.codec import CODECS, VALUE_MAX, Codec, encode_with_feedback
+from eigen.training.codecs.blocks import VALUE_MAX
+from eigen.training.codecs.codec import Codec, encode_with_feedback
+from eigen.training.codecs.registry import CODECS
 from eigen.training.datasets import Samples, join, read_shard
 from eigen.training.errors import BadInput, CodecError, Diverged, ResidualError, ShardError
 from eigen.training.inner import evaluate, local_steps
@@ -109,12 +111,11 @@ class Engine:
         result_P = RULES[spec.aggregation.rule](parts, [samples for _, samples in inputs])
         result_codec = CODECS[spec.result_codec]
         left_P = _read_residual(result_codec, values, carried)
-        # Rounding may put a mean of largest values one step above what the codec takes.
-        wanted_P = (result_P + left_P).clamp_(-VALUE_MAX, VALUE_MAX)
-        data = result_codec.encode(wanted_P)
-        if result_codec.lossless:
-            return PartAverage(data, b"")
-        return PartAverage(data, (wanted_P - result_codec.decode(data, values)).numpy().tobytes())
+        # Rounding may put a mean of largest values one step above what codecs take.
+        data, left_P = encode_with_feedback(
+            result_codec, result_P.clamp_(-VALUE_MAX, VALUE_MAX), left_P
+        )
+        return PartAverage(data, b"" if result_codec.lossless else left_P.numpy().tobytes())
 
     def outer_step(self, spec: RunSpec, base: bytes, results: Sequence[bytes]) -> bytes:
         """The next canonical checkpoint from `base` and the aggregated parts, in part order.

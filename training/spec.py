@@ -11,7 +11,7 @@ from eigen.protocol import limits
 from eigen.protocol.run import RunSpec
 from eigen.training.aggregation import RULES
 from eigen.training.architectures import Declaration, declare
-from eigen.training.codec import CODECS
+from eigen.training.codecs.registry import CODECS
 from eigen.training.errors import SpecError
 from eigen.training.outer import OUTER_RULES
 
@@ -70,9 +70,13 @@ def part_sizes(spec: RunSpec) -> list[int]:
 
 
 def part_bytes(spec: RunSpec) -> list[int]:
-    """The exact encoded size of each part: what a receiver has to allow. Raises `SpecError`."""
-    codec = CODECS[spec.codec]
-    return [codec.encoded_bytes(values) for values in part_sizes(spec)]
+    """The most bytes of each part of an update: what its owner has to allow. Raises `SpecError`."""
+    return [CODECS[spec.codec].encoded_bytes(values) for values in part_sizes(spec)]
+
+
+def result_bytes(spec: RunSpec) -> list[int]:
+    """The most bytes of each part's result: what a trainer has to allow. Raises `SpecError`."""
+    return [CODECS[spec.result_codec].encoded_bytes(values) for values in part_sizes(spec)]
 
 
 def carries(spec: RunSpec) -> bool:

@@ -56,6 +56,18 @@ def test_a_good_file_gives_the_spec_that_it_says(tmp_path: Path) -> None:
     assert encode_bare(spec) == encode_bare(load_run_file(run_file.path).spec(MANIFEST))
 
 
+def test_an_answer_travels_as_its_codec_says_unless_the_file_does(tmp_path: Path) -> None:
+    for line, codecs in (
+        ("", ("2bit", "2bit")),
+        ('codec = "int8"', ("int8", "int8")),
+        ('codec = "top64-2bit"', ("top64-2bit", "top256-2bit")),
+        ('codec = "top64-2bit"\nresult_codec = "fp16"', ("top64-2bit", "fp16")),
+        ('result_codec = "int8"', ("2bit", "int8")),
+    ):
+        spec = load_run_file(write(tmp_path, f"{line}\n{GOOD}")).spec(MANIFEST)
+        assert (spec.codec, spec.result_codec) == codecs
+
+
 def test_a_manifest_may_stand_for_the_source(tmp_path: Path) -> None:
     text = GOOD.replace('source = "digits"', f'manifest = "{MANIFEST}"')
     run_file = load_run_file(write(tmp_path, text))

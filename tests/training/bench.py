@@ -1,6 +1,6 @@
 """Measures what docs/training.md quotes; a program, not a test.
 
-python tests/training/bench.py codecs|digits|replay|worker
+python tests/training/bench.py codecs|digits|digits_codecs|replay|worker
 """
 
 import contextlib
@@ -47,14 +47,27 @@ def digits_spec(seed: int, trainers: int) -> RunSpec:
 
 
 def codecs() -> None:
-    """MB of fp32 a second and thread, one part of the largest size; best of 200."""
+    """MB of fp32 a second and thread, one part of the largest size; best of 200.
+
+    Relative errors are of normally distributed values, of the same with a log-normal scale each
+    (heavy tails), and of the digits' first update.
+    """
     import torch
 
-    from eigen.training.codec import CODECS
+    from eigen.training.codecs.codec import Codec
+    from eigen.training.codecs.levels import Levels
+    from eigen.training.codecs.registry import CODECS
+    from eigen.training.datasets import digits as load
+    from eigen.training.datasets import split, write_shard
+    from eigen.training.engine import Engine
 
-    torch.set_num_threads(1)
-    part_P = torch.randn(PART_VALUES_MAX) * 1e-3
-    megabytes = 4 * PART_VALUES_MAX / 1e6
+    engine, spec = Engine(threads=1), replace(digits_spec(0, 4), codec="fp32")
+    shard = write_shard(split(load(0)[0], 4, 0)[0])
+    update = engine.train(spec, engine.initial_checkpoint(spec), [shard], bytes(32), b"")
+    generator = torch.Generator().manual_seed(0)
+    normal_P = torch.randn(PART_VALUES_MAX, generator=generator) * 1e-3
+    heavy_P = normal_P * (torch.randn(PART_VALUES_MAX, generator=generator) * 0.7).exp()
+    update_P = torch.frombuffer(bytearray(b"".join(update.parts)), dtype=torch.float32)
 
     def best(act: Callable[[], object]) -> float:
         times = []
@@ -62,66 +75,88 @@ def codecs() -> None:
             start = time.perf_counter()
             act()
             times.append(time.perf_counter() - start)
-        return megabytes / min(times)
+        return 4 * PART_VALUES_MAX / 1e6 / min(times)
 
-    for name, codec in CODECS.items():
-        data = codec.encode(part_P)
-        encoding = best(lambda codec=codec: codec.encode(part_P))
+    def error(codec: Codec, part_P: torch.Tensor) -> float:
+        back_P = codec.decode(codec.encode(part_P), len(part_P))
+        return float((back_P - part_P).norm() / part_P.norm())
+
+    beside: dict[str, Codec] = {"2bit of 128": Levels(2, 128), "2bit of 512": Levels(2, 512)}
+    for name, codec in {**CODECS, **beside}.items():
+        data = codec.encode(normal_P)
+        encoding = best(lambda codec=codec: codec.encode(normal_P))
         decoding = best(lambda codec=codec, data=data: codec.decode(data, PART_VALUES_MAX))
-        error = float((codec.decode(data, PART_VALUES_MAX) - part_P).norm() / part_P.norm())
+        sent = len(data) + len(CODECS[codec.answer].encode(normal_P))
+        errors = " ".join(
+            f"{error(codec, part_P):7.5f}" for part_P in (normal_P, heavy_P, update_P)
+        )
         print(
-            f"{name:5} {len(data) / PART_VALUES_MAX:.4f} bytes a value, "
-            f"encode {encoding:5.0f} MB/s, decode {decoding:5.0f} MB/s, relative error {error:.1e}"
+            f"{name:12} {len(data) / PART_VALUES_MAX:.4f} bytes a value, H = 30 with its answer "
+            f"{30 * 8 * PART_VALUES_MAX / sent:7,.0f} times less, encode {encoding:6,.0f} MB/s, "
+            f"decode {decoding:6,.0f} MB/s, errors {errors}"
         )
 
 
-def digits() -> None:
-    """Held-out accuracy after each round: least and mean of ten seeds."""
+def train_digits(spec: RunSpec, trainers: int, away: int, rounds: int) -> tuple[list[float], float]:
+    """Held-out accuracy after each round, and the median seconds of one trainer's round."""
     from eigen.training.datasets import digits as load
     from eigen.training.datasets import split, write_shard
     from eigen.training.engine import Engine
 
     engine = Engine(threads=1)
-
-    def run(spec: RunSpec, trainers: int, away: int, rounds: int) -> tuple[list[float], float]:
-        training, held_out = load(spec.seed)
-        shards = [write_shard(shard) for shard in split(training, trainers, spec.seed)]
-        judged = write_shard(held_out)
-        checkpoint = engine.initial_checkpoint(spec)
-        residuals = [b""] * trainers
-        accuracy, seconds = [], []
-        for number in range(rounds):
-            present = [(number + i) % trainers for i in range(trainers - away)]
-            updates = []
-            for trainer in present:
-                order = hashlib.sha256(bytes([spec.seed, number, trainer])).digest()
-                shard = shards[(trainer + number) % trainers]
-                start = time.perf_counter()
-                update = engine.train(spec, checkpoint, [shard], order, residuals[trainer])
-                seconds.append(time.perf_counter() - start)
-                residuals[trainer] = update.residual
-                updates.append(update)
-            results = [
-                engine.aggregate(
-                    spec, part, [(u.parts[part], u.samples) for u in updates], b""
-                ).data
-                for part in range(engine.part_count(spec))
-            ]
-            checkpoint = engine.outer_step(spec, checkpoint, results)
-            accuracy.append(engine.evaluate(spec, checkpoint, judged).accuracy)
-        return accuracy, statistics.median(seconds)
-
-    def table(title: str, trainers: int = 4, away: int = 0, **changes: object) -> None:
-        runs = [
-            run(replace(digits_spec(seed, trainers), **changes), trainers, away, 8)  # type: ignore[arg-type]
-            for seed in range(10)
+    training, held_out = load(spec.seed)
+    shards = [write_shard(shard) for shard in split(training, trainers, spec.seed)]
+    judged = write_shard(held_out)
+    checkpoint = engine.initial_checkpoint(spec)
+    residuals = [b""] * trainers
+    carried = [b""] * engine.part_count(spec)
+    accuracy, seconds = [], []
+    for number in range(rounds):
+        updates = []
+        for trainer in [(number + i) % trainers for i in range(trainers - away)]:
+            order = hashlib.sha256(bytes([spec.seed, number, trainer])).digest()
+            shard = shards[(trainer + number) % trainers]
+            start = time.perf_counter()
+            update = engine.train(spec, checkpoint, [shard], order, residuals[trainer])
+            seconds.append(time.perf_counter() - start)
+            residuals[trainer] = update.residual
+            updates.append(update)
+        results = [
+            engine.aggregate(spec, part, [(u.parts[part], u.samples) for u in updates], left)
+            for part, left in enumerate(carried)
         ]
-        rounds = list(zip(*(accuracy for accuracy, _ in runs), strict=True))
-        least = " ".join(f"{100 * min(values):5.1f}" for values in rounds)
-        mean = " ".join(f"{100 * statistics.mean(values):5.1f}" for values in rounds)
-        seconds = statistics.median(taken for _, taken in runs)
-        print(f"{title:32} least {least} | mean {mean} | {seconds:.3f} s", flush=True)
+        carried = [result.carried for result in results]
+        checkpoint = engine.outer_step(spec, checkpoint, [result.data for result in results])
+        accuracy.append(engine.evaluate(spec, checkpoint, judged).accuracy)
+    return accuracy, statistics.median(seconds)
 
+
+def table(title: str, trainers: int = 4, away: int = 0, **changes: object) -> None:
+    """One row: held-out accuracy after each round, least and mean of ten seeds."""
+    runs = [
+        train_digits(replace(digits_spec(seed, trainers), **changes), trainers, away, 8)  # type: ignore[arg-type]
+        for seed in range(10)
+    ]
+    by_round = list(zip(*(accuracy for accuracy, _ in runs), strict=True))
+    least = " ".join(f"{100 * min(values):5.1f}" for values in by_round)
+    mean = " ".join(f"{100 * statistics.mean(values):5.1f}" for values in by_round)
+    seconds = statistics.median(taken for _, taken in runs)
+    print(f"{title:32} least {least} | mean {mean} | {seconds:.3f} s", flush=True)
+
+
+def digits_codecs() -> None:
+    """The digits with the codecs of fewest bytes, each with its answer, momentum or none."""
+    from eigen.training.codecs.registry import CODECS
+
+    plain = OuterSpec("sgd", 1.0, 0.0)
+    for name in ("2bit", "top64-2bit", "1bit", "top256-2bit"):
+        for outer in (DIGITS.outer, plain):
+            title = f"{name}, {outer.rule}"
+            table(title, outer=outer, codec=name, result_codec=CODECS[name].answer)
+
+
+def digits() -> None:
+    """Held-out accuracy after each round with what docs/training.md recommends, and beside it."""
     table("preset (int8, Nesterov 0.7, 0.5)")
     table("fp32", codec="fp32", result_codec="fp32")
     table("sgd 1.0", outer=OuterSpec("sgd", 1.0, 0.0))
@@ -260,6 +295,7 @@ if __name__ == "__main__":
     measurements = {
         "codecs": codecs,
         "digits": digits,
+        "digits_codecs": digits_codecs,
         "replay": replay,
         "replayed": replayed,
         "worker": worker,

@@ -2,19 +2,21 @@
 
     ATEN_CPU_CAPABILITY=avx2 python tests/training/determinism_probe.py
 
-`sum` and `fused` are here for contrast: a reduction depends on the thread count, and torch's scaled
-addition on whether the instruction set has a fused multiply-add. Where they do not, the comparison
-shows nothing.
+`sum`, `fused` and `exp` are here for contrast: a reduction depends on the thread count, torch's
+scaled addition on whether the instruction set has a fused multiply-add, and numpy's exponential on
+what numpy was built for. Where they do not, the comparison shows nothing.
 """
 
 import hashlib
 import json
 
+import numpy as np
 import torch
 
 from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec, RunSpec
 from eigen.protocol.types import Cid
-from eigen.training.codec import CODECS
+from eigen.training.codecs.codec import encode_with_feedback
+from eigen.training.codecs.registry import CODECS
 from eigen.training.engine import Engine
 from eigen.training.spec import check, part_sizes
 from eigen.training.streams import uniform
@@ -67,8 +69,21 @@ def digests(threads: int) -> dict[str, str]:
                 note(f"{codec} result {step}.{part}", results[-1])
             checkpoint = engine.outer_step(run, checkpoint, results)
             note(f"{rule} checkpoint {step}", checkpoint)
+    drawn_P = torch.from_numpy(uniform("codecs", b"", PART_VALUES))
+    old_P = torch.from_numpy(uniform("residuals", b"", PART_VALUES)) * 1e-3
+    for kind, part_P in (
+        ("spread", drawn_P * drawn_P * drawn_P * 0.01),
+        ("ties", (drawn_P * 8.0).round() * 0.125),
+        ("tiny", drawn_P * 2.0**-100),
+    ):
+        for name, codec in CODECS.items():
+            data, left_P = encode_with_feedback(codec, part_P, old_P)
+            note(f"{name} {kind}", data)
+            note(f"{name} {kind} left", left_P.numpy().tobytes())
+            note(f"{name} {kind} alone", codec.encode(part_P))
     terms_P = torch.from_numpy(uniform("sum", b"", check(run).layout.values)) * 0.1
     note("sum", terms_P.sum().numpy().tobytes())
+    note("exp", np.exp(drawn_P.numpy()).tobytes() + np.exp(drawn_P.double().numpy()).tobytes())
     note("fused", torch.add(terms_P, terms_P.flip(0), alpha=0.3).numpy().tobytes())
     return found
 

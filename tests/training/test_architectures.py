@@ -7,7 +7,7 @@ from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec
 from eigen.training.architectures import ARCHITECTURES, declare
 from eigen.training.errors import SpecError
 from eigen.training.models import build, flatten, initial_vector, unflatten
-from eigen.training.spec import check, part_bytes, part_count, part_sizes
+from eigen.training.spec import check, part_bytes, part_count, part_sizes, result_bytes
 
 MLP = {"inputs": 64, "hidden": 32, "depth": 2, "classes": 10}
 CNN = {"side": 8, "planes": 1, "channels": 4, "hidden": 16, "classes": 10}
@@ -87,6 +87,9 @@ def test_parts_cover_the_vector_and_know_their_size(make_spec) -> None:
     assert part_count(spec) == 3
     assert part_sizes(spec) == [1000, 1000, 410]
     assert part_bytes(spec) == [1000 + 2 * 4, 1000 + 2 * 4, 410 + 2 * 2]
+    apart = make_spec(part_values=1000, codec="top64-2bit", result_codec="fp16")
+    assert result_bytes(apart) == [2000 + 2 * 4, 2000 + 2 * 4, 820 + 2 * 2]
+    assert part_bytes(apart)[0] < 30
     assert part_sizes(make_spec(part_values=1205)) == [1205, 1205]
 
 

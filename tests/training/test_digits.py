@@ -8,7 +8,7 @@ import pytest
 from eigen.training.presets import DIGITS
 
 
-@pytest.mark.parametrize("codec", ["int8", "fp32"])
+@pytest.mark.parametrize("codec", ["int8", "fp32", "2bit"])
 def test_four_trainers_learn_the_digits(engine, make_spec, shards, held_out, codec: str) -> None:
     spec = replace(
         make_spec(),
