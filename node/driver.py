@@ -190,7 +190,7 @@ class RunDriver:
         for key in [k for k in self._timers if k[1].round <= record.attempt.round]:
             if key[0] != "repair":
                 self._timers.pop(key).cancel()
-        self.exchange.forget_before(record.attempt.round)
+        self.exchange.forget_through(record.attempt.round)
 
     # effects --------------------------------------------------------------------------------------
     async def _perform(self, effect: Effect) -> None:

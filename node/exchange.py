@@ -68,7 +68,7 @@ class _Round:
 
 
 class Exchange:
-    """Parts of one run on one node. Two rounds are kept, so that a late validator can audit."""
+    """Parts of one run on one node, of the rounds that are not attested yet."""
 
     def __init__(
         self,
@@ -116,9 +116,9 @@ class Exchange:
             self._carried[part] = await fetch(left.parts[part])
         return self._carried[part]
 
-    def forget_before(self, number: int) -> None:
-        """Drop the parts of rounds before this one."""
-        self._rounds = {n: r for n, r in self._rounds.items() if n >= number}
+    def forget_through(self, number: int) -> None:
+        """Drop the parts of rounds that are attested: who is late takes the checkpoint."""
+        self._rounds = {n: r for n, r in self._rounds.items() if n > number}
 
     # this node's update ---------------------------------------------------------------------------
     def keep_update(

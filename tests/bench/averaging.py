@@ -142,9 +142,13 @@ class Network:
 
 
 def exchange(peers: int, values: int, codec: str, rounds: int) -> dict[str, float]:
-    """Median time of an exchange, and the most memory that a node took over its idle state."""
+    """Median time of an exchange, and the memory that a node took over its idle state.
+
+    Once when it has all results, and at most in a whole round, checkpoints on their way included.
+    """
     with Network(peers, codec=codec, hidden=HIDDEN[values], deadlines=PATIENT) as network:
         ready: dict[Peer, int] = {}
+        held_bytes: dict[Peer, int] = {}
         peak: dict[Peer, int] = {}
         trained: dict[int, dict[Peer, float]] = {}
         held: dict[int, dict[Peer, float]] = {}
@@ -152,9 +156,10 @@ def exchange(peers: int, values: int, codec: str, rounds: int) -> dict[str, floa
         while True:
             peer, said = network.next(300)
             if "ready" in said:
-                ready[peer] = said["rss"]
-            if "rss_peak" in said:
-                peak[peer] = said["rss_peak"]
+                ready[peer] = said["rss_ready"]["now"]
+            if "rss" in said:
+                held_bytes[peer] = max(held_bytes.get(peer, 0), said["rss"]["now"])
+                peak[peer] = said["rss"]["peak"]
             if "trained" in said:
                 trained.setdefault(said["trained"], {})[peer] = said["at"]
             if said.get("phase") in ("agreed", "stepping"):
@@ -169,11 +174,12 @@ def exchange(peers: int, values: int, codec: str, rounds: int) -> dict[str, floa
             if len(held.get(r, ())) == len(trained.get(r, ())) == peers
         ]
         assert len(times) > rounds // 2, "most rounds must be whole"
-        grown = max(peak[p] - ready[p] for p in network.trainers)
+        grown = [max(most[p] - ready[p] for p in network.trainers) for most in (held_bytes, peak)]
     return {
         "exchange_s": statistics.median(times),
         "rounds": len(times),
-        "rss_over_vector": grown / (4 * values),
+        "rss_over_vector": grown[0] / (4 * values),
+        "rss_of_a_round_over_vector": grown[1] / (4 * values),
         "replicas_differ": max(len(each) for each in checkpoints.values()) - 1,
     }
 
@@ -182,7 +188,8 @@ def codec_times(values: int, codec: str) -> dict[str, float]:
     """Encoding with error feedback and decoding a whole vector, part by part, on one thread."""
     import torch
 
-    from eigen.training.codecs import CODECS, encode_with_feedback
+    from eigen.training.codecs.codec import encode_with_feedback
+    from eigen.training.codecs.registry import CODECS
 
     torch.set_num_threads(1)
     chosen, part = CODECS[codec], 131_072

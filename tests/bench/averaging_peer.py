@@ -67,8 +67,11 @@ def say(**fields: Any) -> None:
     print(json.dumps({"at": time.monotonic(), **fields}), flush=True)
 
 
-def rss_peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def rss_bytes() -> dict[str, int]:
+    """Memory of this process now, and the most that it had."""
+    with open("/proc/self/statm") as file:
+        now = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return {"now": now, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
 def run_spec(dataset: Cid, wanted: dict[str, Any]) -> RunSpec:
@@ -114,7 +117,7 @@ def watch(driver: RunDriver) -> None:
         if driver.phase != before:
             say(phase=driver.phase, round=driver.head.round + 1)
         if driver.phase != before and driver.phase in (Phase.AGREED.value, Phase.STEPPING.value):
-            say(rss_peak=rss_peak_bytes())
+            say(rss=rss_bytes())
 
     driver._handle = handle_and_say  # type: ignore[method-assign]
 
@@ -186,7 +189,7 @@ async def main(home: Path, wanted: dict[str, Any]) -> None:
             )
             await rounds.open(opened, spec)
             watch(rounds.drivers[opened.run])
-            say(ready=True, parts=worker.part_count(spec), rss=rss_peak_bytes(), pid=os.getpid())
+            say(ready=True, parts=worker.part_count(spec), rss_ready=rss_bytes(), pid=os.getpid())
             await trio.sleep_forever()
 
 
