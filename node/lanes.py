@@ -19,8 +19,9 @@ log = structlog.get_logger()
 Make = Callable[[], bytes | None]
 """The message when its turn comes; None where it is not wanted any more."""
 
-IDLE_S = 2.0
-"""A lane without work is closed after this: the next round's parts come much later."""
+IDLE_S = 30.0
+"""A lane without work is closed after this. Opening one takes four round trips: short rounds keep
+theirs, and long ones do not notice."""
 QUEUED_MAX = 4096
 """Messages waiting for one peer: every part and every result of the largest vector, twice."""
 

@@ -8,21 +8,30 @@ when there is no queue, the cap rises again. Linux only; elsewhere nothing happe
 import contextlib
 import struct
 import sys
+from collections import deque
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 TCP_INFO: Final = 11
 SO_MAX_PACING_RATE: Final = 47
 INFO_BYTES: Final = 168
-RTT_AT, MIN_RTT_AT, DELIVERY_RATE_AT = 68, 148, 160
-"""Offsets in Linux's `struct tcp_info`, stable since 4.9."""
+APP_LIMITED_AT, RTT_AT, MIN_RTT_AT, DELIVERY_RATE_AT = 7, 68, 148, 160
+"""Offsets in Linux's `struct tcp_info`, stable since 4.9; the first is a byte whose lowest bit it
+is."""
 INTERVAL_S: Final = 0.05
+SAMPLES: Final = 4
+"""A queue stands in all of the last round trips; in some of them it is but a delay."""
 QUEUE_TARGET_S: Final = 0.004
 """A queue above it is ours to shorten; below it is noise."""
 BACK_OFF: Final = 0.9
 """Of the rate that gets through: a tenth of the line drains the queue."""
 RISE: Final = 1.006
 """An interval: about an eighth a second."""
+HELPED: Final = 0.9
+"""A queue that is not below this share of what it was, once a back-off must have shown, is not of
+our making: another's, or a radio or a busy machine that takes its time."""
+NOISE_FADE: Final = 0.995
+"""An interval: what was taken for noise is half forgotten after seven seconds."""
 RELEASE: Final = 3.0
 """A cap this far above what gets through binds nothing and is lifted."""
 RATE_MIN_BYTES_PER_S: Final = 64 * 1024
@@ -48,12 +57,15 @@ class Line:
     rtt_s: float
     shortest_rtt_s: float
     delivered_bytes_per_s: float
+    sender_waits: bool
+    """Whether there was less to send than the line would have taken."""
 
 
 def read_line(sock: Options) -> Line | None:
     """The kernel's figures, or None where it has none."""
     try:
         info = sock.getsockopt(6, TCP_INFO, INFO_BYTES)
+        (limited,) = struct.unpack_from("=B", info, APP_LIMITED_AT)
         (rtt_us,) = struct.unpack_from("=I", info, RTT_AT)
         (min_rtt_us,) = struct.unpack_from("=I", info, MIN_RTT_AT)
         (delivered,) = struct.unpack_from("=Q", info, DELIVERY_RATE_AT)
@@ -61,7 +73,7 @@ def read_line(sock: Options) -> Line | None:
         return None
     if not delivered or not min_rtt_us:
         return None
-    return Line(rtt_us / 1e6, min_rtt_us / 1e6, float(delivered))
+    return Line(rtt_us / 1e6, min_rtt_us / 1e6, float(delivered), bool(limited & 1))
 
 
 class Governor:
@@ -70,23 +82,46 @@ class Governor:
     def __init__(self) -> None:
         self.cap_bytes_per_s: float | None = None
         self._patience_until_s = 0.0
+        self._queue_before_s = 0.0  # at the last back-off, until it is known whether that helped
+        self._noise_s = 0.0
+        self._rtts_s: deque[float] = deque(maxlen=SAMPLES)
 
     def update(self, line: Line, now_s: float) -> bool:
         """Take new figures; true if the cap has changed."""
-        queue_s = line.rtt_s - line.shortest_rtt_s
-        cap = self.cap_bytes_per_s
-        if queue_s > QUEUE_TARGET_S:
+        self._rtts_s.append(line.rtt_s)
+        queue_s = min(self._rtts_s) - line.shortest_rtt_s
+        uncertain_s = (max(self._rtts_s) - min(self._rtts_s)) / 2
+        if queue_s > QUEUE_TARGET_S + self._noise_s + uncertain_s:
             if now_s < self._patience_until_s:
                 return False
-            through = line.delivered_bytes_per_s
-            lowered = BACK_OFF * (through if cap is None else min(through, cap))
-            self.cap_bytes_per_s = max(RATE_MIN_BYTES_PER_S, lowered)
-            # What was done shows after the queue has drained and a round trip has passed.
-            self._patience_until_s = now_s + line.rtt_s + queue_s / (1 - BACK_OFF)
-            return True
-        if cap is None:
+            if self._queue_before_s and queue_s > HELPED * self._queue_before_s:
+                return self._take_back(queue_s)
+            return not line.sender_waits and self._back_off(line, queue_s, now_s)
+        self._noise_s *= NOISE_FADE
+        self._queue_before_s = 0.0
+        return self._rise(line)
+
+    def _back_off(self, line: Line, queue_s: float, now_s: float) -> bool:
+        cap, through = self.cap_bytes_per_s, line.delivered_bytes_per_s
+        lowered = BACK_OFF * (through if cap is None else min(through, cap))
+        self.cap_bytes_per_s = max(RATE_MIN_BYTES_PER_S, lowered)
+        # What was done shows after the queue has drained and a round trip has passed.
+        self._patience_until_s = now_s + line.rtt_s + queue_s / (1 - BACK_OFF)
+        self._queue_before_s = queue_s
+        return True
+
+    def _take_back(self, queue_s: float) -> bool:
+        """Backing off did not help: that queue is not ours to shorten."""
+        self._noise_s = queue_s
+        self._queue_before_s = 0.0
+        if self.cap_bytes_per_s is not None:
+            self.cap_bytes_per_s /= BACK_OFF
+        return True
+
+    def _rise(self, line: Line) -> bool:
+        if self.cap_bytes_per_s is None:
             return False
-        raised = cap * RISE
+        raised = self.cap_bytes_per_s * RISE
         self.cap_bytes_per_s = None if raised > RELEASE * line.delivered_bytes_per_s else raised
         return True
 

@@ -1,7 +1,8 @@
 """Measures rounds of averaging by real peers, a process each, beside hivemind; kills and freezes.
 
 `python tests/bench/averaging.py --json` prints every figure; `--quick` takes a tenth of the time;
-`--only exchange,hivemind,faults` picks. hivemind runs in a venv of its own, made where
+`--only exchange,hivemind,shaped,large,faults` picks; `large` (8 peers, 100M values) is not among
+those that run unasked. hivemind runs in a venv of its own, made where
 `--hivemind-venv` says at the first use. Figures depend on the machine: quote them as ratios.
 
 A peer's time for a round has three parts. *exchange*: from when the last peer has its update ready
@@ -24,10 +25,15 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "libp2p"))
+hub, line = import_module("hub"), import_module("line")
+
 HIDDEN = {85_000: 256, 10_000_000: 3_125, 100_000_000: 9_962}
 """Width of an `mlp` of depth 2 with about so many parameters."""
 PATIENT = {
@@ -54,7 +60,16 @@ HASTY = PATIENT | {
 class Peer:
     """One process; `events` has what all of them say, in order of arrival."""
 
-    def __init__(self, folder: Path, name: str, wanted: dict[str, Any], events: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        wanted: dict[str, Any],
+        events: Any,
+        inside: Sequence[str] = (),
+    ) -> None:
+        """`inside` is the command's prefix that runs it elsewhere, as in a network namespace."""
+        self.inside = inside
         self.name = name
         self.folder = folder
         self.wanted = wanted
@@ -66,7 +81,7 @@ class Peer:
         command = [sys.executable, str(HERE / "averaging_peer.py"), str(self.folder / self.name)]
         log = (self.folder / f"{self.name}.log").open("a")
         self.process = subprocess.Popen(
-            [*command, json.dumps(self.wanted)],
+            [*self.inside, *command, json.dumps(self.wanted)],
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
@@ -76,8 +91,8 @@ class Peer:
 
     def _read(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            said = json.loads(line)
+        for text in process.stdout:
+            said = json.loads(text)
             self.phase = said.get("phase", self.phase)
             self.events.put((self, said))
 
@@ -94,11 +109,13 @@ class Peer:
 class Network:
     """One validator and some trainers, whose rounds go on until the context is left."""
 
-    def __init__(self, trainers: int, **wanted: Any) -> None:
+    def __init__(self, trainers: int, *, places: Sequence[str] = (), **wanted: Any) -> None:
+        """`places` are network namespaces of `hub`, the validator's first; else all on loopback."""
+        self.places = places
         self.events: queue.Queue[tuple[Peer, dict[str, Any]]] = queue.Queue()
         self.folder = Path(tempfile.mkdtemp(prefix="eigen-averaging-"))
         common = {"peers": trainers, "validators": [], "bootstrap": [], **wanted}
-        self.validator = self._peer("validator", {**common, "role": "validator"})
+        self.validator = self._peer(0, "validator", {**common, "role": "validator"})
         known = self.wait(self.validator, "address", 120)
         common |= {
             "role": "trainer",
@@ -106,11 +123,16 @@ class Network:
             "bootstrap": [known["multiaddr"]],
             "dataset": known["dataset"],
         }
-        self.trainers = [self._peer(f"trainer-{i + 1}", common) for i in range(trainers)]
+        numbers = range(1, trainers + 1)
+        self.trainers = [self._peer(i, f"trainer-{i}", common) for i in numbers]
         self.address: dict[str, Peer] = {}
 
-    def _peer(self, name: str, wanted: dict[str, Any]) -> Peer:
-        return Peer(self.folder, name, wanted, self.events)
+    def _peer(self, index: int, name: str, wanted: dict[str, Any]) -> Peer:
+        if not self.places:
+            return Peer(self.folder, name, wanted, self.events)
+        inside = ("ip", "netns", "exec", self.places[index])
+        wanted = {**wanted, "ip": hub.address(index)}
+        return Peer(self.folder, name, wanted, self.events, inside)
 
     def __enter__(self) -> "Network":
         return self
@@ -141,12 +163,15 @@ class Network:
 # the exchange -------------------------------------------------------------------------------------
 
 
-def exchange(peers: int, values: int, codec: str, rounds: int) -> dict[str, float]:
+def exchange(
+    peers: int, values: int, codec: str, rounds: int, places: Sequence[str] = ()
+) -> dict[str, float]:
     """Median time of an exchange, and the memory that a node took over its idle state.
 
     Once when it has all results, and at most in a whole round, checkpoints on their way included.
     """
-    with Network(peers, codec=codec, hidden=HIDDEN[values], deadlines=PATIENT) as network:
+    wanted = {"codec": codec, "hidden": HIDDEN[values], "deadlines": PATIENT}
+    with Network(peers, places=places, **wanted) as network:
         ready: dict[Peer, int] = {}
         held_bytes: dict[Peer, int] = {}
         peak: dict[Peer, int] = {}
@@ -238,6 +263,33 @@ def hivemind(venv: Path, peers: int, values: int, codec: str, rounds: int) -> di
     )
     figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     assert figures["relative_error"] < 0.05, f"hivemind's {codec} average is wrong: {figures}"
+    return figures
+
+
+def shaped(values: int, codec: str, rounds: int) -> dict[str, Any]:
+    """Four peers with 20 Mbit/s up and 50 ms of round trip: how much of the line a round uses."""
+    if reason := line.available():
+        return {"shaped": f"skipped: {reason}"}
+    peers, rate = 4, 20e6 / 8
+    name = f"avg{os.getpid() % 10_000}"
+    arguments = [name, "0.025", str(int(rate * 0.1)), "0", *[str(rate)] * peers]
+    running = subprocess.Popen(
+        [sys.executable, hub.__file__, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stdin is not None
+    assert running.stdout is not None
+    try:
+        places = json.loads(running.stdout.readline())["hub"]
+        figures: dict[str, Any] = exchange(peers, values, codec, rounds, places)
+    finally:
+        running.stdin.close()
+        running.wait(10)
+    each = 2 * (peers - 1) / peers * codec_times(values, codec)["bytes_a_value"] * values
+    figures["line_s"] = each / rate
+    figures["line_share"] = figures["line_s"] / figures["exchange_s"]
     return figures
 
 
@@ -360,6 +412,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     if "large" in chosen:
         figures["eight_peers"] = whole(8, values, "2bit", 2)
         figures["hundred_million"] = whole(4, 100_000_000, "2bit", 2)
+    if "shaped" in chosen:
+        figures["shaped"] = shaped(values, "2bit", rounds)
     if "faults" in chosen:
         figures |= faults(options.faults or (20 if options.quick else 200), options.seed)
     return figures
@@ -369,7 +423,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one JSON object and nothing else")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", default="exchange,hivemind,faults")
+    parser.add_argument("--only", default="exchange,hivemind,shaped,faults")
     parser.add_argument("--faults", type=int, default=0, help="how many; 0 for the usual number")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--hivemind-venv", type=Path, default=Path("/tmp/eigen-hivemind-venv"))

@@ -15,6 +15,8 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 
 TUNSETIFF = 0x400454CA
 IFF_TUN_NO_PI = 0x1001
@@ -35,16 +37,20 @@ def ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True)
 
 
-def open_end(namespace: str, own: str, other: str) -> int:
-    """A namespace whose only way out is a TUN device; returns the device's descriptor."""
+def open_end(namespace: str, own: str, others: str) -> int:
+    """A namespace whose only way out is a TUN device; returns the device's descriptor.
+
+    `others`, an address or a network, is what that way leads to.
+    """
     tun = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
-    name = f"{namespace[:12]}"
+    name = f"tun{namespace[-12:]}"
     fcntl.ioctl(tun, TUNSETIFF, struct.pack("16sH", name.encode(), IFF_TUN_NO_PI))
     ip("netns", "add", namespace)
     ip("link", "set", name, "netns", namespace)
     inside = ("netns", "exec", namespace, "ip")
-    ip(*inside, "addr", "add", own, "peer", other, "dev", name)
+    ip(*inside, "addr", "add", own, "dev", name)
     ip(*inside, "link", "set", name, "up")
+    ip(*inside, "route", "add", others, "dev", name)
     ip(*inside, "link", "set", "lo", "up")
     return tun
 
@@ -65,21 +71,26 @@ class Direction:
         self._free_at = start + len(packet) / self._rate
         self._packets.append((self._free_at + self._delay_s, packet))
 
-    def deliver(self, tun: int, now: float) -> float:
-        """Write what is due; returns when the next packet is."""
+    def release(self, deliver: Callable[[bytes], None], now: float) -> float:
+        """Hand on what is due; returns when the next packet is."""
         while self._packets and self._packets[0][0] <= now:
-            with contextlib.suppress(OSError):
-                os.write(tun, self._packets.popleft()[1])
+            deliver(self._packets.popleft()[1])
         return self._packets[0][0] if self._packets else now + 1.0
+
+
+def write(tun: int, packet: bytes) -> None:
+    with contextlib.suppress(OSError):
+        os.write(tun, packet)
 
 
 def forward(ends: tuple[int, int], rate: float, delay_s: float, queue_bytes: int) -> None:
     """Move packets between the two devices until standard input ends."""
     directions = [Direction(rate, delay_s, queue_bytes) for _ in ends]
+    ways = [partial(write, ends[1 - index]) for index in range(2)]
     stdin = sys.stdin.fileno()
     while True:
         now = time.monotonic()
-        due = min(d.deliver(ends[1 - i], now) for i, d in enumerate(directions))
+        due = min(d.release(ways[i], now) for i, d in enumerate(directions))
         wait_s = max(0.0, due - time.monotonic())
         readable, _, _ = select.select([*ends, stdin], [], [], wait_s)
         if stdin in readable and not os.read(stdin, 1):
