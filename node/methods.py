@@ -75,12 +75,15 @@ class Methods:
     async def status(self, _: dict[str, Any]) -> dict[str, Any]:
         """Everything at a glance."""
         offers = self._members.membership.member(self._network.local)
+        reach = self._network.reach()
         return {
             "address": format_address(self._network.local),
             "pid": os.getpid(),
             "network": self._home.network.name,
             "network_id": self._home.network.network_id,
             "listen": list(self._network.listen_addrs()),
+            "dialable": reach.dialable,
+            "relays": list(reach.relays),
             "roles": list(offers.heartbeat.roles) if offers else [],
             "peers": len(self._network.peers()),
             "trainers": len(self._members.with_role("trainer")),

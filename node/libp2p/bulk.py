@@ -278,7 +278,9 @@ class Bulk:
     ) -> Records:
         """Records on a lane if one can be made within the time, else on the stream."""
         if connection.outbound:
-            records = await self._dial_lane(connection.remote, keys, their_token)
+            records = None
+            if connection.remote.relay is None and not connection.punched:
+                records = await self._dial_lane(connection.remote, keys, their_token)
             await stream.write(ON_STREAM if records is None else ON_LANE)
         else:
             expected.arm(keys)
@@ -293,8 +295,6 @@ class Bulk:
     async def _dial_lane(self, remote: Endpoint, keys: Keys, their_token: bytes) -> Records | None:
         tcp: TcpStream | None = None
         ready: Records | None = None
-        if remote.relay is not None:
-            return None  # there is no direct way
         try:
             with trio.move_on_after(LANE_TIMEOUT_S):
                 tcp = await connect_tcp(remote)

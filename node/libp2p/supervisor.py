@@ -111,7 +111,7 @@ class Supervisor:
 
     async def _dial_known(self, known: Known, done: trio.Event) -> None:
         try:
-            await self._dial(known.peer, known.in_order())
+            await self.dial(known.peer, known.in_order())
             self._said.pop(known.address, None)
         except Libp2pError as error:
             self._say_once(known, error)
@@ -151,7 +151,7 @@ class Supervisor:
             await in_flight.wait()
         done = self._in_flight[address] = trio.Event()
         try:
-            connection = await self._dial(endpoint.peer, [endpoint])
+            connection = await self.dial(endpoint.peer, [endpoint])
             self._book.add(endpoint.peer, address, [endpoint])
             self._book.succeeded(address)
             return connection
@@ -159,8 +159,11 @@ class Supervisor:
             del self._in_flight[address]
             done.set()
 
-    async def _dial(self, peer: ID, endpoints: Sequence[Endpoint]) -> Connection:
-        """Connect to the first endpoint that answers as the peer."""
+    async def dial(self, peer: ID, endpoints: Sequence[Endpoint]) -> Connection:
+        """Connect to the first endpoint that answers as the peer, connected or not.
+
+        Raises `Libp2pError`. A cancel gives the dials up.
+        """
         errors: list[Libp2pError] = []
         winner: list[Connection] = []
 

@@ -91,6 +91,9 @@ async def train(root: Path, net: Internet) -> None:
         await network.until(lambda: all(n.status["peers"] == 2 for n in network.nodes), 90)
         assert await way_to(alice, bob.address) == await way_to(bob, alice.address) == "relayed"
         assert await way_to(alice, validator.address) == "direct"
+        for node in (alice, bob):
+            assert node.status["dialable"] is False, "the validator has tried"
+            assert validator.multiaddr in node.status["relays"][0]
 
         run_file = root / "run.toml"
         run_file.write_text(RUN_FILE.format(rounds=ROUNDS))
