@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 
 FIRST_ASK_S: Final = 2.0
 """After the start: by then the first peers are connected, and their hellos said."""
+MAPPING_WAIT_S: Final = 5.0
+"""How long to wait for the router's answer before peers are asked."""
 ASK_EVERY_S: Final = 2.0
 """Between two peers that are asked, while answers are wanted."""
 ASK_AGAIN_S: Final = 120.0
@@ -151,6 +153,9 @@ class AutoNatClient:
         """Ask for as long as the node runs."""
         if not self._swarm.listening:
             return
+        if self._swarm.config.upnp:  # first of all, peers should try what the router forwards
+            with trio.move_on_after(MAPPING_WAIT_S):
+                await self._swarm.mapping_tried.wait()
         pause_s = FIRST_ASK_S
         while True:
             await trio.sleep(pause_s)

@@ -30,6 +30,7 @@ from eigen.node.libp2p.relay import RelayClient, RelayServer
 from eigen.node.libp2p.requests import Requests
 from eigen.node.libp2p.supervisor import Supervisor
 from eigen.node.libp2p.swarm import Swarm
+from eigen.node.libp2p.upnp import PortMapper
 from eigen.node.ports import (
     BulkHandler,
     GossipHandler,
@@ -84,6 +85,7 @@ class Libp2pNetwork:
         relay_pacer = Pacer(0.0, config.limits.relay_bytes_per_s)
         self._relay = RelayServer(self._swarm, relay_pacer) if config.relay_for_others else None
         self._relay_client = RelayClient(self._swarm, self._supervisor.connect)
+        self._mapper = PortMapper(self._swarm)
         self._autonat_server = AutoNatServer(self._swarm)
         self._autonat_client = AutoNatClient(self._swarm)
         if config.use_relays:
@@ -130,6 +132,8 @@ class Libp2pNetwork:
             if self._config.use_relays:
                 nursery.start_soon(self._relay_client.run)
                 nursery.start_soon(self._puncher.run)
+            if self._config.upnp:
+                nursery.start_soon(self._mapper.run)
             if self._config.mdns:
                 nursery.start_soon(self._run_mdns)
             task_status.started()
@@ -248,7 +252,7 @@ class Libp2pNetwork:
         endpoints = reachable(
             self._swarm.listening, self._config.announce, connection.remote, connection.local_ip
         )
-        return [endpoint.bare for endpoint in endpoints]
+        return [endpoint.bare for endpoint in dict.fromkeys(self._swarm.verified + endpoints)]
 
     async def _run_mdns(self) -> None:
         addresses = [text for text in self.listen_addrs() if not parse(text).is_loopback]

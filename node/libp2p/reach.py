@@ -39,6 +39,10 @@ class Reach:
         if len(self._answers) > ANSWERS_MAX:
             self._answers.popitem(last=False)
 
+    def forget(self) -> None:
+        """Something has changed before this node: ask anew."""
+        self._answers.clear()
+
     def has_asked(self, peer: Address, now_s: float) -> bool:
         """Whether the peer's answer is fresh."""
         answer = self._answers.get(peer)

@@ -85,6 +85,8 @@ class Swarm:
         """Endpoints at which peers have dialled this node when asked to."""
         self.mapped: list[Endpoint] = []
         """Endpoints at a router that forwards them to this node."""
+        self.mapping_tried = trio.Event()
+        """Set once the router was asked, if it is asked at all."""
         self.relays: list[Endpoint] = []
         """Endpoints of relays that pass connections on to this node."""
         self.places = HandshakePlaces()

@@ -1,4 +1,4 @@
-"""Rounds between two trainers who are both behind a NAT, over a relay."""
+"""Rounds between two trainers who are both behind a NAT: over a relay, and through a hole."""
 
 import json
 import tempfile
@@ -11,6 +11,7 @@ from namespaces import PUBLIC_IP, Internet, Nat, entered, inside, internet
 
 from eigen.chain.devnet.anvil import find_anvil
 from eigen.config.addresses import format_address
+from eigen.node.control import call_daemon
 from eigen.node.local_network import LocalNetwork, LocalNetworkConfig, LocalNode, Place, eigen
 from eigen.protocol.types import Address
 
@@ -74,13 +75,21 @@ async def serve_chain(network: LocalNetwork) -> None:
 
 async def way_to(node: LocalNode, peer: Address) -> str:
     """How a node is connected to a peer: `direct`, `relayed`, or not at all."""
-    for row in json.loads(await eigen(node.home, "peers", "--json")):
+    socket = node.home / "control.sock"
+    for row in await trio.to_thread.run_sync(call_daemon, socket, "peers"):
         if row["address"] == format_address(peer):
             return "relayed" if row["relayed"] else "direct"
     return ""
 
 
-async def train(root: Path, net: Internet) -> None:
+async def find_each_other(alice: LocalNode, bob: LocalNode, way: str) -> None:
+    """Wait until both trainers reach each other by this way."""
+    with trio.fail_after(90):
+        while {await way_to(alice, bob.address), await way_to(bob, alice.address)} != {way}:  # noqa: ASYNC110
+            await trio.sleep(1.0)
+
+
+async def train(root: Path, net: Internet, way: str) -> None:
     config = LocalNetworkConfig(root, trainers=2, validators=1, places=places(net))
     network = LocalNetwork(config)
     async with trio.open_nursery() as nursery:
@@ -88,8 +97,8 @@ async def train(root: Path, net: Internet) -> None:
         await nursery.start(network.run)
         alice, bob = network.trainers
         (validator,) = network.validators
-        await network.until(lambda: all(n.status["peers"] == 2 for n in network.nodes), 90)
-        assert await way_to(alice, bob.address) == await way_to(bob, alice.address) == "relayed"
+        await find_each_other(alice, bob, way)
+        await network.until(lambda: all(n.status["peers"] == 2 for n in network.nodes), 10)
         assert await way_to(alice, validator.address) == "direct"
         for node in (alice, bob):
             assert node.status["dialable"] is False, "the validator has tried"
@@ -103,7 +112,7 @@ async def train(root: Path, net: Internet) -> None:
         await network.until(
             lambda: all(network.run_of(n).get("finished") for n in network.nodes), 240
         )
-        assert await way_to(alice, bob.address) == await way_to(bob, alice.address) == "relayed"
+        assert {await way_to(alice, bob.address), await way_to(bob, alice.address)} == {way}
 
         history = network.run_of(validator)["history"]
         assert sorted(map(int, history)) == list(range(1, ROUNDS + 1))
@@ -122,11 +131,12 @@ async def train(root: Path, net: Internet) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(420)
-def test_two_trainers_behind_symmetric_nats_train_over_a_relay() -> None:
+@pytest.mark.parametrize(("nat", "way"), [(Nat.SYMMETRIC, "relayed"), (Nat.KEEPS_PORT, "direct")])
+def test_two_trainers_behind_nats_train_settle_and_are_paid(nat: Nat, way: str) -> None:
     trio.run(find_anvil)  # it may have to be fetched, and no namespace leads there
     with (
-        internet(Nat.SYMMETRIC, Nat.SYMMETRIC) as net,
+        internet(nat, nat) as net,
         entered(net.public),
         tempfile.TemporaryDirectory(prefix="eigen-", ignore_cleanup_errors=True) as root,
     ):
-        trio.run(partial(train, Path(root), net))
+        trio.run(partial(train, Path(root), net, way))

@@ -167,15 +167,51 @@ def internet(*nats: Nat) -> Iterator[Internet]:
         delete(*spaces)
 
 
+UPNP_TABLES = """
+table inet upnp {
+  chain forward { type filter hook forward priority 0; policy accept; jump miniupnpd; }
+  chain miniupnpd { }
+  chain prerouting { type nat hook prerouting priority -100; jump prerouting_miniupnpd; }
+  chain prerouting_miniupnpd { }
+  chain postrouting { type nat hook postrouting priority 90; jump postrouting_miniupnpd; }
+  chain postrouting_miniupnpd { }
+}
+"""
+UPNP_CONFIG = """
+ext_ifname=wan0
+listening_ip=lan0
+enable_natpmp=no
+enable_upnp=yes
+secure_mode=yes
+upnp_table_name=upnp
+upnp_nat_table_name=upnp
+uuid=00000000-0000-0000-0000-000000000001
+allow 1024-65535 192.168.1.0/24 1024-65535
+"""
+
+
+def upnp_router(home: Home, folder: Path) -> list[str]:
+    """The command of a real `miniupnpd` on the home's router. Skips the test without one."""
+    if shutil.which("miniupnpd") is None:
+        pytest.skip("needs `miniupnpd` (Debian: miniupnpd-nftables)")
+    _load(home.router, UPNP_TABLES)
+    config = folder / "miniupnpd.conf"
+    config.write_text(UPNP_CONFIG)
+    daemon = ["miniupnpd", "-d", "-f", str(config), "-P", str(folder / "miniupnpd.pid")]
+    return inside(home.router, daemon)
+
+
 def _forward(space: str) -> None:
     with entered(space):
         Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
 
 
 def _translate(router: str, nat: Nat) -> None:
-    rules = RULES.format(masquerade=nat.value).encode()
-    done = subprocess.run(
-        inside(router, ["nft", "-f", "-"]), input=rules, capture_output=True, check=False
-    )
+    _load(router, RULES.format(masquerade=nat.value))
+
+
+def _load(router: str, rules: str) -> None:
+    command = inside(router, ["nft", "-f", "-"])
+    done = subprocess.run(command, input=rules.encode(), capture_output=True, check=False)
     if done.returncode:
         pytest.skip(f"this kernel translates no addresses: {done.stderr.decode()[:200]}")

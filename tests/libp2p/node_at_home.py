@@ -14,7 +14,7 @@ from nodes import make
 from eigen.node.libp2p import exchange, relay
 from eigen.node.ports import NetworkError
 
-exchange.ASK_EVERY_S = relay.LOOK_EVERY_S = 1.0
+exchange.FEW_ASK_EVERY_S = relay.LOOK_EVERY_S = 1.0
 PAYLOAD = bytes(1 << 20)
 
 
