@@ -285,7 +285,7 @@ class Bulk:
         else:
             expected.arm(keys)
             choice = await stream.read_exactly(1)
-            records = expected.take() if choice == ON_LANE else None
+            records = await expected.take() if choice == ON_LANE else None
         if records is not None:
             self.lanes += 1
             return records
@@ -346,6 +346,7 @@ class _Expected:
 
     def __init__(self) -> None:
         self._armed = trio.Event()
+        self._greeted = trio.Event()
         self._keys: Keys | None = None
         self._records: Records | None = None
         self._closed = False
@@ -364,11 +365,16 @@ class _Expected:
             stream.mark_as_bulk()
         records = Records(stream, self._keys)
         self._records = records
-        await records.send(Kind.READY)
+        try:
+            await records.send(Kind.READY)
+        finally:
+            self._greeted.set()
         return True
 
-    def take(self) -> Records | None:
-        """The lane, if one came."""
+    async def take(self) -> Records | None:
+        """The lane, if one came. The other side may have the greeting before `arrive` goes on."""
+        if self._records is not None:
+            await self._greeted.wait()
         records, self._records = self._records, None
         return records
 

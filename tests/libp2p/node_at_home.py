@@ -39,7 +39,7 @@ async def main():
                 await out.send(PAYLOAD, timeout_s=20)
                 await out.finish(timeout_s=20)
         except NetworkError as error:
-            say(failed=str(error))
+            say(used=f"{way} {peer.hex()} {error}")
         else:
             say(used=f"{way} {peer.hex()} {len(reply)}")
 
