@@ -49,15 +49,20 @@ async def connect_at_once(
                 return
             await trio.sleep(PUNCH_PAUSE_S)
 
-    with trio.move_on_after(PUNCH_TIMEOUT_S):
-        async with trio.open_nursery() as nursery:
-            for local in listening:
-                for remote in remotes:
-                    if local.kind == remote.kind:
-                        nursery.start_soon(attempt, local, remote)
-    for stream in won[1:]:
-        stream.socket.close()
-    return TcpStream(won[0]) if won else None
+    used: trio.SocketStream | None = None
+    try:
+        with trio.move_on_after(PUNCH_TIMEOUT_S):
+            async with trio.open_nursery() as nursery:
+                for local in listening:
+                    for remote in remotes:
+                        if local.kind == remote.kind:
+                            nursery.start_soon(attempt, local, remote)
+        used = won[0] if won else None
+    finally:
+        for stream in won:
+            if stream is not used:
+                stream.socket.close()
+    return None if used is None else TcpStream(used)
 
 
 async def _connect_from(local: Endpoint, remote: Endpoint) -> trio.SocketStream:

@@ -102,6 +102,7 @@ class PortMapper:
             except BadMultiaddr as error:
                 raise BadAnswer(f"no outer address: {error}") from error
             if not endpoint.is_global:
+                await _unmap(gateway, outer)
                 raise BadAnswer("the router is behind another router")
             return endpoint
         raise BadAnswer("all ports are forwarded to others")

@@ -34,6 +34,7 @@ class Watched:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("left", "right", "way"),
     [
@@ -80,7 +81,7 @@ async def check(one, other, way):
     assert one.state["dialable"] is (one.nat is Nat.NONE)
     await one.until(settled)
     while True:
-        used = str(await one.node.line("used"))
+        used = str(await one.node.line("used", timeout_s=90))
         if used.startswith(f"{final} {other}"):
             break
     assert used == f"{final} {other} {1 << 20}"
