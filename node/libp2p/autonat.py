@@ -180,11 +180,11 @@ class AutoNatClient:
                 candidates.append(connection)
         return max(candidates, key=lambda c: c.remote.is_global, default=None)
 
-    async def ask(self, connection: Connection) -> bool:
-        """Ask one peer. False where it does not answer the question."""
+    async def ask(self, connection: Connection) -> None:
+        """Ask one peer; what it answers counts where it can be true."""
         addresses = self._swarm.seen_from(connection)[:REACH_ADDRESSES_MAX]
         if not addresses:
-            return False
+            return
         nonce = secrets.randbits(64)
         came = self._expected[nonce] = trio.Event()
         response: DialResponse | None = None
@@ -197,16 +197,20 @@ class AutoNatClient:
             log.debug("%s tells nothing of our reach: %s", connection.peer, error)
         finally:
             del self._expected[nonce]
-        if response is None or response.status != Status.OK:
-            return False
-        if response.dial not in (Dial.OK, Dial.DIAL_ERROR):
-            return False
-        if came.is_set() != (response.dial == Dial.OK):
-            return False  # it claims what did not happen, or the answer was lost
-        if response.index >= len(addresses):
-            return False
-        self._swarm.heard_of_reach(connection, addresses[response.index], came.is_set())
-        return True
+        if response is None or response.status != Status.OK or response.index >= len(addresses):
+            return
+        honest = (response.dial == Dial.OK) == came.is_set()
+        if honest and response.dial in (Dial.OK, Dial.DIAL_ERROR):
+            self._heard(connection, addresses[response.index], reachable=came.is_set())
+
+    def _heard(self, connection: Connection, endpoint: Endpoint, *, reachable: bool) -> None:
+        now = trio.current_time()
+        reach, far = self._swarm.reach, connection.remote.is_global
+        before = reach.verdict(now)
+        reach.heard(connection.address, endpoint, reachable=reachable, far=far, now_s=now)
+        verdict = reach.verdict(now)
+        if verdict != before:
+            log.info("peers can%s dial this node at %s", "" if verdict else "not", endpoint.bare)
 
     async def _request(self, connection: Connection, request: DialRequest) -> DialResponse:
         stream, _ = await connection.open([DIAL_REQUEST])

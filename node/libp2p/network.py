@@ -252,7 +252,7 @@ class Libp2pNetwork:
         endpoints = reachable(
             self._swarm.listening, self._config.announce, connection.remote, connection.local_ip
         )
-        return [endpoint.bare for endpoint in dict.fromkeys(self._swarm.verified + endpoints)]
+        return [endpoint.bare for endpoint in dict.fromkeys(self._swarm.reach.verified + endpoints)]
 
     async def _run_mdns(self) -> None:
         addresses = [text for text in self.listen_addrs() if not parse(text).is_loopback]

@@ -7,12 +7,17 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
+import trio
+
+from eigen.node.libp2p.multiaddrs import Endpoint
 from eigen.protocol.types import Address
 
 ANSWERS_WANTED: Final = 3
 """Fresh answers after which nobody is asked until they grow old."""
 ANSWERS_MAX: Final = 16
 """Answers remembered, one a peer; the oldest goes."""
+VERIFIED_MAX: Final = 2
+"""Verified endpoints that peers are told: one for each IP version."""
 ANSWER_LASTS_S: Final = 900.0
 """A router is restarted, a laptop moves: older answers say nothing."""
 
@@ -31,17 +36,29 @@ class Reach:
 
     def __init__(self) -> None:
         self._answers: OrderedDict[Address, Answer] = OrderedDict()
+        self.verified: list[Endpoint] = []
+        """Public endpoints at which peers have dialled this node when asked to."""
+        self.known = trio.Event()
+        """Set by the first answer."""
 
-    def heard(self, peer: Address, *, reachable: bool, far: bool, now_s: float) -> None:
-        """A peer has tried to dial this node."""
+    def heard(
+        self, peer: Address, endpoint: Endpoint, *, reachable: bool, far: bool, now_s: float
+    ) -> None:
+        """A peer has tried to dial this node at the endpoint."""
         self._answers.pop(peer, None)
         self._answers[peer] = Answer(reachable, far, now_s)
         if len(self._answers) > ANSWERS_MAX:
             self._answers.popitem(last=False)
+        if endpoint in self.verified:
+            self.verified.remove(endpoint)
+        if reachable and endpoint.is_global:
+            self.verified = [*self.verified, endpoint][-VERIFIED_MAX:]
+        self.known.set()
 
     def forget(self) -> None:
         """Something has changed before this node: ask anew."""
         self._answers.clear()
+        self.verified.clear()
 
     def has_asked(self, peer: Address, now_s: float) -> bool:
         """Whether the peer's answer is fresh."""

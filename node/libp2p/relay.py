@@ -226,7 +226,7 @@ class RelayClient:
         """Hold reservations for as long as nobody can dial this node directly."""
         if self._swarm.listening:
             with trio.move_on_after(FIRST_LOOK_S):
-                await self._swarm.reach_known.wait()
+                await self._swarm.reach.known.wait()
         while True:
             if self._swarm.is_reachable():
                 self._swarm.relays.clear()  # what stands goes on; nobody new is sent there

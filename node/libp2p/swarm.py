@@ -50,8 +50,6 @@ log = logging.getLogger(__name__)
 
 LANE_FIRST_BYTE = b"\xeb"
 """Starts a bulk lane; multistream-select starts with 0x13."""
-VERIFIED_MAX = 2
-"""Verified endpoints that peers are told: one for each IP version."""
 STRANGER_WAIT_S = 1.0
 """Where strangers are admitted, how long their hello is waited for."""
 
@@ -79,10 +77,6 @@ class Swarm:
         """Takes over a connection whose first byte is `LANE_FIRST_BYTE`."""
         self._dialled_nearby = self._dialled_from_afar = False
         self.reach = Reach()
-        self.reach_known = trio.Event()
-        """Set once a peer has told whether it can dial this node."""
-        self.verified: list[Endpoint] = []
-        """Endpoints at which peers have dialled this node when asked to."""
         self.mapped: list[Endpoint] = []
         """Endpoints at a router that forwards them to this node."""
         self.mapping_tried = trio.Event()
@@ -260,27 +254,12 @@ class Swarm:
         guesses = seen(self.listening, self.config.announce, connection.observed)
         return list(dict.fromkeys(self.mapped + guesses))
 
-    def heard_of_reach(self, connection: Connection, endpoint: Endpoint, reachable: bool) -> None:
-        """The peer of this connection has tried to dial this node at the endpoint."""
-        now = trio.current_time()
-        before = self.reach.verdict(now)
-        far = connection.remote.is_global
-        self.reach.heard(connection.address, reachable=reachable, far=far, now_s=now)
-        if endpoint in self.verified:
-            self.verified.remove(endpoint)
-        if reachable and endpoint.is_global:
-            self.verified = [*self.verified, endpoint][-VERIFIED_MAX:]
-        verdict = self.reach.verdict(now)
-        if verdict != before:
-            log.info("peers can%s dial this node at %s", "" if verdict else "not", endpoint.bare)
-        self.reach_known.set()
-
     def hello(self, connection: Connection) -> Hello:
         """What this node says of itself to this peer."""
         own = reachable(
             self.listening, self.config.announce, connection.remote, connection.local_ip
         )
-        listen = list(dict.fromkeys(self.relays + self.verified + own))
+        listen = list(dict.fromkeys(self.relays + self.reach.verified + own))
         return Hello(
             network=self.config.network_id,
             software=self.config.software,

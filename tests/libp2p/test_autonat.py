@@ -29,6 +29,7 @@ PORTS = st.integers(0, 65_535)
 ENDPOINTS = st.builds(Endpoint, st.just("ip4"), st.ip_addresses(v=4).map(str), PORTS) | st.builds(
     Endpoint, st.just("ip6"), st.ip_addresses(v=6).map(str), PORTS
 )
+HERE = parse("/ip4/11.0.0.1/tcp/4001")
 NUMBERS = st.integers(0, 2**64 - 1)
 MESSAGES = (
     st.builds(DialRequest, st.lists(ENDPOINTS, max_size=8).map(tuple), NUMBERS)
@@ -80,17 +81,20 @@ def test_most_of_the_latest_answers_decide_and_neighbours_only_where_nobody_else
     reach = Reach()
     peers = [Address(bytes([n]) * 20) for n in range(40)]
     assert reach.verdict(0.0) is None
-    reach.heard(peers[0], reachable=True, far=False, now_s=0.0)
+    reach.heard(peers[0], HERE, reachable=True, far=False, now_s=0.0)
     assert reach.verdict(0.0) is True
-    reach.heard(peers[1], reachable=False, far=True, now_s=1.0)
+    reach.heard(peers[1], HERE, reachable=False, far=True, now_s=1.0)
     assert reach.verdict(1.0) is False, "a neighbour on the same network knows nothing of the NAT"
     for peer in peers[2:4]:
-        reach.heard(peer, reachable=True, far=True, now_s=2.0)
+        reach.heard(peer, HERE, reachable=True, far=True, now_s=2.0)
     assert reach.verdict(2.0) is True
     assert reach.verdict(3.0 + ANSWER_LASTS_S) is None, "old answers say nothing"
     for peer in peers:
-        reach.heard(peer, reachable=True, far=True, now_s=3.0)
+        reach.heard(peer, HERE, reachable=True, far=True, now_s=3.0)
     assert len(reach.counted(3.0)) == ANSWERS_MAX
+    assert reach.verified == [HERE]
+    reach.heard(peers[0], HERE, reachable=False, far=True, now_s=4.0)
+    assert reach.verified == []
 
 
 async def test_a_node_that_can_be_dialled_learns_so(nursery):
