@@ -51,6 +51,11 @@ class P2pSection:
         "Peers to dial first, besides those of the network file.",
     )
     mdns: bool = option(True, kinds.boolean, "Find peers on the local network, and be found there.")
+    upnp: bool = option(
+        True,
+        kinds.boolean,
+        "Have the home router forward the port listened on, where it offers that (UPnP).",
+    )
     allow: tuple[Address, ...] = option(
         (),
         kinds.listing(kinds.address),

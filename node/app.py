@@ -92,6 +92,7 @@ async def run_node(
                 (*config.p2p.bootstrap, *network_file.bootstrap),
                 software=software,
                 mdns=config.p2p.mdns,
+                upnp=config.p2p.upnp,
                 peerstore=home.paths.peerstore,
                 allow=frozenset(config.p2p.allow),
                 deny=frozenset(config.p2p.deny),

@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -54,6 +54,15 @@ FAST = Parameters(
 """Deadlines for nodes that share one machine."""
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a node runs: `command` comes before `eigen`, as `ip netns exec …` does."""
+
+    host: str = "127.0.0.1"
+    command: Sequence[str] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class LocalNode:
     """One node: its home, and its process while it runs."""
@@ -63,6 +72,7 @@ class LocalNode:
     validator: bool
     identity: Identity
     port: int
+    place: Place = Place()
     process: subprocess.Popen[bytes] | None = None
     log: IO[bytes] | None = None
     status: dict[str, Any] = field(default_factory=dict)
@@ -75,7 +85,7 @@ class LocalNode:
     @property
     def multiaddr(self) -> str:
         """Where it is dialled."""
-        return f"/ip4/127.0.0.1/tcp/{self.port}/p2p/{NodeKey(self.identity.secret).peer_id}"
+        return f"/ip4/{self.place.host}/tcp/{self.port}/p2p/{NodeKey(self.identity.secret).peer_id}"
 
     @property
     def running(self) -> bool:
@@ -89,7 +99,7 @@ class LocalNode:
             self.log.close()
         self.log = (self.home / "node.log").open("ab")
         self.process = subprocess.Popen(
-            [*(command or EIGEN), "--home", str(self.home), "up"],
+            [*self.place.command, *(command or EIGEN), "--home", str(self.home), "up"],
             stdin=subprocess.DEVNULL,
             stdout=self.log,
             stderr=self.log,
@@ -157,6 +167,8 @@ class LocalNetworkConfig:
     block_time_s: float = 0.5
     voting_period_s: int = 12
     parameters: Parameters = FAST
+    places: Mapping[str, Place] = field(default_factory=dict)
+    """Of nodes that run elsewhere than on loopback, by name (`trainer-1`, `validator-1`, …)."""
 
 
 class LocalNetwork:
@@ -217,18 +229,20 @@ class LocalNetwork:
         async def make(name: str, port: int) -> None:
             home = self.config.root / name
             validator = name.startswith("validator")
+            place = self.config.places.get(name, Place())
             settings = {
-                "p2p.listen": f"/ip4/127.0.0.1/tcp/{port}",
+                "p2p.listen": f"/ip4/{place.host}/tcp/{port}",
                 "p2p.mdns": "false",
                 "validator.enabled": str(validator).lower(),
                 "training.enabled": str(not validator).lower(),
                 "relay.enabled": str(validator).lower(),
                 "chain.poll_s": "0.5",
+                **place.settings,
             }
             flags = [f"--set={key}={value}" for key, value in settings.items()]
             await eigen(home, *flags, "init")
             identity = load_identity(home / "keys" / "node.key", None)
-            self.nodes.append(LocalNode(name, home, validator, identity, port))
+            self.nodes.append(LocalNode(name, home, validator, identity, port, place))
 
         async with trio.open_nursery() as nursery:
             for name, port in zip(names, ports, strict=True):
@@ -247,7 +261,7 @@ class LocalNetwork:
             contracts=ContractAddresses(
                 contracts.token, contracts.governor, contracts.timelock, contracts.ledger
             ),
-            bootstrap=(self.nodes[0].multiaddr,),
+            bootstrap=(self.validators[0].multiaddr,),
             parameters=self.config.parameters,
         )
 

@@ -15,7 +15,6 @@ from eigen.node.evaluation import Evaluations
 from eigen.node.exit_codes import ExitCode
 from eigen.node.governance import GovernanceService, UnknownProposal
 from eigen.node.members import Members
-from eigen.node.ports import Network
 from eigen.node.rounds import Rounds
 from eigen.node.settlement import NothingToClaim, Settlement
 from eigen.protocol.governance import KnownProposal
@@ -26,6 +25,7 @@ from eigen.protocol.wire import WireError, decode_bare
 
 if TYPE_CHECKING:
     from eigen.node.app import Home
+    from eigen.node.libp2p.network import Libp2pNetwork
 
 SPEC_BYTES_MAX = 64 * 1024
 """A run spec with all its options."""
@@ -37,7 +37,7 @@ class Methods:
     def __init__(
         self,
         home: "Home",
-        network: Network,
+        network: "Libp2pNetwork",
         members: Members,
         datasets: Datasets,
         rounds: Rounds,
@@ -75,12 +75,15 @@ class Methods:
     async def status(self, _: dict[str, Any]) -> dict[str, Any]:
         """Everything at a glance."""
         offers = self._members.membership.member(self._network.local)
+        reach = self._network.reach()
         return {
             "address": format_address(self._network.local),
             "pid": os.getpid(),
             "network": self._home.network.name,
             "network_id": self._home.network.network_id,
             "listen": list(self._network.listen_addrs()),
+            "dialable": reach.dialable,
+            "relays": list(reach.relays),
             "roles": list(offers.heartbeat.roles) if offers else [],
             "peers": len(self._network.peers()),
             "trainers": len(self._members.with_role("trainer")),
@@ -95,6 +98,7 @@ class Methods:
         for peer in sorted(self._network.peers()):
             member = self._members.membership.member(peer)
             beat = member.heartbeat if member else None
+            info = self._network.describe(peer)
             rows.append(
                 {
                     "address": format_address(peer),
@@ -102,6 +106,7 @@ class Methods:
                     "software": beat.software if beat else "",
                     "addrs": list(beat.addrs) if beat else [],
                     "score": self._network.score(peer),
+                    "relayed": info is not None and info.relayed,
                 }
             )
         return rows

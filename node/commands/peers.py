@@ -19,6 +19,9 @@ def command(invocation: Invocation, as_json: bool) -> None:
         return
     for row in rows:
         roles = ", ".join(row["roles"]) or "-"
-        click.echo(f"{row['address']}  {roles:<18}  score {row['score']:.1f}  {row['software']}")
+        way = "relayed" if row["relayed"] else "direct"
+        click.echo(
+            f"{row['address']}  {roles:<18}  {way:<7}  score {row['score']:.1f}  {row['software']}"
+        )
     if not rows:
         click.echo("no peers")

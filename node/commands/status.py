@@ -23,6 +23,10 @@ def command(invocation: Invocation, as_json: bool) -> None:
     click.echo(f"network {status['network']} ({status['network_id']}), {status['peers']} peers")
     for address in status["listen"]:
         click.echo(f"listens on {address}")
+    if status["dialable"] is not None:
+        click.echo(f"peers can{'' if status['dialable'] else 'not'} dial this node")
+    for address in status["relays"]:
+        click.echo(f"relayed by {address}")
     for proposal in status["proposals"]:
         click.echo(
             f"proposal {proposal['run'][:12]} {proposal['name']}: {proposal['stage']}, "

@@ -108,6 +108,9 @@ async def _open_one(text: str) -> tuple[Endpoint, trio.SocketListener]:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         await bound.bind((endpoint.host, endpoint.port))
         bound.listen(BACKLOG)
+        # After binding, so that a second node on this port still fails: for hole punching, which
+        # dials from the port that is listened on.
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     except OSError as error:
         bound.close()
         raise ListenError(text, error.strerror or str(error)) from error

@@ -92,6 +92,39 @@ KNOWN_PEERS_MAX: Final = 2048
 CLOCK_SKEW_WARN_S: Final = 30.0
 """Rounds run on deadlines of minutes; a clock this far off is worth a line in the log."""
 
+# Reach ------------------------------------------------------------------------------------------
+REACH_MESSAGE_BYTES_MAX: Final = 8 * 1024
+"""One message of AutoNAT: 4 KiB of dial data, or some addresses; hole punching allows 4 KiB."""
+REACH_ADDRESSES_MAX: Final = 8
+"""Addresses of one request that are looked at: a node has few that can be dialled."""
+DIAL_DATA_BYTES: Final = 48 * 1024
+"""What a peer pays before we dial an address that is not the one it comes from: more than a
+handshake costs whoever is there, so that nobody gains by having us dial a victim."""
+DIAL_DATA_BYTES_MAX: Final = 100_000
+"""What we pay for the same: the specification's upper end."""
+DIAL_DATA_CHUNK_BYTES: Final = 4096
+"""Of one message of dial data, as the specification has it."""
+DIAL_BACKS_PER_S: Final = 0.2
+"""Dial-backs for one IP address, on average; a node asks once in minutes."""
+DIAL_BACKS_BURST: Final = 5.0
+"""As above, at once: several nodes behind one router."""
+DIAL_BACKS_MAX: Final = 8
+"""Dial-backs at a time, all peers together; each holds a socket for up to `DIAL_BACK_TIMEOUT_S`."""
+DIAL_BACK_TIMEOUT_S: Final = 8.0
+"""TCP, Noise and one message; below what the asker waits."""
+DIAL_DATA_TIMEOUT_S: Final = 20.0
+"""To receive the dial data, at 2.5 KB/s at least."""
+PUNCHES_PER_S: Final = 1 / 60
+"""Hole punchings that one peer may ask for, on average; each has up to three tries."""
+PUNCHES_BURST: Final = 3.0
+"""As above, at once: a connection that is lost soon after."""
+PUNCHES_MAX: Final = 8
+"""Hole punchings at a time; each holds up to `REACH_ADDRESSES_MAX` sockets."""
+PUNCH_TRIES: Final = 3
+"""Of one hole punching, as the specification has it."""
+PUNCH_TIMEOUT_S: Final = 5.0
+"""One try: a SYN that came too early is sent again after 1 s and 3 s."""
+
 # Gossip -----------------------------------------------------------------------------------------
 RPC_BYTES_MAX: Final = 1024 * 1024
 """One gossipsub RPC: several messages with their control part; the default of go-libp2p."""

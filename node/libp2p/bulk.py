@@ -278,12 +278,14 @@ class Bulk:
     ) -> Records:
         """Records on a lane if one can be made within the time, else on the stream."""
         if connection.outbound:
-            records = await self._dial_lane(connection.remote, keys, their_token)
+            records = None
+            if connection.remote.relay is None and not connection.punched:
+                records = await self._dial_lane(connection.remote, keys, their_token)
             await stream.write(ON_STREAM if records is None else ON_LANE)
         else:
             expected.arm(keys)
             choice = await stream.read_exactly(1)
-            records = expected.take() if choice == ON_LANE else None
+            records = await expected.take() if choice == ON_LANE else None
         if records is not None:
             self.lanes += 1
             return records
@@ -293,8 +295,6 @@ class Bulk:
     async def _dial_lane(self, remote: Endpoint, keys: Keys, their_token: bytes) -> Records | None:
         tcp: TcpStream | None = None
         ready: Records | None = None
-        if remote.relay is not None:
-            return None  # there is no direct way
         try:
             with trio.move_on_after(LANE_TIMEOUT_S):
                 tcp = await connect_tcp(remote)
@@ -346,6 +346,7 @@ class _Expected:
 
     def __init__(self) -> None:
         self._armed = trio.Event()
+        self._greeted = trio.Event()
         self._keys: Keys | None = None
         self._records: Records | None = None
         self._closed = False
@@ -364,11 +365,16 @@ class _Expected:
             stream.mark_as_bulk()
         records = Records(stream, self._keys)
         self._records = records
-        await records.send(Kind.READY)
+        try:
+            await records.send(Kind.READY)
+        finally:
+            self._greeted.set()
         return True
 
-    def take(self) -> Records | None:
-        """The lane, if one came."""
+    async def take(self) -> Records | None:
+        """The lane, if one came. The other side may have the greeting before `arrive` goes on."""
+        if self._records is not None:
+            await self._greeted.wait()
         records, self._records = self._records, None
         return records
 

@@ -60,6 +60,8 @@ class Libp2pConfig:
     """Name and version, for `identify` and the hello."""
     mdns: bool = True
     """Find peers on the local network."""
+    upnp: bool = True
+    """Ask the home router to forward the port, unless this host has a public address."""
     exchange: bool = True
     """Ask connected peers for the peers that they know."""
     dht: bool = True

@@ -65,6 +65,10 @@ class Connection:
         carrier = channel.stream
         self.remote: Endpoint = endpoint_of(carrier.remote_ip, carrier.remote_port, carrier.relay)
         self.local_ip = carrier.local_ip
+        self.observed: Endpoint | None = None
+        """Where the peer sees this node, as it says."""
+        self.punched = False
+        """Whether its way through two routers was opened by both sides: no other fits through."""
         self.session = Session(
             channel, initiator=outbound, budget=budget, on_stream=self._on_stream
         )

@@ -31,6 +31,9 @@ PROTOCOL: Final = "/eigen/peers/1"
 ADDRESSES_EACH: Final = 3
 ASK_EVERY_S: Final = 30.0
 """How often a peer at random is asked again."""
+FEW_PEERS: Final = 4
+FEW_ASK_EVERY_S: Final = 5.0
+"""The same while few are connected: somebody may just have found a relay."""
 TIMEOUT_S: Final = 10.0
 
 Multiaddr = Annotated[str, wire.Length(MULTIADDR_BYTES_MAX)]
@@ -93,7 +96,9 @@ class PeerExchange:
 
     async def _ask_at_random(self) -> None:
         while True:
-            await trio.sleep(ASK_EVERY_S * self._rng.uniform(0.7, 1.3))
+            few = len(list(self._swarm.peers())) < FEW_PEERS
+            pause_s = FEW_ASK_EVERY_S if few else ASK_EVERY_S
+            await trio.sleep(pause_s * self._rng.uniform(0.7, 1.3))
             peers = list(self._swarm.peers())
             if peers and len(peers) < self._swarm.config.limits.peers_wanted:
                 await self._ask(self._rng.choice(peers))

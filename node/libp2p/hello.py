@@ -45,6 +45,13 @@ class Hello:
                 out.append(endpoint)
         return out
 
+    def observed_endpoint(self) -> Endpoint | None:
+        """Where the peer sees the other side; None where it makes no sense."""
+        try:
+            return parse(self.observed)
+        except BadMultiaddr:
+            return None
+
 
 def frame(hello: Hello) -> bytes:
     """A hello with its length."""

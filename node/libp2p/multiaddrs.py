@@ -10,6 +10,11 @@ from eigen.protocol.limits import MULTIADDR_BYTES_MAX
 
 HOST_PROTOCOLS: Final = frozenset({"ip4", "ip6", "dns", "dns4", "dns6"})
 
+IP4_CODE: Final = 0x04
+IP6_CODE: Final = 0x29
+TCP_CODE: Final = 0x06
+"""Of the multicodec table."""
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -44,8 +49,11 @@ class Endpoint:
 
     @property
     def is_global(self) -> bool:
-        """Whether it is a public IP address."""
-        return self.kind in ("ip4", "ip6") and ipaddress.ip_address(self.host).is_global
+        """Whether it is a public IP address of one host."""
+        if self.kind not in ("ip4", "ip6"):
+            return False
+        address = ipaddress.ip_address(self.host)
+        return address.is_global and not address.is_multicast
 
     @property
     def is_unspecified(self) -> bool:
@@ -86,6 +94,22 @@ def parse_peer(text: str) -> Endpoint:
     if endpoint.port == 0 or endpoint.is_unspecified:
         raise BadMultiaddr(text, "that host or port can be listened on, not dialled")
     return endpoint
+
+
+def to_bytes(endpoint: Endpoint) -> bytes:
+    """The binary multiaddr of an IP address and a TCP port (`multiformats/multiaddr`)."""
+    code = bytes([IP4_CODE if endpoint.kind == "ip4" else IP6_CODE])
+    host = ipaddress.ip_address(endpoint.host).packed
+    return code + host + bytes([TCP_CODE]) + endpoint.port.to_bytes(2, "big")
+
+
+def from_bytes(data: bytes) -> Endpoint | None:
+    """What `to_bytes` makes; None for any other multiaddr, and for bytes that are none."""
+    size = {IP4_CODE: 4, IP6_CODE: 16}.get(data[0]) if data else None
+    if size is None or len(data) != size + 4 or data[size + 1] != TCP_CODE:
+        return None
+    host = ipaddress.ip_address(data[1 : size + 1])
+    return endpoint_of(str(host), int.from_bytes(data[size + 2 :], "big"))
 
 
 def endpoint_of(ip: str, port: int, relay: ID | None = None) -> Endpoint:

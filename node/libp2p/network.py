@@ -4,17 +4,19 @@ import contextlib
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import trio
 
 from eigen.node.libp2p import mdns, standard
+from eigen.node.libp2p.autonat import AutoNatClient, AutoNatServer
 from eigen.node.libp2p.bounds import HANDLER_TIMEOUT_S
 from eigen.node.libp2p.bulk import Bulk
 from eigen.node.libp2p.bulk_transfer import Outgoing
 from eigen.node.libp2p.config import Libp2pConfig
 from eigen.node.libp2p.connection import Connection, Served
+from eigen.node.libp2p.dcutr import HolePuncher
 from eigen.node.libp2p.errors import HandshakeFailed, Libp2pError
 from eigen.node.libp2p.events import EventQueue
 from eigen.node.libp2p.exchange import PROTOCOL as PEERS_PROTOCOL
@@ -29,6 +31,7 @@ from eigen.node.libp2p.relay import RelayClient, RelayServer
 from eigen.node.libp2p.requests import Requests
 from eigen.node.libp2p.supervisor import Supervisor
 from eigen.node.libp2p.swarm import Swarm
+from eigen.node.libp2p.upnp import PortMapper
 from eigen.node.ports import (
     BulkHandler,
     GossipHandler,
@@ -60,6 +63,16 @@ class PeerInfo:
     score: float
 
 
+@dataclass(frozen=True, slots=True)
+class ReachInfo:
+    """Whether and how this node is reached, as a status page shows it."""
+
+    dialable: bool | None
+    """What peers found who were asked to dial this node; None while none has answered."""
+    relays: tuple[str, ...]
+    """Multiaddrs of this node through its relays."""
+
+
 class Libp2pNetwork:
     """A libp2p host of one secp256k1 key; see `ports.Network`. Nothing happens before `run`."""
 
@@ -74,8 +87,12 @@ class Libp2pNetwork:
         relay_pacer = Pacer(0.0, config.limits.relay_bytes_per_s)
         self._relay = RelayServer(self._swarm, relay_pacer) if config.relay_for_others else None
         self._relay_client = RelayClient(self._swarm, self._supervisor.connect)
+        self._mapper = PortMapper(self._swarm)
+        self._autonat_server = AutoNatServer(self._swarm)
+        self._autonat_client = AutoNatClient(self._swarm)
         if config.use_relays:
             self._supervisor.dial_relayed = self._relay_client.dial
+        self._puncher = HolePuncher(self._swarm, self._supervisor.dial)
         self._exchange = PeerExchange(
             self._swarm, self._supervisor, self._requests, self._relays_to
         )
@@ -116,8 +133,12 @@ class Libp2pNetwork:
             if self._kad is not None:
                 nursery.start_soon(self._kad.run)
             nursery.start_soon(self._supervisor.run)
+            nursery.start_soon(self._autonat_client.run)
             if self._config.use_relays:
                 nursery.start_soon(self._relay_client.run)
+                nursery.start_soon(self._puncher.run)
+            if self._config.upnp:
+                nursery.start_soon(self._mapper.run)
             if self._config.mdns:
                 nursery.start_soon(self._run_mdns)
             task_status.started()
@@ -228,6 +249,12 @@ class Libp2pNetwork:
             score=self.score(peer),
         )
 
+    def reach(self) -> ReachInfo:
+        """How this node is reached now."""
+        local = self._key.peer_id
+        relays = tuple(str(replace(relay, peer=local)) for relay in self._swarm.relays)
+        return ReachInfo(self._swarm.reach.verdict(trio.current_time()), relays)
+
     def penalize(self, peer: Address, points: float, reason: str) -> None:
         """See `ports.Network.penalize`."""
         self._swarm.penalize(peer, points, reason)
@@ -243,7 +270,7 @@ class Libp2pNetwork:
         endpoints = reachable(
             self._swarm.listening, self._config.announce, connection.remote, connection.local_ip
         )
-        return [endpoint.bare for endpoint in endpoints]
+        return [endpoint.bare for endpoint in dict.fromkeys(self._swarm.reach.verified + endpoints)]
 
     async def _run_mdns(self) -> None:
         addresses = [text for text in self.listen_addrs() if not parse(text).is_loopback]

@@ -38,6 +38,21 @@ def expand(listening: Iterable[Endpoint], used_ip: str | None = None) -> list[En
     return list(dict.fromkeys(out))
 
 
+def seen(
+    listening: Iterable[Endpoint], announce: Iterable[str], observed: Endpoint | None
+) -> list[Endpoint]:
+    """IP addresses under which a peer that sees this node at `observed` might dial it.
+
+    Most routers let a port that is forwarded keep its number, and keep it when they choose one.
+    """
+    out = [e for e in map(parse, announce) if e.kind in ("ip4", "ip6")]
+    if observed is not None and observed.relay is None:
+        for endpoint in listening:
+            if endpoint.kind == observed.kind:
+                out.append(Endpoint(observed.kind, observed.host, endpoint.port))
+    return list(dict.fromkeys(out))
+
+
 def reachable(
     listening: Iterable[Endpoint],
     announce: Iterable[str],

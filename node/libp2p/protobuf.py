@@ -1,4 +1,4 @@
-"""The few lines of protobuf that identify, Noise payloads and the circuit relay need."""
+"""The few lines of protobuf that identify, Noise payloads, relays and AutoNAT need."""
 
 from collections.abc import Iterator
 
@@ -13,6 +13,11 @@ def field(key: int, value: bytes) -> bytes:
 def number(key: int, value: int) -> bytes:
     """One field that holds a number (wire type 0)."""
     return encode_varint(key << 3) + encode_varint(value)
+
+
+def fixed64(key: int, value: int) -> bytes:
+    """One field that holds a number in eight bytes (wire type 1)."""
+    return encode_varint(key << 3 | 1) + value.to_bytes(8, "little")
 
 
 def fields(message: bytes) -> Iterator[tuple[int, bytes]]:
@@ -33,6 +38,12 @@ def _parse(message: bytes) -> Iterator[tuple[int, int | bytes]]:
     offset = 0
     while offset < len(message):
         tag, offset = _varint(message, offset)
+        if tag & 7 == 1:
+            if offset + 8 > len(message):
+                raise ValueError("truncated")
+            yield tag >> 3, int.from_bytes(message[offset : offset + 8], "little")
+            offset += 8
+            continue
         value, offset = _varint(message, offset)
         if tag & 7 == 0:
             yield tag >> 3, value

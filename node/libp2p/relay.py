@@ -1,11 +1,13 @@
 """Passing connections on to peers that cannot be dialled: circuit relay v2, both roles.
 
-A node that nobody has dialled reserves a place at up to two peers that it has dialled itself; they
-then pass streams on to it. What is passed on is a whole Noise connection: a relay sees who speaks
-with whom, when and how much, and nothing else. Only peers of this network are served.
+A node that peers cannot dial (`Swarm.is_reachable`) reserves a place at up to two peers that it has
+dialled itself; they then pass streams on to it. What is passed on is a whole Noise connection: a
+relay sees who speaks with whom, when and how much, and nothing else. Only peers of this network are
+served.
 """
 
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -38,12 +40,15 @@ log = logging.getLogger(__name__)
 RESERVATIONS_MAX: Final = 128
 """Peers that may be dialled through this node."""
 RESERVATION_S: Final = 3600
+RENEW_AFTER_S: Final = 1200.0
+"""Of a reservation's hour: two more tries are left."""
 CIRCUITS_MAX: Final = 32
 """Connections passed on at a time; each costs up to 1 MiB of queues."""
 CIRCUITS_PER_PEER_MAX: Final = 8
 RELAYS_WANTED: Final = 2
 FIRST_LOOK_S: Final = 10.0
-"""How long to wait for somebody to dial this node before asking for relays."""
+"""How long to wait for somebody to dial this node, or to say that he cannot, before asking for
+relays."""
 LOOK_EVERY_S: Final = 15.0
 COPY_BYTES: Final = 64 * 1024
 
@@ -172,6 +177,7 @@ class RelayClient:
     def __init__(self, swarm: Swarm, connect: Connect) -> None:
         self._swarm = swarm
         self._connect = connect
+        self._granted: dict[ID, float] = {}  # when each relay last took a reservation
         swarm.served[STOP] = Served(self._serve_stop)
 
     async def dial(self, endpoint: Endpoint) -> StreamBytes:
@@ -197,7 +203,8 @@ class RelayClient:
 
     async def _serve_stop(self, connection: Connection, stream: Stream) -> None:
         """Somebody dials this node through the peer of `connection`."""
-        if not any(relay.relay == connection.peer for relay in self._swarm.relays):
+        asked = any(relay.relay == connection.peer for relay in self._swarm.relays)
+        if not asked and not self._may_pass_on(connection.peer):
             raise ProtocolViolation("circuit relay: a connection that nobody asked for")
         request: Message | None = None
         with trio.move_on_after(DIAL_TIMEOUT_S):
@@ -211,10 +218,15 @@ class RelayClient:
         if relayed is not None:
             await relayed.closed.wait()
 
+    def _may_pass_on(self, relay: ID) -> bool:
+        """Whether a reservation may stand there, wanted or not any more."""
+        return trio.current_time() - self._granted.get(relay, -math.inf) < RESERVATION_S
+
     async def run(self) -> None:
         """Hold reservations for as long as nobody can dial this node directly."""
         if self._swarm.listening:
-            await trio.sleep(FIRST_LOOK_S)
+            with trio.move_on_after(FIRST_LOOK_S):
+                await self._swarm.reach.known.wait()
         while True:
             if self._swarm.is_reachable():
                 self._swarm.relays.clear()  # what stands goes on; nobody new is sent there
@@ -226,6 +238,8 @@ class RelayClient:
         connected = set(self._swarm.peers())
         kept = [r for r in self._swarm.relays if r.relay and address_of_peer(r.relay) in connected]
         self._swarm.relays[:] = kept
+        self._granted = {p: at for p, at in self._granted.items() if self._may_pass_on(p)}
+        await self._renew()
         for peer in connected:
             if len(self._swarm.relays) >= RELAYS_WANTED:
                 return
@@ -235,6 +249,16 @@ class RelayClient:
             if any(relay.relay == connection.peer for relay in self._swarm.relays):
                 continue
             await self._reserve(connection)
+
+    async def _renew(self) -> None:
+        """Reserve again where the reservation grows old; a relay that refuses is dropped."""
+        for endpoint in list(self._swarm.relays):
+            assert endpoint.relay is not None
+            connection = self._swarm.connection(address_of_peer(endpoint.relay))
+            age_s = trio.current_time() - self._granted.get(endpoint.relay, -math.inf)
+            if connection is not None and age_s > RENEW_AFTER_S:
+                self._swarm.relays.remove(endpoint)
+                await self._reserve(connection)
 
     async def _reserve(self, connection: Connection) -> None:
         remote = connection.remote
@@ -257,7 +281,9 @@ class RelayClient:
             if not granted and endpoint in self._swarm.relays:
                 self._swarm.relays.remove(endpoint)
         if granted:
-            log.info("peers can dial this node through %s", connection.peer)
+            if not self._may_pass_on(connection.peer):
+                log.info("peers can dial this node through %s", connection.peer)
+            self._granted[connection.peer] = trio.current_time()
 
 
 async def _answer_hop(stream: Stream, status: Status) -> None:

@@ -111,7 +111,7 @@ class Supervisor:
 
     async def _dial_known(self, known: Known, done: trio.Event) -> None:
         try:
-            await self._dial(known.peer, known.in_order())
+            await self.dial(known.peer, known.in_order())
             self._said.pop(known.address, None)
         except Libp2pError as error:
             self._say_once(known, error)
@@ -155,7 +155,7 @@ class Supervisor:
             await in_flight.wait()
         done = self._in_flight[address] = trio.Event()
         try:
-            connection = await self._dial(peer, endpoints)
+            connection = await self.dial(peer, endpoints)
             answered = endpoints if len(endpoints) == 1 else [connection.remote]
             self._book.add(peer, address, answered)
             self._book.succeeded(address)
@@ -164,8 +164,11 @@ class Supervisor:
             del self._in_flight[address]
             done.set()
 
-    async def _dial(self, peer: ID, endpoints: Sequence[Endpoint]) -> Connection:
-        """Connect to the first endpoint that answers as the peer."""
+    async def dial(self, peer: ID, endpoints: Sequence[Endpoint]) -> Connection:
+        """Connect to the first endpoint that answers as the peer, connected or not.
+
+        Raises `Libp2pError`. A cancel gives the dials up.
+        """
         errors: list[Libp2pError] = []
         winner: list[Connection] = []
 

@@ -35,7 +35,8 @@ from eigen.node.libp2p.identity import ID, NodeKey, address_of_peer
 from eigen.node.libp2p.memory_budget import MemoryBudget
 from eigen.node.libp2p.multiaddrs import Endpoint
 from eigen.node.libp2p.noise_channel import NoiseChannel
-from eigen.node.libp2p.own_addresses import reachable
+from eigen.node.libp2p.own_addresses import reachable, seen
+from eigen.node.libp2p.reach import Reach
 from eigen.node.libp2p.reputation import Reputation
 from eigen.node.libp2p.yamux_stream import Lane, Stream
 from eigen.node.ports import PeerConnected, PeerLost
@@ -75,6 +76,11 @@ class Swarm:
         self.take_lane: Callable[[ByteStream], Awaitable[None]] | None = None
         """Takes over a connection whose first byte is `LANE_FIRST_BYTE`."""
         self._dialled_nearby = self._dialled_from_afar = False
+        self.reach = Reach()
+        self.mapped: list[Endpoint] = []
+        """Endpoints at a router that forwards them to this node."""
+        self.mapping_tried = trio.Event()
+        """Set once the router was asked, if it is asked at all."""
         self.relays: list[Endpoint] = []
         """Endpoints of relays that pass connections on to this node."""
         self.places = HandshakePlaces()
@@ -155,10 +161,7 @@ class Swarm:
         try:
             with trio.move_on_after(HANDSHAKE_TIMEOUT_S):
                 self._check(expected, inbound_ip=None)
-                channel = await upgrade_outbound(
-                    stream, self.key, self._static, expected=expected, prologue=self._prologue
-                )
-                connection = self._spawn(channel, outbound=True)
+                connection = await self.probe(stream, expected)
                 await self._say_hello(connection)
         finally:
             if connection is None:
@@ -168,6 +171,22 @@ class Swarm:
         if connection is None or not connection.admitted.is_set():
             raise ConnectionLost("the handshake took too long")
         return connection
+
+    async def probe(self, stream: ByteStream, expected: ID) -> Connection:
+        """Find out that the peer is there, without a hello: the caller closes the connection.
+
+        Raises `Libp2pError`; then, and at a cancel, the stream is closed.
+        """
+        connection: Connection | None = None
+        try:
+            channel = await upgrade_outbound(
+                stream, self.key, self._static, expected=expected, prologue=self._prologue
+            )
+            connection = self._spawn(channel, outbound=True)
+            return connection
+        finally:
+            if connection is None:
+                stream.abort()
 
     def _spawn(self, channel: NoiseChannel, *, outbound: bool) -> Connection:
         if self._nursery is None:
@@ -218,17 +237,29 @@ class Swarm:
         return peer not in deny and (not allow or peer in allow)
 
     def is_reachable(self) -> bool:
-        """Whether peers can dial this node: one did, from as far away as any peer is."""
+        """Whether peers can dial this node, as those say who were asked to try.
+
+        While none was: whether one did dial, from as far away as any peer is.
+        """
+        verdict = self.reach.verdict(trio.current_time())
+        if verdict is not None:
+            return verdict
         if self._dialled_from_afar:
             return True
         far = any(c[0].remote.is_global for c in self._connections.values())
         return self._dialled_nearby and not far
 
+    def seen_from(self, connection: Connection) -> list[Endpoint]:
+        """Where this peer might dial this node, the surest first; not all need to work."""
+        guesses = seen(self.listening, self.config.announce, connection.observed)
+        return list(dict.fromkeys(self.mapped + guesses))
+
     def hello(self, connection: Connection) -> Hello:
         """What this node says of itself to this peer."""
-        listen = self.relays + reachable(
+        own = reachable(
             self.listening, self.config.announce, connection.remote, connection.local_ip
         )
+        listen = list(dict.fromkeys(self.relays + self.reach.verified + own))
         return Hello(
             network=self.config.network_id,
             software=self.config.software,
@@ -279,6 +310,7 @@ class Swarm:
                 )
             connection.session.close()
             raise
+        connection.observed = theirs.observed_endpoint()
         endpoints = theirs.endpoints()
         if connection.remote.is_loopback or not all(e.is_loopback for e in endpoints):
             self.book.announced(connection.peer, connection.address, endpoints)

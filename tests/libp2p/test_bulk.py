@@ -8,6 +8,7 @@ import trio
 from nodes import make, until
 
 from eigen.node.libp2p import bulk as bulk_module
+from eigen.node.libp2p.byte_stream import TcpStream
 from eigen.node.libp2p.config import Limits
 from eigen.node.ports import PeerUnreachable, RequestRefused, RequestTimeout
 
@@ -41,6 +42,35 @@ async def pair(nursery, **settings):
     await bob.connect(alice.listen_addrs()[0], timeout_s=5)
     await until(lambda: alice.peers() and bob.peers())
     return alice, bob
+
+
+async def test_a_lane_is_used_only_when_its_greeting_is_sent(nursery, monkeypatch):
+    """A busy machine: the other side has the greeting while its sender still waits to go on."""
+    alice, bob = await pair(nursery)
+    send_all, sending = TcpStream.send_all, set()
+    met = []
+
+    async def send_slowly(stream, data):
+        if stream in sending:
+            met.append(stream)
+            raise trio.BusyResourceError("another task is sending")
+        sending.add(stream)
+        try:
+            await send_all(stream, data)
+            if stream._give_way is not None and data[:8] != bulk_module.MAGIC:
+                await trio.sleep(0.05)  # records on a lane
+        finally:
+            sending.discard(stream)
+
+    monkeypatch.setattr(TcpStream, "send_all", send_slowly)
+    taker = Taker(bob)
+    async with alice.open_bulk(bob.local, PARTS, b"", timeout_s=5) as out:
+        await out.send(b"part", timeout_s=5)
+        await out.finish(timeout_s=5)
+    assert taker.parts == [b"part"]
+    assert alice._bulk.lanes == 1
+    assert not met
+    nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("dialler_sends", [True, False])

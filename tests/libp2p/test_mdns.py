@@ -29,7 +29,7 @@ async def test_neighbours_find_each_other(tmp_path, monkeypatch):
     need_namespaces()
     script = tmp_path / "node.py"
     script.write_text(NODE)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     tag = f"mdns{os.getpid() % 10_000}"
     spaces = [f"{tag}a", f"{tag}b"]
     try:

@@ -90,6 +90,36 @@ async def test_a_circuit_that_nobody_asked_for_costs_the_relay(nursery):
     nursery.cancel_scope.cancel()
 
 
+async def test_a_relay_is_not_blamed_for_a_reservation_wanted_no_more(nursery, monkeypatch):
+    hub = make()
+    await nursery.start(hub.run)
+    alice, bob = (make(listen=(), bootstrap=tuple(hub.listen_addrs())) for _ in range(2))
+    await nursery.start(bob.run)
+    await until(lambda: bob._swarm.relays)
+    monkeypatch.setattr(bob._swarm, "is_reachable", lambda: True)  # as it turns out
+    await until(lambda: not bob._swarm.relays)
+    await nursery.start(alice.run)
+    await until(lambda: bob.local in alice.peers())
+    assert alice.describe(bob.local).relayed
+    assert bob.score(hub.local) == 0.0
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_reservation_is_renewed_before_it_ends(nursery, monkeypatch):
+    monkeypatch.setattr(relay, "RESERVATION_S", 1)
+    monkeypatch.setattr(relay, "RENEW_AFTER_S", 0.3)
+    hub = make()
+    await nursery.start(hub.run)
+    bob = make(listen=(), bootstrap=tuple(hub.listen_addrs()))
+    await nursery.start(bob.run)
+    await until(lambda: hub._relays_to(bob.local))
+    first = hub._relay._reserved[bob.local]
+    await until(lambda: hub._relay._reserved[bob.local] > first + 1.0)
+    assert hub._relays_to(bob.local)
+    assert bob._swarm.relays
+    nursery.cancel_scope.cancel()
+
+
 async def test_a_relay_can_be_switched_off(nursery):
     hub = make(relay_for_others=False)
     await nursery.start(hub.run)
@@ -138,7 +168,7 @@ async def test_nodes_in_networks_without_a_route_between_them(tmp_path, monkeypa
     need_namespaces()
     script = tmp_path / "node.py"
     script.write_text(NODE)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     tag = f"eigen{os.getpid() % 10_000}"
     spaces = [f"{tag}{letter}" for letter in "hab"]
     try:
