@@ -1,0 +1,277 @@
+"""Measures what malicious trainers can do: held-out accuracy for every rule under every attack.
+
+`python tests/bench/attacks.py --json` prints one JSON object: for each setting and rule, each
+attack's [mean, least] accuracy in percent over the seeds, and what a part costs each rule. `--quick`
+takes one seed and the default rule; `--rules`, `--attacks`, `--codec` and `--parts` choose.
+
+Ten peers train the digits through the engine, bytes to bytes, in one process on one thread. In
+each round the shards go to the next peer. Liars see all honest updates before they send theirs.
+
+Shape legend: P parameters, H honest peers, N peers.
+"""
+
+import argparse
+import hashlib
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eigen.protocol.limits import PART_VALUES_MAX
+from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec, RunSpec
+from eigen.protocol.types import Cid
+from eigen.training.aggregation import RULES
+from eigen.training.codec import CODECS
+from eigen.training.datasets import Samples, digits, split, write_shard
+from eigen.training.engine import Engine
+from eigen.training.errors import BadInput, CodecError, Diverged
+from eigen.training.results import LocalUpdate
+from eigen.training.spec import part_sizes
+from eigen.training.streams import batch_indices
+
+PEERS, ROUNDS, SEEDS = 10, 8, 3
+TOLERATED_BPS = 3_000
+LEAST_SHARD = 32
+"""Samples of the smallest shard: one batch."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How the data is dealt, and how many of the peers lie. `alpha` is Dirichlet's, or at random."""
+
+    name: str
+    liars: int
+    alpha: float | None
+
+
+SETTINGS = (Setting("iid", 3, None), Setting("dirichlet_0.5", 2, 0.5))
+
+
+def base_spec(rule: str, codec: str, parts: int, seed: int) -> RunSpec:
+    spec = RunSpec(
+        name="attacks",
+        model=ModelSpec("mlp", (("classes", 10), ("depth", 1), ("hidden", 64), ("inputs", 64))),
+        dataset=Cid("bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku"),
+        rounds=ROUNDS,
+        inner=InnerSpec(steps=12, batch=LEAST_SHARD, lr=0.01, weight_decay=0.01),
+        outer=OuterSpec("nesterov", 0.7, 0.5),
+        codec=codec,
+        result_codec=codec,
+        aggregation=AggregationSpec(rule, TOLERATED_BPS if RULES[rule].robust else 0),
+        part_values=PART_VALUES_MAX,
+        trainers_min=1,
+        trainers_max=PEERS,
+        reward_per_round=0,
+        validator_share_bps=0,
+        seed=seed,
+    )
+    return replace(spec, part_values=-(-part_sizes(spec)[0] // parts))
+
+
+def deal(samples: Samples, setting: Setting, seed: int) -> list[Samples]:
+    """Ten shards: at random, or each class by shares drawn from a Dirichlet distribution."""
+    if setting.alpha is None:
+        return split(samples, PEERS, seed)
+    drawn = np.random.default_rng(seed)
+    while True:
+        owner_N = np.empty(len(samples), np.int64)
+        for label in range(10):
+            (places,) = np.nonzero(samples.y_N == label)
+            shares = drawn.dirichlet([setting.alpha] * PEERS)
+            owner_N[drawn.permutation(places)] = np.searchsorted(
+                np.cumsum(shares)[:-1], np.linspace(0, 1, len(places), endpoint=False), "right"
+            )
+        if np.bincount(owner_N, minlength=PEERS).min() >= LEAST_SHARD:
+            return [samples.take(np.nonzero(owner_N == peer)[0]) for peer in range(PEERS)]
+
+
+# Attacks: what each liar sends, from all honest updates and what it trained itself -----------------
+
+Craft = Callable[[Tensor, Tensor, torch.Generator], Tensor]
+
+
+def _noise(honest_HP: Tensor, _own_P: Tensor, drawn: torch.Generator) -> Tensor:
+    values_P = torch.randn(honest_HP.shape[1], generator=drawn)
+    return values_P * (honest_HP.norm(dim=1).mean() / values_P.norm())
+
+
+ATTACKS: dict[str, Craft] = {
+    "none": lambda _honest_HP, own_P, _drawn: own_P,
+    "flip x1": lambda _honest_HP, own_P, _drawn: -own_P,
+    "flip x10": lambda _honest_HP, own_P, _drawn: -10.0 * own_P,
+    # Inner product manipulation (Xie et al., arXiv:1903.03936), small and large
+    "ipm 0.1": lambda honest_HP, _own_P, _drawn: -0.1 * honest_HP.mean(0),
+    "ipm 2": lambda honest_HP, _own_P, _drawn: -2.0 * honest_HP.mean(0),
+    # "A little is enough" (Baruch et al., arXiv:1902.06156)
+    "alie 1.5": lambda honest_HP, _own_P, _drawn: honest_HP.mean(0) - 1.5 * honest_HP.std(0),
+    "label flip": lambda _honest_HP, own_P, _drawn: own_P,  # trained on 9 - label
+    "copy": lambda honest_HP, _own_P, _drawn: honest_HP[0],
+    "zeros": lambda honest_HP, _own_P, _drawn: torch.zeros_like(honest_HP[0]),
+    "noise": _noise,
+    "nan": lambda _honest_HP, own_P, _drawn: own_P,  # its bytes are spoilt
+    "x 10^6": lambda _honest_HP, own_P, _drawn: 1e6 * own_P,
+    "minus twice": lambda honest_HP, own_P, _drawn: own_P - 2.0 * honest_HP.mean(0),
+}
+OWN_TRAINING = {"none", "flip x1", "flip x10", "label flip", "nan", "x 10^6", "minus twice"}
+
+
+class Bench:
+    """Runs with the data of one setting and seed."""
+
+    def __init__(self, setting: Setting, seed: int) -> None:
+        self.setting, self.seed = setting, seed
+        self._engine = Engine(threads=1)
+        training, held_out = digits(seed)
+        shards = deal(training, setting, seed)
+        self._shards = [write_shard(shard) for shard in shards]
+        self._flipped = [write_shard(Samples(s.x_NF, (9 - s.y_N).astype(np.uint8))) for s in shards]
+        self._held_out = write_shard(held_out)
+        self._first_rounds: dict[tuple[RunSpec, int, bool], LocalUpdate] = {}
+
+    def _train(
+        self, spec: RunSpec, base: bytes, number: int, peer: int, flipped: bool, residual: bytes
+    ) -> LocalUpdate:
+        key = (replace(spec, aggregation=AggregationSpec("mean")), peer, flipped)
+        if number == 0 and key in self._first_rounds:
+            return self._first_rounds[key]
+        shard = (self._flipped if flipped else self._shards)[(peer + number) % PEERS]
+        order = hashlib.sha256(bytes([self.seed, number, peer])).digest()
+        update = self._engine.train(spec, base, [shard], order, residual)
+        if number == 0:
+            self._first_rounds[key] = update
+        return update
+
+    def accuracy(self, spec: RunSpec, attack: str) -> float:
+        """Held-out accuracy in percent after all rounds; 0 where values left every bound."""
+        try:
+            return self._accuracy(spec, attack)
+        except (Diverged, CodecError):
+            return 0.0
+
+    def _accuracy(self, spec: RunSpec, attack: str) -> float:
+        engine, codec, sizes = self._engine, CODECS[spec.codec], part_sizes(spec)
+        drawn = torch.Generator().manual_seed(self.seed)
+        honest = PEERS - self.setting.liars
+        checkpoint = engine.initial_checkpoint(spec)
+        residuals, carried = [b""] * PEERS, [b""] * len(sizes)
+        samples = spec.inner.steps * spec.inner.batch
+        for number in range(spec.rounds):
+            trained = [
+                self._train(
+                    spec,
+                    checkpoint,
+                    number,
+                    peer,
+                    attack == "label flip" and peer >= honest,
+                    residuals[peer],
+                )
+                for peer in range(PEERS if attack in OWN_TRAINING else honest)
+            ]
+            residuals[: len(trained)] = [update.residual for update in trained]
+            vectors_NP = [
+                torch.cat([codec.decode(d, n) for d, n in zip(u.parts, sizes, strict=True)])
+                for u in trained
+            ]
+            honest_HP = torch.stack(vectors_NP[:honest])
+            sent = [update.parts for update in trained[:honest]]
+            for liar in range(honest, PEERS):
+                own_P = vectors_NP[liar] if liar < len(trained) else vectors_NP[0]
+                crafted_P = ATTACKS[attack](honest_HP, own_P, drawn)
+                parts = [codec.encode(part_P) for part_P in torch.split(crafted_P, sizes)]
+                if attack == "nan":
+                    parts = [b"\xff" * len(data) for data in parts]
+                sent.append(parts)
+            results = []
+            for part in range(len(sizes)):
+                inputs = [(parts[part], samples) for parts in sent]
+                if attack == "nan":
+                    inputs = self._refuse_liars(spec, part, inputs, honest)
+                average = engine.aggregate(spec, part, inputs, carried[part])
+                results.append(average.data)
+                carried[part] = average.carried
+            checkpoint = engine.outer_step(spec, checkpoint, results)
+        return 100.0 * engine.evaluate(spec, checkpoint, self._held_out).accuracy
+
+    def _refuse_liars(
+        self, spec: RunSpec, part: int, inputs: list[tuple[bytes, int]], honest: int
+    ) -> list[tuple[bytes, int]]:
+        while len(inputs) > honest:
+            try:
+                self._engine.aggregate(spec, part, inputs, b"")
+            except BadInput as error:
+                assert error.index >= honest, "an honest input was refused"
+                del inputs[error.index]
+            else:
+                raise AssertionError("an input that is not finite was aggregated")
+        return inputs
+
+
+def table(
+    rules: Sequence[str], attacks: Sequence[str], codec: str, parts: int, seeds: int
+) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for setting in SETTINGS:
+        benches = [Bench(setting, seed) for seed in range(seeds)]
+        rows = found[setting.name] = {}
+        for rule in rules:
+            row = rows[rule] = {}
+            for attack in attacks:
+                reached = [
+                    bench.accuracy(base_spec(rule, codec, parts, bench.seed), attack)
+                    for bench in benches
+                ]
+                row[attack] = [round(statistics.mean(reached), 1), round(min(reached), 1)]
+            print(setting.name, rule, row, file=sys.stderr, flush=True)
+    return found
+
+
+def cost_ms(inputs: int, quick: bool) -> dict[str, float]:
+    """One part of the largest size of so many trainers: best of some."""
+    torch.set_num_threads(1)
+    drawn = torch.Generator().manual_seed(0)
+    parts = [torch.randn(PART_VALUES_MAX, generator=drawn) for _ in range(inputs)]
+    found = {}
+    for name, rule in RULES.items():
+        spec = AggregationSpec(name, TOLERATED_BPS if rule.robust else 0)
+        times = []
+        for _ in range(3 if quick else 10):
+            start = time.perf_counter()
+            rule(parts, [1] * inputs, spec, parts[0] if rule.keeps_history else None)
+            times.append(time.perf_counter() - start)
+        found[name] = round(1000 * min(times), 1)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--quick", action="store_true", help="one seed, the default rule")
+    parser.add_argument("--rules", default="", help="names, with commas")
+    parser.add_argument("--attacks", default=",".join(ATTACKS), help="names, with commas")
+    parser.add_argument("--codec", default="int8", help="of updates and results")
+    parser.add_argument("--parts", type=int, default=3, help="parts of the vector")
+    parser.add_argument("--seeds", type=int, default=0)
+    arguments = parser.parse_args()
+    rules = arguments.rules.split(",") if arguments.rules else list(RULES)
+    start = time.perf_counter()
+    found = table(
+        rules,
+        arguments.attacks.split(","),
+        arguments.codec,
+        arguments.parts,
+        arguments.seeds or SEEDS,
+    )
+    found["part_ms_10_trainers"] = cost_ms(10, arguments.quick)
+    found["took_s"] = round(time.perf_counter() - start)
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
