@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from eigen.training.aggregation import RULES
 from eigen.training.layout import Layout
 from eigen.training.models import initial_vector
 
@@ -46,6 +47,7 @@ def test_the_same_bits_for_every_instruction_set_and_thread_count() -> None:
     assert len(fused) > 1 or len(found) == 1, "the probe cannot tell instruction sets apart"
     wanted = found[0]["one thread"]
     assert len(wanted) > 20
+    assert {f"{rule} {samples}" for rule in RULES for samples in (64, 320)} <= wanted.keys()
     for result in found:
         assert result["one thread"] == wanted
         assert result["two threads"] == wanted

@@ -7,7 +7,7 @@ passes; the rules are for that one.
 import math
 from collections.abc import Sequence
 
-LENGTH_RATIO_MAX = 10.0
+LENGTH_RATIO_MAX = 5.0
 """An input more than so many times as long as the median input, or as short, is no honest update.
 Trainers start from one checkpoint and make equally many Adam steps, whose size does not depend on
 the gradient's: docs/aggregation.md has the spread that was measured."""
