@@ -4,16 +4,18 @@
 attack's [mean, least] accuracy in percent over the seeds, and what a part costs each rule; without
 `--json`, tables. `--quick` takes one seed and the default rule; other options choose.
 
-Ten peers train the digits through the engine, bytes to bytes, in one process on one thread. In
-each round the shards go to the next peer. Liars see all honest updates before they send theirs.
+Ten peers train the digits in one process on one thread: local steps all at once (the first are
+compared with the engine's), everything from encoded parts on through the engine. In each round the
+shards go to the next peer. Liars see all honest updates before they send theirs.
 
-Shape legend: P parameters, H honest peers, N peers.
+Shape legend: P parameters, H honest peers, N peers, B samples of a batch, F features, C classes.
 """
 
 import argparse
 import hashlib
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,20 +24,24 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from eigen.node.run_file import DEFAULT_AGGREGATION
 from eigen.protocol.limits import PART_VALUES_MAX
 from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec, RunSpec
 from eigen.protocol.types import Cid
+from eigen.training import checkpoint as checkpoints
 from eigen.training.aggregation import RULES
 from eigen.training.codec import CODECS
 from eigen.training.datasets import Samples, digits, split, write_shard
 from eigen.training.engine import Engine
 from eigen.training.errors import BadInput, CodecError, Diverged
-from eigen.training.results import LocalUpdate
-from eigen.training.spec import part_sizes
+from eigen.training.inner import BETAS, EPSILON
+from eigen.training.models import build, unflatten
+from eigen.training.spec import check, part_sizes
+from eigen.training.streams import batch_indices
 
-PEERS, ROUNDS, SEEDS = 10, 12, 3
+PEERS, ROUNDS, SEEDS = 10, 10, 3
 LEAST_SHARD = 32
 """Samples of the smallest shard: one batch."""
 
@@ -92,6 +98,44 @@ def deal(samples: Samples, setting: Setting, seed: int) -> list[Samples]:
             return [samples.take(np.nonzero(owner_N == peer)[0]) for peer in range(PEERS)]
 
 
+def train_together(
+    spec: RunSpec, base: bytes, shards: Sequence[Samples], orders: Sequence[bytes]
+) -> Tensor:
+    """Pseudo-gradients [N, P] as `Engine.train` makes them, all peers' steps at once.
+
+    AdamW is elementwise, so stacked parameters are stepped as each peer's would be alone.
+    """
+    declared, inner, count = check(spec), spec.inner, len(shards)
+    theta_P = checkpoints.read(base, spec, declared).theta_P
+    model = build(declared)
+    stacked = {
+        name: view.expand(count, *view.shape).clone().requires_grad_()
+        for name, view in unflatten(declared.layout, theta_P).items()
+    }
+    optimizer = torch.optim.AdamW(
+        stacked.values(), inner.lr, BETAS, EPSILON, inner.weight_decay, foreach=False
+    )
+    batches = (
+        batch_indices(order, len(shard), inner.steps, inner.batch)
+        for shard, order in zip(shards, orders, strict=True)
+    )
+    for indices in zip(*batches, strict=True):
+        taken = [shard.take(index_B) for shard, index_B in zip(shards, indices, strict=True)]
+        x_NBF = torch.from_numpy(np.stack([batch.x_NF for batch in taken])).float() / 255.0
+        y_NB = torch.from_numpy(np.stack([batch.y_N for batch in taken])).long()
+        logits_NBC = torch.vmap(model.logits)(stacked, x_NBF)
+        loss = cross_entropy(logits_NBC.flatten(0, 1), y_NB.flatten()) * count
+        if not bool(loss.isfinite()):
+            raise Diverged("a loss is not finite")
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+    with torch.no_grad():
+        return theta_P - torch.cat(
+            [stacked[name].reshape(count, -1) for name in declared.layout.names], 1
+        )
+
+
 # Attacks: what each liar sends, from all honest updates and what it trained itself ----------------
 
 Craft = Callable[[Tensor, Tensor, torch.Generator], Tensor]
@@ -130,23 +174,42 @@ class Bench:
         self._engine = Engine(threads=1)
         training, held_out = digits(seed)
         shards = deal(training, setting, seed)
-        self._shards = [write_shard(shard) for shard in shards]
-        self._flipped = [write_shard(Samples(s.x_NF, (9 - s.y_N).astype(np.uint8))) for s in shards]
+        self._shards = shards
+        self._flipped = [Samples(s.x_NF, (9 - s.y_N).astype(np.uint8)) for s in shards]
         self._held_out = write_shard(held_out)
-        self._first_rounds: dict[tuple[RunSpec, int, bool], LocalUpdate] = {}
+        self._first_updates: dict[tuple[bool, int], Tensor] = {}
 
-    def _train(
-        self, spec: RunSpec, base: bytes, number: int, peer: int, flipped: bool, residual: bytes
-    ) -> LocalUpdate:
-        key = (replace(spec, aggregation=AggregationSpec("mean")), peer, flipped)
-        if number == 0 and key in self._first_rounds:
-            return self._first_rounds[key]
-        shard = (self._flipped if flipped else self._shards)[(peer + number) % PEERS]
-        order = hashlib.sha256(bytes([self.seed, number, peer])).digest()
-        update = self._engine.train(spec, base, [shard], order, residual)
+    def _train(self, spec: RunSpec, base: bytes, number: int, peers: int, flipped: bool) -> Tensor:
+        """The pseudo-gradients [N, P] of so many peers; the liars' labels may be flipped."""
+        key = (flipped, peers)
+        if number == 0 and key in self._first_updates:
+            return self._first_updates[key]
+        liars_from = PEERS - self.setting.liars
+        shards = [
+            (self._flipped if flipped and peer >= liars_from else self._shards)[
+                (peer + number) % PEERS
+            ]
+            for peer in range(peers)
+        ]
+        orders = [self._order(number, peer) for peer in range(peers)]
+        delta_NP = train_together(spec, base, shards, orders)
         if number == 0:
-            self._first_rounds[key] = update
-        return update
+            self._check_training(spec, base, delta_NP[0])
+            self._first_updates[key] = delta_NP
+        return delta_NP
+
+    def _order(self, number: int, peer: int) -> bytes:
+        return hashlib.sha256(bytes([self.seed, number, peer])).digest()
+
+    def _check_training(self, spec: RunSpec, base: bytes, delta_P: Tensor) -> None:
+        """That peers trained together do as one does whom the engine trains."""
+        exact = replace(spec, codec="fp32")
+        alone = self._engine.train(
+            exact, base, [write_shard(self._shards[0])], self._order(0, 0), b""
+        )
+        alone_P = torch.cat([CODECS["fp32"].decode(d, len(d) // 4) for d in alone.parts])
+        if (alone_P - delta_P).norm() > 1e-3 * alone_P.norm():
+            raise AssertionError("this is not how the engine trains")
 
     def accuracy(self, spec: RunSpec, attack: str) -> float:
         """Held-out accuracy in percent after all rounds; 0 where values left every bound."""
@@ -160,29 +223,24 @@ class Bench:
         drawn = torch.Generator().manual_seed(self.seed)
         honest = PEERS - self.setting.liars
         checkpoint = engine.initial_checkpoint(spec)
-        residuals, carried = [b""] * PEERS, [b""] * len(sizes)
+        residual_NP, carried = torch.zeros(PEERS, sum(sizes)), [b""] * len(sizes)
         samples = spec.inner.steps * spec.inner.batch
         for number in range(spec.rounds):
-            trained = [
-                self._train(
-                    spec,
-                    checkpoint,
-                    number,
-                    peer,
-                    attack == "label flip" and peer >= honest,
-                    residuals[peer],
-                )
-                for peer in range(PEERS if attack in OWN_TRAINING else honest)
-            ]
-            residuals[: len(trained)] = [update.residual for update in trained]
-            vectors_NP = [
-                torch.cat([codec.decode(d, n) for d, n in zip(u.parts, sizes, strict=True)])
-                for u in trained
-            ]
-            honest_HP = torch.stack(vectors_NP[:honest])
-            sent = [update.parts for update in trained[:honest]]
+            trained = PEERS if attack in OWN_TRAINING else honest
+            wanted_NP = residual_NP[:trained] + self._train(
+                spec, checkpoint, number, trained, attack == "label flip"
+            )
+            sent, vectors = [], []
+            for peer, wanted_P in enumerate(wanted_NP):
+                parts = [codec.encode(part_P) for part_P in torch.split(wanted_P, sizes)]
+                decoded = [codec.decode(d, n) for d, n in zip(parts, sizes, strict=True)]
+                sent.append(parts)
+                vectors.append(torch.cat(decoded))
+                residual_NP[peer] = wanted_P - vectors[-1]
+            honest_HP = torch.stack(vectors[:honest])
+            del sent[honest:]
             for liar in range(honest, PEERS):
-                own_P = vectors_NP[liar] if liar < len(trained) else vectors_NP[0]
+                own_P = vectors[liar] if liar < trained else vectors[0]
                 crafted_P = ATTACKS[attack](honest_HP, own_P, drawn)
                 parts = [codec.encode(part_P) for part_P in torch.split(crafted_P, sizes)]
                 if attack == "nan":
@@ -228,6 +286,7 @@ def table(
                     bench.accuracy(base_spec(rule, codec, parts, bench.seed), attack)
                     for bench in benches
                 ]
+                print(setting.name, rule, attack, reached, file=sys.stderr, flush=True)
                 row[attack] = [round(statistics.mean(reached), 1), round(min(reached), 1)]
     return found
 
