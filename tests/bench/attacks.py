@@ -32,7 +32,7 @@ from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec,
 from eigen.protocol.types import Cid
 from eigen.training import checkpoint as checkpoints
 from eigen.training.aggregation import RULES
-from eigen.training.codec import CODECS
+from eigen.training.codec import CODECS, encode_with_feedback
 from eigen.training.datasets import Samples, digits, split, write_shard
 from eigen.training.engine import Engine
 from eigen.training.errors import BadInput, CodecError, Diverged
@@ -58,7 +58,7 @@ class Setting:
 SETTINGS = (Setting("iid", 3, None), Setting("dirichlet_0.5", 2, 0.5))
 
 
-def base_spec(rule: str, codec: str, parts: int, seed: int) -> RunSpec:
+def base_spec(rule: str, codecs: tuple[str, str], parts: int, seed: int) -> RunSpec:
     spec = RunSpec(
         name="attacks",
         model=ModelSpec("mlp", (("classes", 10), ("depth", 1), ("hidden", 64), ("inputs", 64))),
@@ -66,8 +66,8 @@ def base_spec(rule: str, codec: str, parts: int, seed: int) -> RunSpec:
         rounds=ROUNDS,
         inner=InnerSpec(steps=10, batch=LEAST_SHARD, lr=0.01, weight_decay=0.01),
         outer=OuterSpec("nesterov", 0.7, 0.5),
-        codec=codec,
-        result_codec=codec,
+        codec=codecs[0],
+        result_codec=codecs[1],
         aggregation=AggregationSpec(
             rule, DEFAULT_AGGREGATION.tolerated_bps if RULES[rule].robust else 0
         ),
@@ -131,9 +131,8 @@ def train_together(
         torch.autograd.backward(loss)
         optimizer.step()
     with torch.no_grad():
-        return theta_P - torch.cat(
-            [stacked[name].reshape(count, -1) for name in declared.layout.names], 1
-        )
+        names = declared.layout.names
+        return theta_P - torch.cat([stacked[name].reshape(count, -1) for name in names], 1)
 
 
 # Attacks: what each liar sends, from all honest updates and what it trained itself ----------------
@@ -143,7 +142,7 @@ Craft = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 
 def _noise(honest_HP: Tensor, _own_P: Tensor, drawn: torch.Generator) -> Tensor:
     values_P = torch.randn(honest_HP.shape[1], generator=drawn)
-    return values_P * (honest_HP.norm(dim=1).mean() / values_P.norm())
+    return values_P * float(honest_HP.norm(dim=1).mean() / values_P.norm())
 
 
 ATTACKS: dict[str, Craft] = {
@@ -227,23 +226,28 @@ class Bench:
         samples = spec.inner.steps * spec.inner.batch
         for number in range(spec.rounds):
             trained = PEERS if attack in OWN_TRAINING else honest
-            wanted_NP = residual_NP[:trained] + self._train(
-                spec, checkpoint, number, trained, attack == "label flip"
-            )
+            delta_NP = self._train(spec, checkpoint, number, trained, attack == "label flip")
             sent, vectors = [], []
-            for peer, wanted_P in enumerate(wanted_NP):
-                parts = [codec.encode(part_P) for part_P in torch.split(wanted_P, sizes)]
-                decoded = [codec.decode(d, n) for d, n in zip(parts, sizes, strict=True)]
-                sent.append(parts)
+            for peer, delta_P in enumerate(delta_NP):
+                pairs = [
+                    encode_with_feedback(codec, part_P, left_P)
+                    for part_P, left_P in zip(
+                        torch.split(delta_P, sizes),
+                        torch.split(residual_NP[peer], sizes),
+                        strict=True,
+                    )
+                ]
+                sent.append([data for data, _ in pairs])
+                residual_NP[peer] = torch.cat([left_P for _, left_P in pairs])
+                decoded = [codec.decode(d, n) for d, n in zip(sent[-1], sizes, strict=True)]
                 vectors.append(torch.cat(decoded))
-                residual_NP[peer] = wanted_P - vectors[-1]
             honest_HP = torch.stack(vectors[:honest])
             del sent[honest:]
             for liar in range(honest, PEERS):
                 own_P = vectors[liar] if liar < trained else vectors[0]
                 crafted_P = ATTACKS[attack](honest_HP, own_P, drawn)
                 parts = [codec.encode(part_P) for part_P in torch.split(crafted_P, sizes)]
-                if attack == "nan":
+                if attack == "nan":  # as a scale or a value, whatever the codec
                     parts = [b"\xff" * len(data) for data in parts]
                 sent.append(parts)
             results = []
@@ -273,7 +277,7 @@ class Bench:
 
 
 def table(
-    rules: Sequence[str], attacks: Sequence[str], codec: str, parts: int, seeds: int
+    rules: Sequence[str], attacks: Sequence[str], codecs: tuple[str, str], parts: int, seeds: int
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for setting in SETTINGS:
@@ -283,7 +287,7 @@ def table(
             row = rows[rule] = {}
             for attack in attacks:
                 reached = [
-                    bench.accuracy(base_spec(rule, codec, parts, bench.seed), attack)
+                    bench.accuracy(base_spec(rule, codecs, parts, bench.seed), attack)
                     for bench in benches
                 ]
                 print(setting.name, rule, attack, reached, file=sys.stderr, flush=True)
@@ -326,7 +330,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one seed, the default rule")
     parser.add_argument("--rules", default="", help="names, with commas")
     parser.add_argument("--attacks", default=",".join(ATTACKS), help="names, with commas")
-    parser.add_argument("--codec", default="int8", help="of updates and results")
+    parser.add_argument("--codec", default="int8", help="of updates")
+    parser.add_argument("--result-codec", default="int8", help="of results")
     parser.add_argument("--parts", type=int, default=3, help="parts of the vector")
     parser.add_argument("--seeds", type=int, default=0, help="runs of each kind")
     arguments = parser.parse_args()
@@ -335,8 +340,9 @@ def main() -> None:
         rules = arguments.rules.split(",")
     attacks = arguments.attacks.split(",")
     seeds = arguments.seeds or (1 if arguments.quick else SEEDS)
+    codecs = (arguments.codec, arguments.result_codec)
     start = time.perf_counter()
-    found = table(rules, attacks, arguments.codec, arguments.parts, seeds)
+    found = table(rules, attacks, codecs, arguments.parts, seeds)
     found["part_ms_10_trainers"] = cost_ms(10, arguments.quick)
     found["took_s"] = round(time.perf_counter() - start)
     if arguments.json:

@@ -18,7 +18,7 @@ import trio
 
 from eigen.node.worker import TrainingWorker
 from eigen.protocol.limits import PART_VALUES_MAX
-from eigen.protocol.run import ModelSpec, OuterSpec, RunSpec
+from eigen.protocol.run import AggregationSpec, ModelSpec, OuterSpec, RunSpec
 from eigen.protocol.types import Cid
 from eigen.training.errors import BadInput, CheckpointError
 from eigen.training.presets import DIGITS
@@ -123,6 +123,7 @@ def digits() -> None:
         print(f"{title:32} least {least} | mean {mean} | {seconds:.3f} s", flush=True)
 
     table("preset (int8, Nesterov 0.7, 0.5)")
+    table("mean of all, not filtered", aggregation=AggregationSpec("mean"))
     table("fp32", codec="fp32", result_codec="fp32")
     table("sgd 1.0", outer=OuterSpec("sgd", 1.0, 0.0))
     table("nesterov 0.7, 0.9", outer=OuterSpec("nesterov", 0.7, 0.9))
