@@ -237,10 +237,11 @@ def test_sorting_rules_weigh_each_coordinate(rule: str) -> None:
 
 def test_inner_products_are_those_of_fp64() -> None:
     drawn = torch.Generator().manual_seed(3)
-    for values in (1, 2, 3, 1000, 4097):
+    for values in (1, 2, 3, 1000, 4096, 4097, 9000):
         parts = [torch.randn(values, generator=drawn) for _ in range(3)]
         wanted = torch.stack(parts).double() @ torch.stack(parts).double().T
         assert np.allclose(arithmetic.gram(parts), wanted.numpy(), rtol=1e-12, atol=1e-12)
+        assert np.allclose(arithmetic.squares(parts), wanted.diagonal().numpy(), rtol=1e-12)
 
 
 def test_the_geometric_median_is_where_the_pulls_balance() -> None:

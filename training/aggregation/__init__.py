@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from eigen.protocol.run import AggregationSpec
 from eigen.training.aggregation import geometry, order
-from eigen.training.aggregation.arithmetic import Gram, combine, gram, inner
+from eigen.training.aggregation.arithmetic import Gram, combine, gram, squares
 from eigen.training.aggregation.gate import MAJORITY_MIN, length, liars, plausible
 
 if TYPE_CHECKING:
@@ -85,8 +85,7 @@ class Sorting:
         """See `AggregationRule`."""
         if len(parts_NP) < MAJORITY_MIN:
             return _mean(parts_NP, samples_N)
-        wide_NP = (part_P.double() for part_P in parts_NP)
-        kept = plausible([length(inner(wide_P, wide_P)) for wide_P in wide_NP])
+        kept = plausible([length(squared) for squared in squares(parts_NP)])
         return self.middle(
             [parts_NP[i] for i in kept],
             [samples_N[i] for i in kept],
