@@ -9,7 +9,7 @@ Shape legend: N inputs; weights_N are the inputs' shares of all samples, which a
 from collections.abc import Sequence
 
 from eigen.training.aggregation.arithmetic import Gram
-from eigen.training.aggregation.gate import length
+from eigen.training.aggregation.gate import MAJORITY_MIN, length
 
 CLIP_ITERATIONS = 3
 """Steps of centered clipping; the paper uses one with a history, and more without."""
@@ -86,7 +86,7 @@ def cosine_filter(products: Gram, shares_N: Sequence[float], _liars: int) -> lis
 
     Inputs longer than the lower median length are shortened to it. Then the input whose cosine with
     the weighted mean of the others is least is dropped where that cosine is not above `COSINE_MIN`,
-    and so on with those that are left.
+    and so on while a majority of those that are left can be told from the rest.
     """
     lengths = [length(row[i]) for i, row in enumerate(products)]
     median = sorted(lengths)[(len(lengths) - 1) // 2]
@@ -95,7 +95,7 @@ def cosine_filter(products: Gram, shares_N: Sequence[float], _liars: int) -> lis
     clips = [min(1.0, median / own) for own in lengths]
     scaled = [share * clip for share, clip in zip(shares_N, clips, strict=True)]
     kept = list(range(len(scaled)))
-    while len(kept) > 1:
+    while len(kept) >= MAJORITY_MIN:
         cosines = {i: _cosine_with_others(products, scaled, kept, i) for i in kept}
         worst = min(kept, key=lambda i: cosines[i])
         if cosines[worst] > COSINE_MIN:
