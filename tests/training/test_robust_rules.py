@@ -1,7 +1,9 @@
 """Every rule against any minority of liars: what holds for which, for any lies and group sizes."""
 
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -242,6 +244,14 @@ def test_inner_products_are_those_of_fp64() -> None:
         wanted = torch.stack(parts).double() @ torch.stack(parts).double().T
         assert np.allclose(arithmetic.gram(parts), wanted.numpy(), rtol=1e-12, atol=1e-12)
         assert np.allclose(arithmetic.squares(parts), wanted.diagonal().numpy(), rtol=1e-12)
+
+
+def test_scalars_are_added_alike_by_every_python() -> None:
+    """Compensated sums would give 1.0 here."""
+    assert arithmetic.added([1.0, 1e100, 1.0, -1e100]) == 0.0
+    for name in ("geometry", "gate"):
+        source = Path(arithmetic.__file__).with_name(f"{name}.py").read_text()
+        assert not re.search(r"\b(f?sum|sumprod|fma)\(", source), name
 
 
 def test_the_geometric_median_is_where_the_pulls_balance() -> None:

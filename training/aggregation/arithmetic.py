@@ -7,7 +7,7 @@ Python floats; +, -, ·, / and square root are exactly rounded there (IEEE 754).
 Shape legend: P values of a part, N inputs, W columns of a block.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,6 +35,14 @@ def combine(parts_NP: Sequence["Tensor"], weights_N: Sequence[float]) -> "Tensor
         scaled_P = part_P * float(np.float32(weight))
         total_P = scaled_P if total_P is None else total_P.add_(scaled_P)
     return parts_NP[0] * 0.0 if total_P is None else total_P
+
+
+def added(terms: Iterable[float]) -> float:
+    """The terms added up from the left; `sum` compensates its rounding from Python 3.12 on."""
+    total = 0.0
+    for term in terms:
+        total += term
+    return total
 
 
 def squares(parts_NP: Sequence["Tensor"]) -> list[float]:

@@ -8,7 +8,7 @@ Shape legend: N inputs; weights_N are the inputs' shares of all samples, which a
 
 from collections.abc import Sequence
 
-from eigen.training.aggregation.arithmetic import Gram
+from eigen.training.aggregation.arithmetic import Gram, added
 from eigen.training.aggregation.gate import MAJORITY_MIN, length
 
 CLIP_ITERATIONS = 3
@@ -37,7 +37,7 @@ def centered_clip(products: Gram, shares_N: Sequence[float], _liars: int) -> lis
             share * (1.0 if distance <= radius else radius / distance)
             for share, distance in zip(shares_N, distances, strict=True)
         ]
-        rest = 1.0 - sum(steps)
+        rest = 1.0 - added(steps)
         weights = [rest * weight for weight in weights]
         for i, step in enumerate(steps):
             weights[i] += step
@@ -76,7 +76,7 @@ def geometric_median(products: Gram, shares_N: Sequence[float], _liars: int) -> 
             share / max(distance, least)
             for share, distance in zip(shares_N, distances, strict=True)
         ]
-        total = sum(pulls)
+        total = added(pulls)
         weights = [pull / total for pull in pulls]
     return weights
 
@@ -101,7 +101,7 @@ def cosine_filter(products: Gram, shares_N: Sequence[float], _liars: int) -> lis
         if cosines[worst] > COSINE_MIN:
             break
         kept.remove(worst)
-    total = sum(shares_N[i] for i in kept)
+    total = added(shares_N[i] for i in kept)
     return [scaled[i] / total if i in kept else 0.0 for i in range(len(scaled))]
 
 
@@ -109,10 +109,10 @@ def _cosine_with_others(
     products: Gram, scaled_N: Sequence[float], kept: Sequence[int], i: int
 ) -> float:
     others = [j for j in kept if j != i]
-    along = sum(scaled_N[j] * products[i][j] for j in others)
+    along = added(scaled_N[j] * products[i][j] for j in others)
     own = length(products[i][i])
     of_others = length(
-        sum(scaled_N[j] * scaled_N[k] * products[j][k] for j in others for k in others)
+        added(scaled_N[j] * scaled_N[k] * products[j][k] for j in others for k in others)
     )
     return along / (own * of_others) if own * of_others > 0.0 else 0.0
 
@@ -120,10 +120,10 @@ def _cosine_with_others(
 def _distances(products: Gram, weights: Sequence[float]) -> list[float]:
     """Of each vector of the table to the weighted sum of all."""
     along = [
-        sum(product * weight for product, weight in zip(row, weights, strict=True))
+        added(product * weight for product, weight in zip(row, weights, strict=True))
         for row in products
     ]
-    squared = sum(weight * product for weight, product in zip(weights, along, strict=True))
+    squared = added(weight * product for weight, product in zip(weights, along, strict=True))
     return [length(row[i] - 2.0 * along[i] + squared) for i, row in enumerate(products)]
 
 
@@ -135,11 +135,11 @@ def _by_krum_score(products: Gram, liars: int) -> list[int]:
         squared = [
             products[i][i] + products[j][j] - 2.0 * products[i][j] for j in range(count) if j != i
         ]
-        return sum(sorted(squared)[:near]), sum(squared)
+        return added(sorted(squared)[:near]), added(squared)
 
     return sorted(range(count), key=score)
 
 
 def _mean_of(kept: Sequence[int], shares_N: Sequence[float]) -> list[float]:
-    total = sum(shares_N[i] for i in kept)
+    total = added(shares_N[i] for i in kept)
     return [share / total if i in kept else 0.0 for i, share in enumerate(shares_N)]
