@@ -9,7 +9,7 @@ Shape legend: N inputs; weights_N are the inputs' shares of all samples, which a
 from collections.abc import Sequence
 
 from eigen.training.aggregation.arithmetic import Gram, added
-from eigen.training.aggregation.gate import MAJORITY_MIN, length
+from eigen.training.aggregation.gate import length
 
 CLIP_ITERATIONS = 3
 """Steps of centered clipping; the paper uses one with a history, and more without."""
@@ -81,12 +81,13 @@ def geometric_median(products: Gram, shares_N: Sequence[float], _liars: int) -> 
     return weights
 
 
-def cosine_filter(products: Gram, shares_N: Sequence[float], _liars: int) -> list[float]:
+def cosine_filter(products: Gram, shares_N: Sequence[float], liars: int) -> list[float]:
     """The mean of the inputs that point where the others do, clipped to the median length.
 
     Inputs longer than the lower median length are shortened to it. Then the input whose cosine with
     the weighted mean of the others is least is dropped where that cosine is not above `COSINE_MIN`,
-    and so on while a majority of those that are left can be told from the rest.
+    and so on with those that are left, but never more than may lie: with shards that differ, an
+    honest input can stand alone, too.
     """
     lengths = [length(row[i]) for i, row in enumerate(products)]
     median = sorted(lengths)[(len(lengths) - 1) // 2]
@@ -95,7 +96,7 @@ def cosine_filter(products: Gram, shares_N: Sequence[float], _liars: int) -> lis
     clips = [min(1.0, median / own) for own in lengths]
     scaled = [share * clip for share, clip in zip(shares_N, clips, strict=True)]
     kept = list(range(len(scaled)))
-    while len(kept) >= MAJORITY_MIN:
+    for _ in range(liars):
         cosines = {i: _cosine_with_others(products, scaled, kept, i) for i in kept}
         worst = min(kept, key=lambda i: cosines[i])
         if cosines[worst] > COSINE_MIN:
