@@ -25,7 +25,8 @@ rule = "sgd"
 lr = 1.0
 
 [aggregation]
-rule = "mean"
+rule = "cosine-filter"
+tolerated_percent = 30        # of the trainers, who may lie
 """
 
 import tomllib
@@ -43,6 +44,8 @@ from eigen.protocol.wire import WireError, encode_bare
 
 TOKEN = 10**18
 RUN_FILE_BYTES_MAX = 256 * 1024
+DEFAULT_AGGREGATION = AggregationSpec("cosine-filter", 3_000)
+"""The rule that no attack of docs/aggregation.md's tables broke, and the share of liars there."""
 NUMBER_MAX = 1e300
 """Larger ones are infinite, or too large for a float: no setting comes near."""
 
@@ -110,10 +113,7 @@ class RunFile:
                 ),
                 codec=codec,
                 result_codec=reader.take("result_codec", str, answer),
-                aggregation=AggregationSpec(
-                    aggregation.take("rule", str, "mean"),
-                    round(100 * aggregation.number("tolerated_percent", 0.0)),
-                ),
+                aggregation=_aggregation(aggregation),
                 part_values=reader.take("part_values", int, PART_VALUES_MAX),
                 trainers_min=trainers[0],
                 trainers_max=trainers[1],
@@ -135,6 +135,13 @@ class RunFile:
             check(spec)
         except SpecError as error:
             raise RunFileError(self.path, _in_file_terms(str(error), ())) from error
+
+
+def _aggregation(table: "_Table") -> AggregationSpec:
+    rule = table.take("rule", str, DEFAULT_AGGREGATION.rule)
+    usual_bps = 0 if rule == "mean" else DEFAULT_AGGREGATION.tolerated_bps
+    share_bps = round(100 * table.number("tolerated_percent", usual_bps / 100))
+    return AggregationSpec(rule, share_bps)
 
 
 _FILE_TERMS = {

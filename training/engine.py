@@ -15,7 +15,7 @@ from torch import Tensor
 from eigen.protocol import limits
 from eigen.protocol.run import RunSpec
 from eigen.training import checkpoint as checkpoints
-from eigen.training.aggregation import RULES
+from eigen.training.aggregation import RULES, AggregationRule
 from eigen.training.architectures import Declaration
 from eigen.training.codecs.blocks import VALUE_MAX
 from eigen.training.codecs.codec import Codec, encode_with_feedback
@@ -93,8 +93,9 @@ class Engine:
         """One part of all trainers, (encoded, samples) each, as one encoded part.
 
         `carried` is what the same part's aggregation left in the round before, or empty: with error
-        feedback on the way down too, what one result leaves out goes into the next. The order of
-        the inputs is part of the result. Raises `SpecError`, `ResidualError` where `carried` does
+        feedback on the way down too, what one result leaves out goes into the next; and a rule that
+        keeps a history starts from the last result, as everybody got it. The order of the inputs is
+        part of the result. Raises `SpecError`, `ResidualError` where `carried` does
         not fit the run, or `BadInput` with the index of the first input that does not decode or
         claims samples that a round does not have.
         """
@@ -108,14 +109,16 @@ class Engine:
                 raise BadInput(index, f"{samples} samples, a round has 1 to {samples_most}")
         codec = CODECS[spec.codec]
         parts = [_decode(codec, index, data, values) for index, (data, _) in enumerate(inputs)]
-        result_P = RULES[spec.aggregation.rule](parts, [samples for _, samples in inputs])
-        result_codec = CODECS[spec.result_codec]
-        left_P = _read_residual(result_codec, values, carried)
+        rule, result_codec = RULES[spec.aggregation.rule], CODECS[spec.result_codec]
+        left_P, history_P = _read_carried(rule, result_codec, values, carried)
+        samples_N = [samples for _, samples in inputs]
+        result_P = rule(parts, samples_N, spec.aggregation, history_P)
         # Rounding may put a mean of largest values one step above what codecs take.
         data, left_P = encode_with_feedback(
             result_codec, result_P.clamp_(-VALUE_MAX, VALUE_MAX), left_P
         )
-        return PartAverage(data, b"" if result_codec.lossless else left_P.numpy().tobytes())
+        left = b"" if result_codec.lossless else left_P.numpy().tobytes()
+        return PartAverage(data, left + (data if rule.keeps_history else b""))
 
     def outer_step(self, spec: RunSpec, base: bytes, results: Sequence[bytes]) -> bytes:
         """The next canonical checkpoint from `base` and the aggregated parts, in part order.
@@ -170,6 +173,20 @@ def _read_residual(codec: Codec, values: int, residual: bytes) -> Tensor:
     if not bool(residual_P.isfinite().all()):
         raise ResidualError("the residual has NaN or infinite values")
     return residual_P
+
+
+def _read_carried(
+    rule: AggregationRule, codec: Codec, values: int, carried: bytes
+) -> tuple[Tensor, Tensor | None]:
+    """The residual [P] and the rule's history [P]: fp32, then the last result as it was encoded."""
+    if not carried or not rule.keeps_history:
+        return _read_residual(codec, values, carried), None
+    cut = 0 if codec.lossless else 4 * values
+    try:
+        history_P = codec.decode(carried[cut:], values)
+    except CodecError as error:
+        raise ResidualError(f"the last result does not decode: {error}") from None
+    return _read_residual(codec, values, carried[:cut]), history_P
 
 
 def _part_values(spec: RunSpec, part: int) -> int:

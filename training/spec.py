@@ -8,7 +8,7 @@ import math
 from collections.abc import Collection
 
 from eigen.protocol import limits
-from eigen.protocol.run import RunSpec
+from eigen.protocol.run import AggregationSpec, RunSpec
 from eigen.training.aggregation import RULES
 from eigen.training.architectures import Declaration, declare
 from eigen.training.codecs.registry import CODECS
@@ -21,6 +21,8 @@ MOMENTS = ("fresh",)
 """Where Adam's second moment may start."""
 PRECISIONS = ("fp32",)
 """What forward and backward passes may be computed in."""
+TOLERATED_BPS_MAX = 4_999
+"""No rule tells a half from the other."""
 RATE_MAX = 10.0
 """A learning rate above this is a slip of the pen."""
 
@@ -48,6 +50,7 @@ def check(spec: RunSpec) -> Declaration:
     _known("codec", spec.codec, CODECS)
     _known("result_codec", spec.result_codec, CODECS)
     _known("aggregation.rule", spec.aggregation.rule, RULES)
+    _tolerated(spec.aggregation)
     _within("part_values", spec.part_values, 1, limits.PART_VALUES_MAX)
     if declared.layout.values > limits.PARTS_MAX * spec.part_values:
         raise SpecError(
@@ -80,8 +83,9 @@ def result_bytes(spec: RunSpec) -> list[int]:
 
 
 def carries(spec: RunSpec) -> bool:
-    """Whether aggregating a part leaves state for the next round: what its encoding leaves out."""
-    return not CODECS[spec.result_codec].lossless
+    """Whether aggregating a part leaves state for the next round: see `PartAverage.carried`."""
+    keeps_history = RULES[spec.aggregation.rule].keeps_history
+    return keeps_history or not CODECS[spec.result_codec].lossless
 
 
 def _within(field: str, value: int, least: int, most: int) -> None:
@@ -92,6 +96,16 @@ def _within(field: str, value: int, least: int, most: int) -> None:
 def _rate(field: str, value: float) -> None:
     if not (math.isfinite(value) and 0.0 < value <= RATE_MAX):
         raise SpecError(field, f"{value} is not above 0 and at most {RATE_MAX:g}")
+
+
+def _tolerated(aggregation: AggregationSpec) -> None:
+    share = aggregation.tolerated_bps
+    if RULES[aggregation.rule].robust:
+        _within("aggregation.tolerated_bps", share, 1, TOLERATED_BPS_MAX)
+    elif share:
+        raise SpecError(
+            "aggregation.tolerated_bps", f"must be 0: {aggregation.rule} tolerates none"
+        )
 
 
 def _known(field: str, name: str, registry: Collection[str]) -> None:

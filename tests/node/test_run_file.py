@@ -8,8 +8,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from eigen.node.exit_codes import ExitCode
-from eigen.node.run_file import RUN_FILE_BYTES_MAX, TOKEN, RunFileError, load_run_file
+from eigen.node.run_file import (
+    DEFAULT_AGGREGATION,
+    RUN_FILE_BYTES_MAX,
+    TOKEN,
+    RunFileError,
+    load_run_file,
+)
 from eigen.protocol.cid import raw_cid
+from eigen.protocol.run import AggregationSpec
 from eigen.protocol.wire import encode_bare
 
 GOOD = """
@@ -68,6 +75,19 @@ def test_an_answer_travels_as_its_codec_says_unless_the_file_does(tmp_path: Path
         assert (spec.codec, spec.result_codec) == codecs
 
 
+def test_three_in_ten_may_lie_unless_the_file_says_otherwise(tmp_path: Path) -> None:
+    def aggregation(lines: str) -> AggregationSpec:
+        text = GOOD.replace("[aggregation]", "[aggregation]\n" + lines)
+        return load_run_file(write(tmp_path, text)).spec(MANIFEST).aggregation
+
+    assert aggregation("") == DEFAULT_AGGREGATION == AggregationSpec("cosine-filter", 3_000)
+    assert aggregation("tolerated_percent = 12.5") == AggregationSpec("cosine-filter", 1_250)
+    assert aggregation('rule = "median"') == AggregationSpec("median", 3_000)
+    assert aggregation('rule = "mean"') == AggregationSpec("mean", 0)
+    with pytest.raises(RunFileError, match="mean tolerates none"):
+        aggregation('rule = "mean"\ntolerated_percent = 30')
+
+
 def test_a_manifest_may_stand_for_the_source(tmp_path: Path) -> None:
     text = GOOD.replace('source = "digits"', f'manifest = "{MANIFEST}"')
     run_file = load_run_file(write(tmp_path, text))
@@ -107,7 +127,12 @@ WRONG = {
     "result_codec": [('"zip"', "int8")],
     "aggregation": [('"mean"', "table")],
     "aggregation.rule": [('"max"', "mean")],
-    "aggregation.tolerated_percent": [("51", "5000"), ("inf", "finite")],
+    "aggregation.tolerated_percent": [
+        ("51", "5000"),
+        ("50", "4999"),
+        ("0", "1 to"),
+        ("inf", "fin"),
+    ],
     "aggregation.colour": [("1", "rule")],
     "description": [("7", "text"), (f'"{"ä" * 2100}"', "4096")],
     "colour": [("1", "rounds")],

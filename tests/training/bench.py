@@ -18,7 +18,7 @@ import trio
 
 from eigen.node.worker import TrainingWorker
 from eigen.protocol.limits import PART_VALUES_MAX
-from eigen.protocol.run import ModelSpec, OuterSpec, RunSpec
+from eigen.protocol.run import AggregationSpec, ModelSpec, OuterSpec, RunSpec
 from eigen.protocol.types import Cid
 from eigen.training.errors import BadInput, CheckpointError
 from eigen.training.presets import DIGITS
@@ -157,17 +157,22 @@ def digits_codecs() -> None:
 
 def digits() -> None:
     """Held-out accuracy after each round with what docs/training.md recommends, and beside it."""
+
+    def of_mean(title: str, trainers: int = 4, away: int = 0, **changes: object) -> None:
+        table(title, trainers, away, aggregation=AggregationSpec("mean"), **changes)
+
     table("preset (int8, Nesterov 0.7, 0.5)")
-    table("fp32", codec="fp32", result_codec="fp32")
-    table("sgd 1.0", outer=OuterSpec("sgd", 1.0, 0.0))
-    table("nesterov 0.7, 0.9", outer=OuterSpec("nesterov", 0.7, 0.9))
-    table("H = 20", inner=replace(DIGITS.inner, steps=20))
-    table("inner lr 0.002", inner=replace(DIGITS.inner, lr=0.002))
-    table("inner lr 0.008", inner=replace(DIGITS.inner, lr=0.008))
-    table("mlp 256, inner lr 0.01", model=MLP, inner=replace(DIGITS.inner, lr=0.01))
-    table("one of 4 away each round", away=1)
-    table("two of 4 away each round", away=2)
-    table("8 trainers", trainers=8)
+    of_mean("mean")
+    of_mean("fp32", codec="fp32", result_codec="fp32")
+    of_mean("sgd 1.0", outer=OuterSpec("sgd", 1.0, 0.0))
+    of_mean("nesterov 0.7, 0.9", outer=OuterSpec("nesterov", 0.7, 0.9))
+    of_mean("H = 20", inner=replace(DIGITS.inner, steps=20))
+    of_mean("inner lr 0.002", inner=replace(DIGITS.inner, lr=0.002))
+    of_mean("inner lr 0.008", inner=replace(DIGITS.inner, lr=0.008))
+    of_mean("mlp 256, inner lr 0.01", model=MLP, inner=replace(DIGITS.inner, lr=0.01))
+    of_mean("one of 4 away each round", away=1)
+    of_mean("two of 4 away each round", away=2)
+    of_mean("8 trainers", trainers=8)
 
 
 def replayed() -> None:

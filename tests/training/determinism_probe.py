@@ -15,6 +15,7 @@ import torch
 
 from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec, RunSpec
 from eigen.protocol.types import Cid
+from eigen.training.aggregation import RULES
 from eigen.training.codecs.codec import encode_with_feedback
 from eigen.training.codecs.registry import CODECS
 from eigen.training.engine import Engine
@@ -81,6 +82,14 @@ def digests(threads: int) -> dict[str, str]:
             note(f"{name} {kind}", data)
             note(f"{name} {kind} left", left_P.numpy().tobytes())
             note(f"{name} {kind} alone", codec.encode(part_P))
+    parts = [torch.from_numpy(uniform(f"part {i}", b"", PART_VALUES)) for i in range(7)]
+    parts = [parts[0], *(parts[0] * 0.5 + part_P for part_P in parts[1:6]), parts[6] * -3.0]
+    for name, rule in RULES.items():
+        aggregation = AggregationSpec(name, 2_000 if rule.robust else 0)
+        for samples in ([320] * 7, [320, 64, 320, 1, 17, 320, 99]):
+            history_P = parts[1] * 0.7 if rule.keeps_history else None
+            result_P = rule(parts, samples, aggregation, history_P)
+            note(f"{name} {samples[1]}", result_P.numpy().tobytes())
     terms_P = torch.from_numpy(uniform("sum", b"", check(run).layout.values)) * 0.1
     note("sum", terms_P.sum().numpy().tobytes())
     note("exp", np.exp(drawn_P.numpy()).tobytes() + np.exp(drawn_P.double().numpy()).tobytes())

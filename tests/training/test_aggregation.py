@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from eigen.protocol.run import OuterSpec
+from eigen.protocol.run import AggregationSpec, OuterSpec
 from eigen.training.aggregation import RULES
 from eigen.training.outer import OUTER_RULES
+
+MEAN = AggregationSpec("mean")
 
 
 def random_parts(count: int, values: int = 1000) -> list[torch.Tensor]:
@@ -18,7 +20,7 @@ def random_parts(count: int, values: int = 1000) -> list[torch.Tensor]:
 def test_the_mean_weighs_by_samples(samples: list[int]) -> None:
     parts = random_parts(len(samples))
     copies = [part_P.clone() for part_P in parts]
-    mean_P = RULES["mean"](parts, samples)
+    mean_P = RULES["mean"](parts, samples, MEAN, None)
     wanted = np.average([part_P.double().numpy() for part_P in parts], axis=0, weights=samples)
     assert np.abs(mean_P.double().numpy() - wanted).max() < 1e-6
     assert all(torch.equal(a, b) for a, b in zip(parts, copies, strict=True))
@@ -29,7 +31,7 @@ def test_the_mean_is_one_multiplication_and_one_addition_at_a_time() -> None:
     sum_P = np.zeros(1000, np.float32)
     for part_P, count in zip(parts, samples, strict=True):
         sum_P = sum_P + part_P.numpy() * np.float32(count / 63)
-    assert np.array_equal(RULES["mean"](parts, samples).numpy(), sum_P)
+    assert np.array_equal(RULES["mean"](parts, samples, MEAN, None).numpy(), sum_P)
 
 
 def test_sgd_goes_against_the_pseudo_gradient() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from eigen.training.aggregation import RULES
 from eigen.training.codecs.codec import encode_with_feedback
 from eigen.training.codecs.registry import CODECS
 from eigen.training.layout import Layout
@@ -57,6 +58,7 @@ def test_the_same_bits_for_every_instruction_set_and_thread_count() -> None:
     assert len(exponentials) == len(found), "the probe cannot tell numpy's instruction sets apart"
     wanted = found[0]["one thread"]
     assert len(wanted) > 20 + 9 * len(CODECS)
+    assert {f"{rule} {samples}" for rule in RULES for samples in (64, 320)} <= wanted.keys()
     for result in found:
         assert result["one thread"] == wanted
         assert result["two threads"] == wanted

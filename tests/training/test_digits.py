@@ -17,6 +17,7 @@ def test_four_trainers_learn_the_digits(engine, make_spec, shards, held_out, cod
         outer=DIGITS.outer,
         codec=codec,
         result_codec=codec,
+        aggregation=DIGITS.aggregation,
         part_values=DIGITS.part_values,
     )
     checkpoint = engine.initial_checkpoint(spec)
