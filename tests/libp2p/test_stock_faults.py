@@ -33,7 +33,8 @@ async def test_the_first_address_is_tried_at_once(monkeypatch):
         real = trio.sleep
 
         async def sleep(seconds):
-            slept.append(seconds)
+            if sys._getframe(1).f_code.co_filename in (supervisor.__file__, tcp.__file__):
+                slept.append(seconds)
             await real(seconds)
 
         monkeypatch.setattr(trio, "sleep", sleep)
