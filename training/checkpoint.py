@@ -35,7 +35,7 @@ class Checkpoint:
 
 def initial(spec: RunSpec, declared: Declaration) -> Checkpoint:
     """The state before the first round; momentum is zero."""
-    theta_P = initial_vector(declared.layout, spec.seed)
+    theta_P = initial_vector(declared.layout, spec.seed, declared.scales)
     has_momentum = OUTER_RULES[spec.outer.rule].has_momentum
     return Checkpoint(theta_P, torch.zeros_like(theta_P) if has_momentum else None)
 

@@ -152,7 +152,9 @@ class Engine:
 
 def _shard(declared: Declaration, data: bytes, prefix: str = "") -> Samples:
     try:
-        return read_shard(data, inputs=declared.inputs, classes=declared.classes)
+        return read_shard(
+            data, inputs=declared.inputs, classes=declared.classes, text=declared.sequences
+        )
     except ShardError as error:
         raise ShardError(f"{prefix}{error}") from None
 

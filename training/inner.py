@@ -5,7 +5,8 @@ starts afresh each round, nothing is drawn but the order, and torch's determinis
 on. So a validator can replay it: bit for bit with the same instruction set and thread count,
 closely with others. Knows no codec and no peer.
 
-Shape legend: P parameters, N samples, F features, B samples of a batch, C classes.
+Shape legend: P parameters, B samples of a batch; X and Y stand for what a sample reads (features
+or tokens) and foretells (one label, or one a token).
 """
 
 import math
@@ -27,8 +28,8 @@ from eigen.training.streams import batch_indices
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 """AdamW as in Loshchilov and Hutter (arXiv:1711.05101), with Adam's usual constants."""
-_EVALUATION_BATCH = 1024
-"""Samples of one forward pass: bounds memory, does not change the result beyond rounding."""
+_EVALUATION_LABELS = 1024
+"""Labels of one forward pass: bounds memory, does not change the result beyond rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +65,8 @@ def local_steps(
     )
     loss_trace: list[float] = []
     for index_B in batch_indices(order_seed, len(samples), spec.steps, spec.batch):
-        x_BF, y_B = _tensors(samples, index_B)
-        loss = functional.cross_entropy(model.logits(parameters, x_BF), y_B)
+        x_BX, y_BY = _tensors(samples, index_B)
+        loss = _cross_entropy(model.logits(parameters, x_BX), y_BY)
         loss_trace.append(loss.item())
         if not math.isfinite(loss_trace[-1]):
             raise Diverged(f"the loss of inner step {len(loss_trace) - 1} is {loss_trace[-1]}")
@@ -81,23 +82,27 @@ def local_steps(
 
 @torch.no_grad()
 def evaluate(model: Model, theta_P: Tensor, samples: Samples) -> Evaluation:
-    """Mean loss and accuracy over all samples. Raises `Diverged` where the loss is not finite."""
+    """Mean loss and accuracy over all labels. Raises `Diverged` where the loss is not finite."""
     parameters = unflatten(model.declared.layout, theta_P)
     loss, right = 0.0, 0
-    for start in range(0, len(samples), _EVALUATION_BATCH):
-        stop = min(start + _EVALUATION_BATCH, len(samples))
-        x_BF, y_B = _tensors(samples, np.arange(start, stop))
-        logits_BC = model.logits(parameters, x_BF)
-        loss += functional.cross_entropy(logits_BC, y_B, reduction="sum").item()
-        right += int((logits_BC.argmax(1) == y_B).sum())
+    batch = max(1, _EVALUATION_LABELS * len(samples) // samples.y_N.size)
+    for start in range(0, len(samples), batch):
+        stop = min(start + batch, len(samples))
+        x_BX, y_BY = _tensors(samples, np.arange(start, stop))
+        logits = model.logits(parameters, x_BX)
+        loss += _cross_entropy(logits, y_BY, "sum").item()
+        right += int((logits.argmax(-1) == y_BY).sum())
     if not math.isfinite(loss):
         raise Diverged(f"the loss is {loss}")
-    return Evaluation(loss / len(samples), right / len(samples), len(samples))
+    labels = samples.y_N.size
+    return Evaluation(loss / labels, right / labels, len(samples))
+
+
+def _cross_entropy(logits: Tensor, y_BY: Tensor, reduction: str = "mean") -> Tensor:
+    """Over all labels, whatever the shape in which they lie. In nats."""
+    return functional.cross_entropy(logits.flatten(0, -2), y_BY.flatten(), reduction=reduction)
 
 
 def _tensors(samples: Samples, index_B: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
     batch = samples.take(index_B)
-    x_BF = torch.from_numpy(batch.x_NF)
-    if x_BF.dtype == torch.uint8:
-        x_BF = x_BF.to(torch.float32) / 255.0
-    return x_BF, torch.from_numpy(batch.y_N).to(torch.int64)
+    return torch.from_numpy(batch.x_NF), torch.from_numpy(batch.y_N).to(torch.int64)

@@ -29,7 +29,7 @@ def model(make_spec):
 
 @pytest.fixture
 def theta_P(model) -> torch.Tensor:
-    return initial_vector(model.declared.layout, 7)
+    return initial_vector(model.declared.layout, 7, {})
 
 
 def deviation(one: LocalSteps, other: LocalSteps) -> float:
