@@ -67,8 +67,9 @@ class Engine:
         samples = join([_shard(declared, data, f"shard {i}: ") for i, data in enumerate(shards)])
         residual_P = _read_residual(codec, declared.layout.values, residual)
         local = local_steps(build(declared), start.theta_P, samples, spec.inner, order_seed)
-        updates = torch.split(local.delta_P, spec.part_values)
-        residuals = torch.split(residual_P, spec.part_values)
+        sizes = part_sizes(spec)
+        updates = torch.split(local.delta_P, sizes)
+        residuals = torch.split(residual_P, sizes)
         try:
             encoded = [
                 encode_with_feedback(codec, update_P, old_P)

@@ -19,7 +19,7 @@ BATCH_MAX = 65_536
 """Samples of one inner step: with the largest input of an `mlp`, 16 GiB of fp32 at most."""
 MOMENTS = ("fresh",)
 """Where Adam's second moment may start."""
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "bf16")
 """What forward and backward passes may be computed in."""
 RATE_MAX = 10.0
 """A learning rate above this is a slip of the pen."""
@@ -64,9 +64,15 @@ def part_count(spec: RunSpec) -> int:
 
 
 def part_sizes(spec: RunSpec) -> list[int]:
-    """Values of each part: `part_values`, and what is left for the last. Raises `SpecError`."""
-    whole, rest = divmod(check(spec).layout.values, spec.part_values)
-    return [spec.part_values] * whole + [rest] * (rest > 0)
+    """Values of each part: as few parts of at most `part_values` as there can be, all alike.
+
+    Sizes differ by at most one, larger ones first. Rules judge a trainer part by part, and a part
+    of few values would tell them little. Raises `SpecError`.
+    """
+    values = check(spec).layout.values
+    parts = -(-values // spec.part_values)
+    least, larger = divmod(values, parts)
+    return [least + 1] * larger + [least] * (parts - larger)
 
 
 def part_bytes(spec: RunSpec) -> list[int]:

@@ -120,9 +120,11 @@ def test_parts_cover_the_vector_and_know_their_size(make_spec) -> None:
     spec = make_spec(part_values=1000)
     assert check(spec).layout.values == 2410
     assert part_count(spec) == 3
-    assert part_sizes(spec) == [1000, 1000, 410]
-    assert part_bytes(spec) == [1000 + 2 * 4, 1000 + 2 * 4, 410 + 2 * 2]
+    assert part_sizes(spec) == [804, 803, 803]
+    assert part_bytes(spec) == [804 + 2 * 4, 803 + 2 * 4, 803 + 2 * 4]
     assert part_sizes(make_spec(part_values=1205)) == [1205, 1205]
+    assert part_sizes(make_spec(part_values=2409)) == [1205, 1205], "no part of one value"
+    assert part_sizes(make_spec(part_values=2410)) == [2410]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from eigen.protocol.run import InnerSpec
+from eigen.training.adamw import AdamW
 from eigen.training.datasets import Samples, digits, split
 from eigen.training.errors import Diverged, ShardError
 from eigen.training.inner import LocalSteps, evaluate, local_steps
@@ -86,6 +87,27 @@ def test_pictures_and_the_same_numbers_train_alike(engine, model, theta_P, shard
     assert torch.equal(one.delta_P, other.delta_P)
 
 
+@pytest.mark.parametrize("pieces", [2, 8, 32])
+def test_pieces_of_a_batch_add_up_to_it(engine, model, theta_P, shard, pieces: int) -> None:
+    whole = local_steps(model, theta_P, shard, SPEC, ORDER)
+    spec = replace(SPEC, micro_batches=pieces)
+    first = local_steps(model, theta_P, shard, spec, ORDER)
+    again = local_steps(model, theta_P, shard, spec, ORDER)
+    assert 0 < deviation(whole, first) < 1e-4
+    assert np.allclose(first.loss_trace, whole.loss_trace, rtol=1e-5)
+    assert torch.equal(first.delta_P, again.delta_P)
+    assert first.samples == whole.samples
+
+
+def test_half_precision_is_close_to_full_and_replays(engine, model, theta_P, shard) -> None:
+    full = local_steps(model, theta_P, shard, SPEC, ORDER)
+    spec = replace(SPEC, precision="bf16")
+    half = local_steps(model, theta_P, shard, spec, ORDER)
+    assert 1e-4 < deviation(full, half) < 0.1
+    assert half.delta_P.dtype == torch.float32
+    assert torch.equal(half.delta_P, local_steps(model, theta_P, shard, spec, ORDER).delta_P)
+
+
 def test_a_loss_that_is_not_finite_is_named(engine, model, theta_P, shard) -> None:
     with pytest.raises(Diverged, match="the loss of inner step 0 is nan"):
         local_steps(model, theta_P * float("nan"), shard, SPEC, ORDER)
@@ -94,6 +116,37 @@ def test_a_loss_that_is_not_finite_is_named(engine, model, theta_P, shard) -> No
         local_steps(model, theta_P, huge, SPEC, ORDER)
     with pytest.raises(Diverged, match="the loss is"):
         evaluate(model, theta_P * float("nan"), shard)
+
+
+def test_steps_are_those_of_torchs_adamw(engine, model, theta_P, shard) -> None:
+    reference_P = theta_P.clone().requires_grad_()
+    optimizer = torch.optim.AdamW([reference_P], lr=SPEC.lr, weight_decay=SPEC.weight_decay)
+    generator = torch.Generator().manual_seed(1)
+    moved_P = theta_P.clone()
+    ours = AdamW(moved_P, SPEC, torch.zeros_like(moved_P))
+    for _ in range(10):
+        grad_P = torch.randn(len(theta_P), generator=generator) * 1e-3
+        reference_P.grad = grad_P.clone()
+        optimizer.step()
+        ours.step(grad_P)
+    assert torch.allclose(moved_P, reference_P, rtol=1e-6, atol=1e-8)
+    corrected_P = optimizer.state[reference_P]["exp_avg_sq"] / (1 - 0.999**10)
+    assert torch.allclose(ours.corrected(), corrected_P, rtol=1e-5)
+
+
+def test_the_second_moment_goes_on_where_it_was_left(engine, model, theta_P) -> None:
+    generator = torch.Generator().manual_seed(2)
+    grads = [torch.randn(len(theta_P), generator=generator) for _ in range(8)]
+    whole, first = (AdamW(theta_P.clone(), SPEC, torch.zeros_like(theta_P)) for _ in range(2))
+    for grad_P in grads:
+        whole.step(grad_P)
+    for grad_P in grads[:5]:
+        first.step(grad_P)
+    second = AdamW(theta_P.clone(), SPEC, first.corrected(), 5)
+    assert torch.allclose(second.corrected(), first.corrected(), rtol=1e-5)
+    for grad_P in grads[5:]:
+        second.step(grad_P)
+    assert torch.allclose(second.corrected(), whole.corrected(), rtol=1e-5)
 
 
 def test_fewer_samples_than_a_batch_are_refused(engine, model, theta_P, shard) -> None:

@@ -71,7 +71,7 @@ async def test_a_round_through_the_worker_equals_the_engines(
         assert evaluation == engine.evaluate(spec, after, held_out)
 
         # Errors come through as they are and end nothing.
-        with pytest.raises(BadInput, match="3 bytes where 1008 are expected") as refused:
+        with pytest.raises(BadInput, match="3 bytes where 812 are expected") as refused:
             await worker.aggregate(spec, 0, [(update.parts[0], 64), (b"bad", 64)], b"")
         assert refused.value.index == 1
         with pytest.raises(CheckpointError):
