@@ -76,6 +76,11 @@ class TrainingSection:
         kinds.integer(1, 256),
         "CPU threads for training. With one thread, replay by a validator is bit-exact.",
     )
+    device: str = option(
+        "cpu",
+        kinds.choice("cpu", "cuda"),
+        "Where local steps are computed. Replay is bit-exact on equal hardware only.",
+    )
     memory_mb: int = option(
         4096,
         kinds.integer(512, 16 * 1024 * 1024),

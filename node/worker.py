@@ -74,10 +74,15 @@ class TrainingWorker:
     """
 
     def __init__(
-        self, *, threads: int = 1, memory_bytes: int | None = None, nice: int = 10
+        self,
+        *,
+        threads: int = 1,
+        device: str = "cpu",
+        memory_bytes: int | None = None,
+        nice: int = 10,
     ) -> None:
         self._command = [sys.executable, "-P", "-m", "eigen.training.worker"]
-        self._command += [f"--threads={threads}", f"--nice={nice}"]
+        self._command += [f"--threads={threads}", f"--device={device}", f"--nice={nice}"]
         if memory_bytes is not None:
             self._command.append(f"--memory-bytes={memory_bytes}")
         self._turn = trio.Lock()

@@ -42,9 +42,10 @@ class Engine:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(True)
         torch.set_flush_denormal(False)
-        if device.startswith(
-            "cuda"
-        ):  # read at cuBLAS's first use; without it sums may be reordered
+        if device != "cpu":
+            if not torch.cuda.is_available():
+                raise ValueError(f"torch finds no device {device!r} on this machine")
+            # Read at cuBLAS's first use; without it, products may be summed in any order.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         self._device = device
 

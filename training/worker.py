@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ["OMP_WAIT_POLICY"] = "passive"  # idle threads sleep: this machine has other work
     if options.memory_bytes:
         _limit_memory(options.memory_bytes)
-    serve(calls, replies, lambda: _engine(options.threads, options.memory_bytes))
+    serve(calls, replies, lambda: _engine(options))
 
 
 def serve(calls: BinaryIO, replies: BinaryIO, engine: "Callable[[], Engine]") -> None:
@@ -135,20 +135,21 @@ def _limit_memory(memory_bytes: int) -> None:
         resource.setrlimit(kind, (memory_bytes, memory_bytes))
 
 
-def _engine(threads: int, memory_bytes: int) -> "Engine":
-    if 0 < memory_bytes < MEMORY_BYTES_MIN:
+def _engine(options: argparse.Namespace) -> "Engine":
+    if 0 < options.memory_bytes < MEMORY_BYTES_MIN:
         raise OutOfMemory(
-            f"{memory_bytes >> 20} MiB do not suffice for training; at least "
+            f"{options.memory_bytes >> 20} MiB do not suffice for training; at least "
             f"{MEMORY_BYTES_MIN >> 20} MiB are needed"
         )
     from eigen.training.engine import Engine
 
-    return Engine(threads)
+    return Engine(options.threads, options.device)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("eigen.training.worker", description=__doc__.split("\n")[0])
     parser.add_argument("--threads", type=_natural, default=1, help="torch's threads")
+    parser.add_argument("--device", default="cpu", help="where local steps are computed")
     parser.add_argument("--memory-bytes", type=int, default=0, help="cap on memory; 0 for none")
     parser.add_argument("--nice", type=int, default=0, help="how far to stand back for others")
     return parser.parse_args(arguments)

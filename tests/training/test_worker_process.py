@@ -114,7 +114,7 @@ class Noisy:
         os.write(1, b"stray bytes")
         return sys.stdin.read() or "stdin is empty"
 
-worker._engine = lambda threads, memory_bytes: Noisy()
+worker._engine = lambda options: Noisy()
 worker.main([])
 """
 
