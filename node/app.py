@@ -82,6 +82,7 @@ async def run_node(
             TrainingWorker(
                 threads=config.training.threads,
                 device=config.training.device,
+                processes=config.training.processes,
                 memory_bytes=config.training.memory_mb * 1024 * 1024,
             )
         )

@@ -22,9 +22,10 @@ from eigen.training.architectures import Declaration
 from eigen.training.codec import CODECS, VALUE_MAX, Codec, encode_with_feedback
 from eigen.training.datasets import Samples, join, read_shard
 from eigen.training.errors import BadInput, CodecError, Diverged, ResidualError, ShardError
-from eigen.training.inner import SecondMoment, evaluate, local_steps
+from eigen.training.inner import ALONE, SecondMoment, evaluate, local_steps
 from eigen.training.models import build
 from eigen.training.outer import OUTER_RULES
+from eigen.training.ranks import Ranks
 from eigen.training.results import Evaluation, LocalUpdate, PartAverage
 from eigen.training.sketch import sketch, sketch_seed
 from eigen.training.spec import check, moment_sizes, part_count, part_sizes
@@ -35,10 +36,11 @@ class Engine:
 
     `threads` bounds torch's threads. Aggregation, outer steps and codecs run on the CPU and give
     the same bytes for every thread count and instruction set. `train` and `evaluate` run on
-    `device` ("cpu", "cuda", "cuda:1" …) and give the same bytes for equal ones only.
+    `device` ("cpu", "cuda", "cuda:1" …) and give the same bytes for equal ones only. `ranks` share
+    the work of `train`, which all of them call.
     """
 
-    def __init__(self, threads: int = 1, device: str = "cpu") -> None:
+    def __init__(self, threads: int = 1, device: str = "cpu", ranks: Ranks = ALONE) -> None:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(True)
         torch.set_flush_denormal(False)
@@ -47,7 +49,7 @@ class Engine:
                 raise ValueError(f"torch finds no device {device!r} on this machine")
             # Read at cuBLAS's first use; without it, products may be summed in any order.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        self._device = device
+        self._device, self.ranks = device, ranks
 
     def initial_checkpoint(self, spec: RunSpec) -> bytes:
         """The canonical checkpoint before round 0. Raises `SpecError`."""
@@ -83,6 +85,7 @@ class Engine:
             order_seed,
             before=_second_moment(declared, start),
             device=self._device,
+            ranks=self.ranks,
         )
         sizes = part_sizes(spec)
         updates = torch.split(local.delta_P, sizes)

@@ -23,9 +23,12 @@ from eigen.training.adamw import AdamW
 from eigen.training.datasets import Samples
 from eigen.training.errors import Diverged, ShardError
 from eigen.training.models import Model, Parameters, unflatten
+from eigen.training.ranks import Ranks
 from eigen.training.results import Evaluation
 from eigen.training.streams import batch_indices
 
+ALONE = Ranks()
+"""One process does all the work."""
 _EVALUATION_LABELS = 1024
 """Labels of one forward pass: bounds memory, does not change the result beyond rounding."""
 
@@ -60,10 +63,12 @@ def local_steps(
     *,
     before: SecondMoment | None = None,
     device: str = "cpu",
+    ranks: Ranks = ALONE,
 ) -> LocalSteps:
     """Train for `spec.steps` mini-batches in the order that `batch_indices` gives.
 
-    AdamW's second moment goes on from `before`, if there is one. What is given and returned lies in
+    AdamW's second moment goes on from `before`, if there is one. Several `ranks` call this with the
+    same arguments, share the work and get the same result. What is given and returned lies in
     main memory, whatever the device. Raises `ShardError` where there are fewer samples than one
     batch, `Diverged` where a loss or the result is not finite. `theta_P` is not changed.
     """
@@ -77,7 +82,7 @@ def local_steps(
     optimizer = AdamW(local_P, spec, before.second_P.to(device), before.steps)
     loss_trace: list[float] = []
     for index_B in batch_indices(order_seed, len(samples), spec.steps, spec.batch):
-        loss, grad_P = _gradient(model, parameters, samples, index_B, spec)
+        loss, grad_P = _gradient(model, parameters, samples, index_B, spec, ranks)
         loss_trace.append(loss)
         if not math.isfinite(loss):
             raise Diverged(f"the loss of inner step {len(loss_trace) - 1} is {loss}")
@@ -95,12 +100,13 @@ def _gradient(
     samples: Samples,
     index_B: NDArray[np.int64],
     spec: InnerSpec,
+    ranks: Ranks,
 ) -> tuple[float, Tensor]:
     """Loss of one mini-batch and its gradient [P]: the pieces' own, added up one after another."""
     weights = list(parameters.values())
     device = weights[0].device
     loss, grad_P = torch.zeros((), device=device), None
-    for piece in np.split(index_B, spec.micro_batches):
+    for piece in ranks.mine(np.split(index_B, spec.micro_batches)):
         x_BX, y_BY = _tensors(samples, piece, device)
         with torch.autocast(device.type, torch.bfloat16, enabled=spec.precision == "bf16"):
             logits = model.logits(parameters, x_BX)
@@ -109,7 +115,10 @@ def _gradient(
         piece_P = torch.cat([grad.reshape(-1) for grad in grads])
         loss += piece_loss.detach()
         grad_P = piece_P if grad_P is None else grad_P.add_(piece_P)
-    assert grad_P is not None
+    if grad_P is None:  # more processes than pieces
+        grad_P = torch.zeros(model.declared.layout.values, device=device)
+    ranks.add_up(loss)
+    ranks.add_up(grad_P)
     return loss.item(), grad_P
 
 
