@@ -54,7 +54,7 @@ def _seed(socket: Path, run_file: RunFile, source: DatasetSource) -> Cid:
     from eigen.training.datasets import split, write_shard
 
     seed = int(run_file.table.get("seed", 0))
-    train, held_out = _load(run_file, source, seed)
+    train, held_out = load_source(run_file, source, seed)
     with tempfile.TemporaryDirectory(dir=socket.parent) as scratch:
         shards = []
         for index, samples in enumerate(split(train, source.shards, seed)):
@@ -74,25 +74,35 @@ def _seed(socket: Path, run_file: RunFile, source: DatasetSource) -> Cid:
     return Cid(result["manifest"])
 
 
-def _load(run_file: RunFile, source: DatasetSource, seed: int) -> "tuple[Samples, Samples]":
-    """The source's samples, to train on and held out, as the run's model reads them."""
+def load_source(run_file: RunFile, source: DatasetSource, seed: int) -> "tuple[Samples, Samples]":
+    """The source's samples, to train on and held out. `UserError` if the model cannot read them."""
     from eigen.training.architectures import declare
-    from eigen.training.datasets import digits
+    from eigen.training.datasets import digits, read_shard, write_shard
+    from eigen.training.errors import ShardError
     from eigen.training.text import UnknownText, standard_library
 
     declared = declare(run_file.spec(raw_cid(b"")).model)
     wrong = f"{run_file.path}: dataset.source: "
-    if source.source == "digits" and not declared.sequences:
-        return digits(seed)
-    if source.source == "stdlib" and declared.sequences:
-        try:
-            return standard_library(declared.inputs, unpinned=source.unpinned)
-        except UnknownText as error:
-            hint = "; with dataset.unpinned = true it is taken as it is"
-            raise UserError(f"{wrong}{error}{hint}", ExitCode.CONFIGURATION) from error
-    kind = "text" if declared.sequences else "features"
-    raise UserError(
-        f"{wrong}there are digits (features) and stdlib (text); {source.source!r} is not among "
-        f"them, or the model, which reads {kind}, cannot read it",
-        ExitCode.CONFIGURATION,
-    )
+    try:
+        if source.source == "digits":
+            samples = digits(seed)
+        elif source.source == "stdlib":
+            samples = standard_library(declared.inputs, unpinned=source.unpinned)
+        else:
+            raise UserError(
+                f"{wrong}there are digits and stdlib, not {source.source!r}", ExitCode.CONFIGURATION
+            )
+        read_shard(
+            write_shard(samples[1]),
+            inputs=declared.inputs,
+            classes=declared.classes,
+            text=declared.sequences,
+        )
+    except UnknownText as error:
+        hint = "dataset.unpinned = true takes it as it is"
+        raise UserError(f"{wrong}{error}; {hint}", ExitCode.CONFIGURATION) from error
+    except ShardError as error:
+        raise UserError(
+            f"{wrong}the model cannot read {source.source}: {error}", ExitCode.CONFIGURATION
+        ) from error
+    return samples
