@@ -23,6 +23,9 @@ from eigen.protocol.types import Cid
 from eigen.training.errors import BadInput, CheckpointError
 from eigen.training.presets import DIGITS
 
+GPT = ModelSpec(
+    "gpt", (("context", 64), ("depth", 2), ("heads", 4), ("vocabulary", 128), ("width", 64))
+)
 MLP = ModelSpec("mlp", (("classes", 10), ("depth", 1), ("hidden", 256), ("inputs", 64)))
 
 
@@ -144,15 +147,17 @@ def replayed() -> None:
     from eigen.training.inner import local_steps
     from eigen.training.models import build
     from eigen.training.spec import check
+    from eigen.training.text import standard_library
 
-    threads, architecture = int(sys.argv[2]), sys.argv[3]
-    spec = digits_spec(0, 4)
-    if architecture == "mlp":
-        spec = replace(spec, model=MLP)
+    threads, architecture, precision = int(sys.argv[2]), sys.argv[3], sys.argv[4]
+    model = {"cnn": DIGITS.model, "mlp": MLP, "gpt": GPT}[architecture]
+    inner = replace(DIGITS.inner, precision=precision)
+    spec = replace(digits_spec(0, 4), model=model, inner=inner)
     Engine(threads)
     declared = check(spec)
     theta_P = initial(spec, declared).theta_P
-    shard = split(load(0)[0], 4, 0)[0]
+    samples, _ = standard_library(64, unpinned=True) if declared.sequences else load(0)
+    shard = split(samples, 4, 0)[0]
     local = local_steps(build(declared), theta_P, shard, spec.inner, bytes(32))
     sys.stdout.buffer.write(local.delta_P.numpy().tobytes())
 
@@ -161,8 +166,8 @@ def replay() -> None:
     """Relative L2 distance of one round replayed in another process, thread count or ISA."""
     import numpy as np
 
-    def delta(architecture: str, threads: int = 1, **settings: str) -> np.ndarray:
-        command = [sys.executable, __file__, "replayed", str(threads), architecture]
+    def delta(model: tuple[str, str], threads: int = 1, **settings: str) -> np.ndarray:
+        command = [sys.executable, __file__, "replayed", str(threads), *model]
         environment = {**os.environ, **settings}
         done = subprocess.run(command, env=environment, capture_output=True, check=True)
         return np.frombuffer(done.stdout, "<f4").astype(np.float64)
@@ -172,15 +177,15 @@ def replay() -> None:
         "MKL_ENABLE_INSTRUCTIONS": "AVX2",
         "ONEDNN_MAX_CPU_ISA": "AVX2",
     }
-    for architecture in ("cnn", "mlp"):
-        first = delta(architecture)
+    for model in (("cnn", "fp32"), ("mlp", "fp32"), ("gpt", "fp32"), ("gpt", "bf16")):
+        first = delta(model)
         for title, other in (
-            ("another process", delta(architecture)),
-            ("two threads", delta(architecture, 2)),
-            ("AVX2", delta(architecture, **avx2)),
+            ("another process", delta(model)),
+            ("two threads", delta(model, 2)),
+            ("AVX2", delta(model, **avx2)),
         ):
             distance = np.linalg.norm(other - first) / np.linalg.norm(first)
-            print(f"{architecture} {title:16} {distance:.1e}")
+            print(f"{' '.join(model)} {title:16} {distance:.1e}", flush=True)
 
 
 def worker() -> None:
