@@ -82,7 +82,7 @@ def local_steps(
     optimizer = AdamW(local_P, spec, before.second_P.to(device), before.steps)
     loss_trace: list[float] = []
     for index_B in batch_indices(order_seed, len(samples), spec.steps, spec.batch):
-        loss, grad_P = _gradient(model, parameters, samples, index_B, spec, ranks)
+        loss, grad_P = gradient(model, parameters, samples, index_B, spec, ranks)
         loss_trace.append(loss)
         if not math.isfinite(loss):
             raise Diverged(f"the loss of inner step {len(loss_trace) - 1} is {loss}")
@@ -94,7 +94,7 @@ def local_steps(
     return LocalSteps(delta_P, second_P, loss_trace, spec.steps * spec.batch)
 
 
-def _gradient(
+def gradient(
     model: Model,
     parameters: Parameters,
     samples: Samples,

@@ -44,13 +44,13 @@ CHAR_GPT = Preset(
         "gpt",
         (("context", 64), ("depth", 2), ("heads", 4), ("vocabulary", 128), ("width", 128)),
     ),
-    inner=InnerSpec(steps=25, batch=32, lr=0.001, weight_decay=0.01, moments="shared"),
+    inner=InnerSpec(steps=25, batch=16, lr=0.002, weight_decay=0.01, moments="shared"),
     outer=OuterSpec("nesterov", 0.7, 0.9),
     codec="int8",
     result_codec="int8",
     aggregation=AggregationSpec("mean"),
     part_values=65_536,
-    rounds=40,
+    rounds=12,
     accuracy=0.5,
 )
 """Characters of Python's own library, four trainers: 418,432 parameters in seven parts."""

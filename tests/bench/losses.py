@@ -8,7 +8,7 @@ Flags pick rows: `--peers 4 --steps 25 --codec int8 --seeds 1 --start warm --spl
 with the same number of AdamW steps. `upload_reduction` compares the bytes that a peer sends and is
 sent with 8 bytes a parameter and step: a gradient in fp32 up, and its mean down.
 
-`start`: `warm` goes on from a model trained for WARM_STEPS, `scratch` from initial parameters.
+`start`: `warm` goes on from a trained model (`--warm`), `scratch` from initial parameters.
 `split`: `iid` deals the text at random and rotates shards, `dirichlet` gives each peer its own.
 """
 
@@ -25,18 +25,22 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec, RunSpec
 from eigen.protocol.types import Cid
 from eigen.training import checkpoint as checkpoints
+from eigen.training.adamw import AdamW
 from eigen.training.architectures import declare
 from eigen.training.codec import CODECS
 from eigen.training.datasets import Samples, split, write_shard
 from eigen.training.engine import Engine
-from eigen.training.inner import evaluate, local_steps
-from eigen.training.models import build, initial_vector
+from eigen.training.inner import ALONE, evaluate, gradient, local_steps
+from eigen.training.models import build, initial_vector, unflatten
 from eigen.training.presets import CHAR_GPT
+from eigen.training.spec import MOMENTS
+from eigen.training.streams import batch_indices
 from eigen.training.text import standard_library
 
 SMALL = ModelSpec(
@@ -44,7 +48,8 @@ SMALL = ModelSpec(
 )
 """111k parameters; `--model preset` takes the preset's."""
 DEFAULT_CODEC, DEFAULT_STEPS = CHAR_GPT.codec, 25
-WARM_STEPS = 1000
+KEPT = "kept"
+"""Not a run's: each peer keeps its optimizer from round to round; with `--start warm` only."""
 TOPICS, CONCENTRATION = 64, 0.5
 """The text is cut into stretches, and each is dealt in shares that Dirichlet(0.5) draws."""
 OUTER = {"warm": OuterSpec("sgd", 1.0, 0.0), "scratch": OuterSpec("nesterov", 0.7, 0.9)}
@@ -61,6 +66,7 @@ class Row:
     codec: str
     moments: str
     budget: int
+    warm: int
     model: str
     batch: int
     lr: float
@@ -76,7 +82,7 @@ def main() -> None:
         for line in options.into.read_text().splitlines():
             found = json.loads(line)
             done[Row(**found.pop("row"))] = found
-    bench = Bench(engine, model, options.batch, options.lr)
+    bench = Bench(engine, model, options.batch, options.lr, options.warm)
     results = []
     for row in _rows(options):
         if row not in done:
@@ -97,8 +103,11 @@ def main() -> None:
 class Bench:
     """Trains what rows say. What several rows compare with is trained once."""
 
-    def __init__(self, engine: Engine, model: ModelSpec, batch: int, lr: float) -> None:
+    def __init__(
+        self, engine: Engine, model: ModelSpec, batch: int, lr: float, warm_steps: int
+    ) -> None:
         self._engine, self._model, self._batch, self._lr = engine, model, batch, lr
+        self._warm_steps = warm_steps
         context = dict(model.options)["context"]
         self._training, self._held_out = standard_library(context, unpinned=True)
         self._declared = declare(model)
@@ -110,7 +119,10 @@ class Bench:
         """Validation losses, gap and reduction of one row."""
         began = time.perf_counter()
         central = self._central(row.peers, row.start, row.budget, row.seed)
-        loss, round_bytes = self._train_apart(row)
+        if row.moments == KEPT:
+            loss, round_bytes = self._train_keeping(row), 8.0 * self.parameters
+        else:
+            loss, round_bytes = self._train_apart(row)
         return {
             "central_loss": round(central, 4),
             "loss": round(loss, 4),
@@ -152,7 +164,7 @@ class Bench:
 
     def _train_warm(self, seed: int) -> Tensor:
         name, batch = f"warm/{seed}", 2 * self._batch
-        return self._in_one_place(self._initial(seed), WARM_STEPS, batch, name)
+        return self._in_one_place(self._initial(seed), self._warm_steps, batch, name)
 
     def _train_central(self, peers: int, start: str, budget: int, seed: int) -> float:
         theta_P = self._begin(start, seed)
@@ -172,8 +184,10 @@ class Bench:
         for number in range(spec.rounds):
             updates = []
             for peer in range(row.peers):
-                order = hashlib.sha256(f"{row.seed}/{number}/{peer}".encode()).digest()
-                shard = shards[(peer + (number if row.split == "iid" else 0)) % row.peers]
+                order, shard = (
+                    self._order(row, number, peer),
+                    shards[self._shard(row, number, peer)],
+                )
                 update = engine.train(spec, checkpoint, [shard], order, residuals[peer])
                 residuals[peer] = update.residual
                 updates.append(update)
@@ -187,6 +201,32 @@ class Bench:
             checkpoint = engine.outer_step(spec, checkpoint, results)
         loss = engine.evaluate(spec, checkpoint, write_shard(self._held_out)).loss
         return loss, moved / spec.rounds
+
+    def _train_keeping(self, row: Row) -> float:
+        """As `_train_apart`, without a codec, and each peer keeps its optimizer: no node does."""
+        inner, layout, model = self._spec(row).inner, self._declared.layout, build(self._declared)
+        theta_P = self._begin(row.start, row.seed).clone()
+        locals_NP = [theta_P.clone() for _ in range(row.peers)]
+        optimizers = [AdamW(local_P, inner, torch.zeros_like(local_P)) for local_P in locals_NP]
+        shards = self._shards(row)
+        for number in range(row.budget // row.steps):
+            for peer, (local_P, optimizer) in enumerate(zip(locals_NP, optimizers, strict=True)):
+                local_P.copy_(theta_P)
+                views = unflatten(layout, local_P)
+                parameters = {name: view.detach().requires_grad_() for name, view in views.items()}
+                samples = shards[self._shard(row, number, peer)]
+                order = self._order(row, number, peer)
+                for index_B in batch_indices(order, len(samples), inner.steps, inner.batch):
+                    _, grad_P = gradient(model, parameters, samples, index_B, inner, ALONE)
+                    optimizer.step(grad_P)
+            theta_P = torch.stack(locals_NP).mean(0)
+        return evaluate(model, theta_P, self._held_out).loss
+
+    def _order(self, row: Row, number: int, peer: int) -> bytes:
+        return hashlib.sha256(f"{row.seed}/{number}/{peer}".encode()).digest()
+
+    def _shard(self, row: Row, number: int, peer: int) -> int:
+        return (peer + (number if row.split == "iid" else 0)) % row.peers
 
     def _shards(self, row: Row) -> list[Samples]:
         if row.split == "iid":
@@ -213,7 +253,7 @@ def _rows(options: argparse.Namespace) -> Iterator[Row]:
         range(options.seeds),
     ):
         if options.all or steps == DEFAULT_STEPS or codec == DEFAULT_CODEC:
-            fixed = (options.budget, options.model, options.batch, options.lr)
+            fixed = (options.budget, options.warm, options.model, options.batch, options.lr)
             yield Row(peers, start, dealt, steps, codec, moments, *fixed, seed)
 
 
@@ -243,7 +283,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--peers", type=int, nargs="+", default=[4, 8])
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 25, 50, 100], help="H")
     parser.add_argument("--codec", nargs="+", choices=names, default=names)
-    parser.add_argument("--moments", nargs="+", default=[CHAR_GPT.inner.moments])
+    parser.add_argument(
+        "--moments", nargs="+", choices=[*MOMENTS, KEPT], default=[CHAR_GPT.inner.moments]
+    )
+    parser.add_argument("--warm", type=int, default=1000, help="steps before a warm start")
     parser.add_argument("--start", nargs="+", choices=list(OUTER), default=list(OUTER))
     parser.add_argument("--split", nargs="+", default=["iid", "dirichlet"])
     parser.add_argument("--seeds", type=int, default=3)
@@ -256,6 +299,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--into", type=Path, help="file of finished rows, one a line")
     options = parser.parse_args()
+    if KEPT in options.moments and options.start != ["warm"]:
+        parser.error(f"--moments {KEPT} needs --start warm: it makes no outer step with momentum")
     if options.quick:
         options.peers, options.steps, options.seeds = [4], [DEFAULT_STEPS], 1
         options.start, options.split, options.budget = ["scratch"], ["iid"], 50

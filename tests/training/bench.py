@@ -1,6 +1,6 @@
 """Measures what docs/training.md quotes; a program, not a test.
 
-python tests/training/bench.py codecs|digits|replay|worker
+python tests/training/bench.py codecs|digits|gpt|replay|worker
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from eigen.protocol.limits import PART_VALUES_MAX
 from eigen.protocol.run import ModelSpec, OuterSpec, RunSpec
 from eigen.protocol.types import Cid
 from eigen.training.errors import BadInput, CheckpointError
-from eigen.training.presets import DIGITS
+from eigen.training.presets import CHAR_GPT, DIGITS
 
 GPT = ModelSpec(
     "gpt", (("context", 64), ("depth", 2), ("heads", 4), ("vocabulary", 128), ("width", 64))
@@ -136,6 +136,49 @@ def digits() -> None:
     table("one of 4 away each round", away=1)
     table("two of 4 away each round", away=2)
     table("8 trainers", trainers=8)
+
+
+def gpt() -> None:
+    """The language model's preset: held-out loss and accuracy after each round, one seed a line."""
+    from eigen.training.datasets import split, write_shard
+    from eigen.training.engine import Engine
+    from eigen.training.text import standard_library
+
+    engine = Engine(threads=1)
+    training, held_out = standard_library(dict(CHAR_GPT.model.options)["context"], unpinned=True)
+    judged = write_shard(held_out)
+    for seed in range(int(sys.argv[2]) if sys.argv[2:] else 3):
+        spec = replace(
+            digits_spec(seed, 4),
+            model=CHAR_GPT.model,
+            inner=CHAR_GPT.inner,
+            outer=CHAR_GPT.outer,
+            codec=CHAR_GPT.codec,
+            result_codec=CHAR_GPT.result_codec,
+            part_values=CHAR_GPT.part_values,
+        )
+        shards = [write_shard(shard) for shard in split(training, 4, seed)]
+        checkpoint = engine.initial_checkpoint(spec)
+        residuals, carried = [b""] * 4, [b""] * engine.part_count(spec)
+        print(f"seed {seed}, {engine.part_count(spec)} parts:", end="", flush=True)
+        for number in range(CHAR_GPT.rounds):
+            updates = []
+            for trainer in range(4):
+                order = hashlib.sha256(bytes([seed, number, trainer])).digest()
+                shard = shards[(trainer + number) % 4]
+                update = engine.train(spec, checkpoint, [shard], order, residuals[trainer])
+                residuals[trainer] = update.residual
+                updates.append(update)
+            results = []
+            for part in range(len(carried)):
+                inputs = [(update.parts[part], update.samples) for update in updates]
+                average = engine.aggregate(spec, part, inputs, carried[part])
+                carried[part] = average.carried
+                results.append(average.data)
+            checkpoint = engine.outer_step(spec, checkpoint, results)
+            judgement = engine.evaluate(spec, checkpoint, judged)
+            print(f" {judgement.loss:.3f}/{100 * judgement.accuracy:.1f}", end="", flush=True)
+        print()
 
 
 def replayed() -> None:
@@ -265,6 +308,7 @@ if __name__ == "__main__":
     measurements = {
         "codecs": codecs,
         "digits": digits,
+        "gpt": gpt,
         "replay": replay,
         "replayed": replayed,
         "worker": worker,
