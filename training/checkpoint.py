@@ -1,9 +1,10 @@
 """The canonical checkpoint: one byte string for one state of a run, so that its hash names it.
 
 Safetensors with every parameter and, for an outer rule with momentum, a `momentum/<name>` tensor
-for each. Where trainers share second moments, `moment/<name>/row` and `moment/<name>/col` of each
-matrix, `moment/<name>` of each vector, and `moment/steps`, the inner steps behind them. Metadata:
-`format`, `architecture`, `options`. Nothing else is state.
+for each. Where trainers share moments, `moment/<name>/row` and `moment/<name>/col` of each matrix,
+`moment/<name>` of each vector, `moment/steps`, the inner steps behind them, and for each parameter
+`update/<name>`, the averaged pseudo-gradient that led here. Metadata: `format`, `architecture`,
+`options`. Nothing else is state.
 
 Shape legend: P parameters of the model, M values of its folded second moment.
 """
@@ -28,6 +29,7 @@ from eigen.training.spec import shares_moments
 
 FORMAT = "eigen-checkpoint-1"
 _MOMENTUM = "momentum/"
+_UPDATE = "update/"
 _MOMENT = "moment/"
 _STEPS = "moment/steps"
 STEPS_MAX = 1 << 16
@@ -36,9 +38,14 @@ STEPS_MAX = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """The trainers' folded second moment [M], and the inner steps that it has behind it."""
+    """What AdamW's moments follow from.
+
+    The trainers' folded second moment [M], the averaged pseudo-gradient of the round before [P],
+    and the inner steps behind them.
+    """
 
     folded_M: Tensor
+    delta_P: Tensor
     steps: int
 
 
@@ -58,7 +65,9 @@ def initial(spec: RunSpec, declared: Declaration) -> Checkpoint:
     return Checkpoint(
         theta_P,
         torch.zeros_like(theta_P) if has_momentum else None,
-        Moments(torch.zeros(folded(declared.layout).values), 0) if shares_moments(spec) else None,
+        Moments(torch.zeros(folded(declared.layout).values), torch.zeros_like(theta_P), 0)
+        if shares_moments(spec)
+        else None,
     )
 
 
@@ -69,6 +78,7 @@ def write(checkpoint: Checkpoint, declared: Declaration) -> bytes:
         arrays |= _split(declared.layout, checkpoint.momentum_P, _MOMENTUM)
     if checkpoint.moments is not None:
         arrays |= _split(folded(declared.layout), checkpoint.moments.folded_M, _MOMENT)
+        arrays |= _split(declared.layout, checkpoint.moments.delta_P, _UPDATE)
         arrays[_STEPS] = np.array([checkpoint.moments.steps], np.float32)
     return tensorfile.write(arrays, _metadata(declared))
 
@@ -84,6 +94,7 @@ def read(data: bytes, spec: RunSpec, declared: Declaration) -> Checkpoint:
     if has_momentum:
         shapes |= {_MOMENTUM + name: shape for name, shape, _ in layout.slots()}
     if shares_moments(spec):
+        shapes |= {_UPDATE + name: shape for name, shape, _ in layout.slots()}
         shapes |= {_MOMENT + name: shape for name, shape, _ in folded(layout).slots()}
         shapes[_STEPS] = (1,)
     try:
@@ -141,4 +152,4 @@ def _moments(layout: Layout, arrays: Mapping[str, tensorfile.Array]) -> Moments:
     [steps] = arrays[_STEPS].tolist()
     if steps not in range(STEPS_MAX + 1):
         raise CheckpointError(f"{_STEPS} is {steps}, not a count up to {STEPS_MAX}")
-    return Moments(folded_M, int(steps))
+    return Moments(folded_M, _join(layout, arrays, _UPDATE), int(steps))

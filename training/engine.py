@@ -17,12 +17,13 @@ from eigen.protocol import limits
 from eigen.protocol.run import RunSpec
 from eigen.training import checkpoint as checkpoints
 from eigen.training import moments as folding
+from eigen.training.adamw import Begun, begun
 from eigen.training.aggregation import RULES
 from eigen.training.architectures import Declaration
 from eigen.training.codec import CODECS, VALUE_MAX, Codec, encode_with_feedback
 from eigen.training.datasets import Samples, join, read_shard
 from eigen.training.errors import BadInput, CodecError, Diverged, ResidualError, ShardError
-from eigen.training.inner import ALONE, SecondMoment, evaluate, local_steps
+from eigen.training.inner import ALONE, evaluate, local_steps
 from eigen.training.models import build
 from eigen.training.outer import OUTER_RULES
 from eigen.training.ranks import Ranks
@@ -83,7 +84,7 @@ class Engine:
             samples,
             spec.inner,
             order_seed,
-            before=_second_moment(declared, start),
+            before=_begun(spec, declared, start),
             device=self._device,
             ranks=self.ranks,
         )
@@ -163,7 +164,7 @@ class Engine:
         moments = None
         if start.moments is not None:
             steps = min(start.moments.steps + spec.inner.steps, checkpoints.STEPS_MAX)
-            moments = checkpoints.Moments(_decode_moments(spec, results), steps)
+            moments = checkpoints.Moments(_decode_moments(spec, results), delta_P, steps)
         theta_P, momentum_P = OUTER_RULES[spec.outer.rule].step(
             start.theta_P, start.momentum_P, delta_P, spec.outer
         )
@@ -205,11 +206,11 @@ def _read_residual(codec: Codec, values: int, residual: bytes) -> Tensor:
     return residual_P
 
 
-def _second_moment(declared: Declaration, start: checkpoints.Checkpoint) -> SecondMoment | None:
+def _begun(spec: RunSpec, declared: Declaration, start: checkpoints.Checkpoint) -> Begun | None:
     if start.moments is None:
         return None
-    second_P = folding.unfold(declared.layout, start.moments.folded_M.numpy())
-    return SecondMoment(torch.from_numpy(second_P), start.moments.steps)
+    second_P = torch.from_numpy(folding.unfold(declared.layout, start.moments.folded_M.numpy()))
+    return begun(start.moments.delta_P, second_P, spec.inner, start.moments.steps)
 
 
 def _encode_moments(spec: RunSpec, declared: Declaration, second_P: Tensor) -> list[bytes]:

@@ -1,9 +1,9 @@
 """One trainer's local work: H AdamW steps from the canonical parameters, and their judgement.
 
-The result is a function of parameters, second moment, samples, order seed and hyperparameters:
-nothing is drawn but the order, and torch's deterministic algorithms are on. So a validator can
-replay it: bit for bit with the same instruction set and thread count, closely with others. Knows no
-codec and no peer.
+The result is a function of parameters, moments, samples, order seed and hyperparameters: nothing is
+drawn but the order, and torch's deterministic algorithms are on. So a validator can replay it: bit
+for bit with the same instruction set and thread count, closely with others. Knows no codec and no
+peer.
 
 Shape legend: P parameters, B samples of a batch; X and Y stand for what a sample reads (features
 or tokens) and foretells (one label, or one a token).
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from eigen.protocol.run import InnerSpec
-from eigen.training.adamw import AdamW
+from eigen.training.adamw import AdamW, Begun
 from eigen.training.datasets import Samples
 from eigen.training.errors import Diverged, ShardError
 from eigen.training.models import Model, Parameters, unflatten
@@ -46,14 +46,6 @@ class LocalSteps:
     samples: int
 
 
-@dataclass(frozen=True, slots=True)
-class SecondMoment:
-    """What peers found out before: AdamW's second moment [P], corrected, after so many steps."""
-
-    second_P: Tensor
-    steps: int
-
-
 def local_steps(
     model: Model,
     theta_P: Tensor,
@@ -61,13 +53,13 @@ def local_steps(
     spec: InnerSpec,
     order_seed: bytes,
     *,
-    before: SecondMoment | None = None,
+    before: Begun | None = None,
     device: str = "cpu",
     ranks: Ranks = ALONE,
 ) -> LocalSteps:
     """Train for `spec.steps` mini-batches in the order that `batch_indices` gives.
 
-    AdamW's second moment goes on from `before`, if there is one. Several `ranks` call this with the
+    AdamW's moments go on from `before`, if there is something. Several `ranks` call this with the
     same arguments, share the work and get the same result. What is given and returned lies in
     main memory, whatever the device. Raises `ShardError` where there are fewer samples than one
     batch, `Diverged` where a loss or the result is not finite. `theta_P` is not changed.
@@ -77,9 +69,7 @@ def local_steps(
     local_P = theta_P.to(device, copy=True)
     views = unflatten(model.declared.layout, local_P)
     parameters = {name: view.detach().requires_grad_() for name, view in views.items()}
-    if before is None:
-        before = SecondMoment(torch.zeros_like(theta_P), 0)
-    optimizer = AdamW(local_P, spec, before.second_P.to(device), before.steps)
+    optimizer = AdamW(local_P, spec, before)
     loss_trace: list[float] = []
     for index_B in batch_indices(order_seed, len(samples), spec.steps, spec.batch):
         loss, grad_P = gradient(model, parameters, samples, index_B, spec, ranks)
@@ -90,7 +80,7 @@ def local_steps(
     delta_P = theta_P - local_P.cpu()
     if not bool(delta_P.isfinite().all()):
         raise Diverged("the parameters are not finite after the last inner step")
-    second_P = optimizer.corrected().cpu()
+    second_P = optimizer.second().cpu()
     return LocalSteps(delta_P, second_P, loss_trace, spec.steps * spec.batch)
 
 

@@ -207,7 +207,7 @@ class Bench:
         inner, layout, model = self._spec(row).inner, self._declared.layout, build(self._declared)
         theta_P = self._begin(row.start, row.seed).clone()
         locals_NP = [theta_P.clone() for _ in range(row.peers)]
-        optimizers = [AdamW(local_P, inner, torch.zeros_like(local_P)) for local_P in locals_NP]
+        optimizers = [AdamW(local_P, inner) for local_P in locals_NP]
         shards = self._shards(row)
         for number in range(row.budget // row.steps):
             for peer, (local_P, optimizer) in enumerate(zip(locals_NP, optimizers, strict=True)):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from eigen.protocol.run import InnerSpec
-from eigen.training.adamw import AdamW
+from eigen.training.adamw import AdamW, Begun, begun
 from eigen.training.datasets import Samples, digits, split
 from eigen.training.errors import Diverged, ShardError
 from eigen.training.inner import LocalSteps, evaluate, local_steps
@@ -123,7 +123,7 @@ def test_steps_are_those_of_torchs_adamw(engine, model, theta_P, shard) -> None:
     optimizer = torch.optim.AdamW([reference_P], lr=SPEC.lr, weight_decay=SPEC.weight_decay)
     generator = torch.Generator().manual_seed(1)
     moved_P = theta_P.clone()
-    ours = AdamW(moved_P, SPEC, torch.zeros_like(moved_P))
+    ours = AdamW(moved_P, SPEC)
     for _ in range(10):
         grad_P = torch.randn(len(theta_P), generator=generator) * 1e-3
         reference_P.grad = grad_P.clone()
@@ -131,22 +131,39 @@ def test_steps_are_those_of_torchs_adamw(engine, model, theta_P, shard) -> None:
         ours.step(grad_P)
     assert torch.allclose(moved_P, reference_P, rtol=1e-6, atol=1e-8)
     corrected_P = optimizer.state[reference_P]["exp_avg_sq"] / (1 - 0.999**10)
-    assert torch.allclose(ours.corrected(), corrected_P, rtol=1e-5)
+    assert torch.allclose(ours.second(), corrected_P, rtol=1e-5)
 
 
-def test_the_second_moment_goes_on_where_it_was_left(engine, model, theta_P) -> None:
+def test_moments_go_on_where_they_were_left(engine, theta_P) -> None:
     generator = torch.Generator().manual_seed(2)
     grads = [torch.randn(len(theta_P), generator=generator) for _ in range(8)]
-    whole, first = (AdamW(theta_P.clone(), SPEC, torch.zeros_like(theta_P)) for _ in range(2))
+    whole_P, first_P = theta_P.clone(), theta_P.clone()
+    whole, first = AdamW(whole_P, SPEC), AdamW(first_P, SPEC)
     for grad_P in grads:
         whole.step(grad_P)
     for grad_P in grads[:5]:
         first.step(grad_P)
-    second = AdamW(theta_P.clone(), SPEC, first.corrected(), 5)
-    assert torch.allclose(second.corrected(), first.corrected(), rtol=1e-5)
+    mean_P = sum(0.1 * 0.9 ** (4 - i) * grad_P for i, grad_P in enumerate(grads[:5]))
+    second = AdamW(first_P, SPEC, Begun(mean_P / (1 - 0.9**5), first.second(), 5))
+    assert torch.allclose(second.second(), first.second(), rtol=1e-5)
     for grad_P in grads[5:]:
         second.step(grad_P)
-    assert torch.allclose(second.corrected(), whole.corrected(), rtol=1e-5)
+    assert torch.allclose(second.second(), whole.second(), rtol=1e-5)
+    assert torch.allclose(first_P, whole_P, atol=1e-6)
+
+
+def test_the_first_moment_is_what_the_last_round_moved_by(engine, theta_P) -> None:
+    """Under one and the same gradient, the round's displacement gives it back."""
+    grad_P = torch.randn(len(theta_P), generator=torch.Generator().manual_seed(3)) * 0.1
+    spec = replace(SPEC, weight_decay=0.0)
+    moved_P = theta_P.clone()
+    optimizer = AdamW(moved_P, spec)
+    for _ in range(spec.steps):
+        optimizer.step(grad_P)
+    before = begun(theta_P - moved_P, optimizer.second(), spec, spec.steps)
+    assert torch.allclose(before.first_P, grad_P, rtol=1e-2, atol=1e-4)
+    huge = begun((theta_P - moved_P) * 1e6, optimizer.second(), spec, spec.steps)
+    assert torch.allclose(huge.first_P.abs(), grad_P.abs(), rtol=1e-2, atol=1e-4)
 
 
 def test_fewer_samples_than_a_batch_are_refused(engine, model, theta_P, shard) -> None:

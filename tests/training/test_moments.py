@@ -164,6 +164,9 @@ def test_a_round_begins_from_what_its_checkpoint_says(engine, spec, shards) -> N
     assert torch.equal(shared.theta_P, alone.theta_P), "the first round knows no moment yet"
     assert shared.moments is not None
     assert shared.moments.steps == 4
+    initial = checkpoints.read(shared_states[0], spec, check(spec))
+    moved_P = initial.theta_P - shared.theta_P
+    assert torch.allclose(moved_P, shared.moments.delta_P * 0.7 * 1.5, atol=1e-6), "Nesterov's step"
     assert float(shared.moments.folded_M.min()) >= LEAST
     shared, alone = (
         checkpoints.read(states[2], run, check(run))
@@ -181,7 +184,8 @@ def test_a_replay_from_the_checkpoint_alone_gives_every_bit(engine, spec, shards
     metadata, arrays = tensorfile.read(base)
     steps = {**arrays, "moment/steps": np.array([400], np.float32)}
     larger = {**arrays, "moment/layer00.weight/col": arrays["moment/layer00.weight/col"] * 4}
-    for other in (steps, larger):
+    other_way = {**arrays, "update/layer00.weight": -arrays["update/layer00.weight"]}
+    for other in (steps, larger, other_way):
         changed = engine.train(spec, tensorfile.write(other, metadata), shards[:1], ORDER, b"")
         assert changed.parts != update.parts
 
@@ -223,6 +227,8 @@ def test_bad_moment_parts_are_refused_by_index(engine, spec, shards) -> None:
         ("moment/layer00.bias", np.full(32, -1, np.float32), "moment is negative"),
         ("moment/layer00.bias", np.full(32, np.nan, np.float32), "NaN"),
         ("moment/layer00.weight/row", np.zeros(64, np.float32), "has shape"),
+        ("update/layer00.bias", np.full(32, np.inf, np.float32), "NaN or infinite"),
+        ("update/layer00.bias", np.zeros(31, np.float32), "has shape"),
         ("moment/layer00.weight", np.zeros(64, np.float32), "does not belong"),
     ],
 )
