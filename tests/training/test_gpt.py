@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from eigen.protocol.run import InnerSpec, ModelSpec, OuterSpec, RunSpec
+from eigen.training import checkpoint as checkpoints
 from eigen.training.datasets import split, write_shard
+from eigen.training.spec import check
 from eigen.training.text import VOCABULARY, standard_library
 
 OPTIONS = {"context": 32, "depth": 2, "heads": 2, "vocabulary": VOCABULARY, "width": 32}
@@ -68,6 +70,20 @@ def test_a_replay_gives_every_bit(engine, spec, text, change) -> None:
     assert first.samples == 16 * spec.inner.steps
     other = engine.train(spec, base, text[0][:1], b"other".ljust(32), b"")
     assert other.parts != first.parts
+
+
+def test_the_deepest_models_checkpoint_has_room_for_its_header(engine, spec) -> None:
+    options = {"context": 2, "depth": 32, "heads": 1, "vocabulary": 2, "width": 8}
+    deep = replace(
+        spec,
+        model=ModelSpec("gpt", tuple(sorted(options.items()))),
+        inner=replace(spec.inner, moments="shared"),
+        outer=OuterSpec("nesterov", 0.7, 0.9),
+    )
+    data = engine.initial_checkpoint(deep)
+    assert int.from_bytes(data[:8], "little") > 64 * 1024
+    state = checkpoints.read(data, deep, check(deep))
+    assert checkpoints.write(state, check(deep)) == data
 
 
 def test_a_classifiers_shard_is_refused(engine, spec, shards) -> None:
