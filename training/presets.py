@@ -50,7 +50,7 @@ CHAR_GPT = Preset(
     result_codec="int8",
     aggregation=AggregationSpec("mean"),
     part_values=65_536,
-    rounds=12,
+    rounds=30,
     accuracy=0.5,
 )
 """Characters of Python's own library, four trainers: 418,432 parameters in seven parts."""
