@@ -45,7 +45,7 @@ CHAR_GPT = Preset(
         (("context", 64), ("depth", 2), ("heads", 4), ("vocabulary", 128), ("width", 128)),
     ),
     inner=InnerSpec(steps=25, batch=16, lr=0.004, weight_decay=0.01, moments="shared"),
-    outer=OuterSpec("nesterov", 0.7, 0.5),
+    outer=OuterSpec("sgd", 1.0, 0.0),
     codec="int8",
     result_codec="int8",
     aggregation=AggregationSpec("mean"),

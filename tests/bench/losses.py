@@ -48,11 +48,12 @@ SMALL = ModelSpec(
 )
 """111k parameters; `--model preset` takes the preset's."""
 DEFAULT_CODEC, DEFAULT_STEPS = CHAR_GPT.codec, 25
+STARTS, SPLITS = ["warm", "scratch"], ["iid", "dirichlet"]
 KEPT = "kept"
-"""Not a run's: each peer keeps its optimizer from round to round; with `--start warm` only."""
+"""Not a run's: each peer keeps its optimizer from round to round; with `--outer sgd` only."""
 TOPICS, CONCENTRATION = 64, 0.5
 """The text is cut into stretches, and each is dealt in shares that Dirichlet(0.5) draws."""
-OUTER = {"warm": OuterSpec("sgd", 1.0, 0.0), "scratch": OuterSpec("nesterov", 0.7, 0.9)}
+OUTER = {"sgd": OuterSpec("sgd", 1.0, 0.0), "nesterov": OuterSpec("nesterov", 0.7, 0.9)}
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Row:
     steps: int
     codec: str
     moments: str
+    outer: str
     budget: int
     warm: int
     model: str
@@ -138,7 +140,7 @@ class Bench:
             dataset=Cid("b"),
             rounds=max(1, row.budget // row.steps),
             inner=InnerSpec(row.steps, self._batch, self._lr, 0.01, moments=row.moments),
-            outer=OUTER[row.start],
+            outer=OUTER[row.outer],
             codec=row.codec,
             result_codec=row.codec,
             aggregation=AggregationSpec("mean"),
@@ -243,18 +245,19 @@ class Bench:
 
 def _rows(options: argparse.Namespace) -> Iterator[Row]:
     """Every codec with the default number of steps, every number with the default codec."""
-    for peers, start, dealt, steps, codec, moments, seed in product(
+    for peers, start, dealt, steps, codec, moments, outer, seed in product(
         options.peers,
         options.start,
         options.split,
         options.steps,
         options.codec,
         options.moments,
+        options.outer,
         range(options.seeds),
     ):
         if options.all or steps == DEFAULT_STEPS or codec == DEFAULT_CODEC:
             fixed = (options.budget, options.warm, options.model, options.batch, options.lr)
-            yield Row(peers, start, dealt, steps, codec, moments, *fixed, seed)
+            yield Row(peers, start, dealt, steps, codec, moments, outer, *fixed, seed)
 
 
 def _summary(results: list[tuple[Row, dict[str, float]]]) -> list[dict[str, object]]:
@@ -287,8 +290,9 @@ def _options() -> argparse.Namespace:
         "--moments", nargs="+", choices=[*MOMENTS, KEPT], default=[CHAR_GPT.inner.moments]
     )
     parser.add_argument("--warm", type=int, default=1000, help="steps before a warm start")
-    parser.add_argument("--start", nargs="+", choices=list(OUTER), default=list(OUTER))
-    parser.add_argument("--split", nargs="+", default=["iid", "dirichlet"])
+    parser.add_argument("--outer", nargs="+", choices=list(OUTER), default=["sgd"])
+    parser.add_argument("--start", nargs="+", choices=STARTS, default=STARTS)
+    parser.add_argument("--split", nargs="+", choices=SPLITS, default=SPLITS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--all", action="store_true", help="every codec with every H")
     parser.add_argument("--budget", type=int, default=1000, help="AdamW steps in all")
@@ -299,8 +303,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--into", type=Path, help="file of finished rows, one a line")
     options = parser.parse_args()
-    if KEPT in options.moments and options.start != ["warm"]:
-        parser.error(f"--moments {KEPT} needs --start warm: it makes no outer step with momentum")
+    if KEPT in options.moments and options.outer != ["sgd"]:
+        parser.error(f"--moments {KEPT} needs --outer sgd: it makes no outer step with momentum")
     if options.quick:
         options.peers, options.steps, options.seeds = [4], [DEFAULT_STEPS], 1
         options.start, options.split, options.budget = ["scratch"], ["iid"], 50
