@@ -9,7 +9,8 @@ from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec
 class Preset:
     """The part of a run spec that decides how well it trains; `rounds` reach `accuracy`.
 
-    `accuracy` is the least that was reached on the held-out set by any of ten seeds.
+    Every seed that was measured, ten of the digits and three of the text, reached at least `accuracy`
+    on the held-out set.
     """
 
     model: ModelSpec
@@ -51,6 +52,6 @@ CHAR_GPT = Preset(
     aggregation=AggregationSpec("mean"),
     part_values=65_536,
     rounds=30,
-    accuracy=0.5,
+    accuracy=0.53,
 )
-"""Characters of Python's own library, four trainers: 418,432 parameters in seven parts."""
+"""Characters of Python's own library, four trainers: 418,432 parameters in eight parts."""
