@@ -9,8 +9,8 @@ from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec
 class Preset:
     """The part of a run spec that decides how well it trains; `rounds` reach `accuracy`.
 
-    Every seed that was measured, ten of the digits and three of the text, reached at least `accuracy`
-    on the held-out set.
+    Every seed that was measured, ten of the digits and three of the text, reached at least
+    `accuracy` on the held-out set.
     """
 
     model: ModelSpec
