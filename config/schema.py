@@ -81,6 +81,16 @@ class TrainingSection:
         kinds.integer(1, 256),
         "CPU threads for training. With one thread, replay by a validator is bit-exact.",
     )
+    device: str = option(
+        "cpu",
+        kinds.choice("cpu", "cuda"),
+        "Where local steps are computed. Replay is bit-exact on equal hardware only.",
+    )
+    processes: int = option(
+        1,
+        kinds.integer(1, 16),
+        "Processes that share each round's local steps, one a GPU (inner.micro_batches are dealt).",
+    )
     memory_mb: int = option(
         4096,
         kinds.integer(512, 16 * 1024 * 1024),

@@ -81,6 +81,8 @@ async def run_node(
         worker = await stack.enter_async_context(
             TrainingWorker(
                 threads=config.training.threads,
+                device=config.training.device,
+                processes=config.training.processes,
                 memory_bytes=config.training.memory_mb * 1024 * 1024,
             )
         )

@@ -11,7 +11,7 @@ architecture = "mlp"
 inputs = 64
 
 [dataset]
-source = "digits"             # or: manifest = "bafy…", published before
+source = "digits"             # or "stdlib"; or: manifest = "bafy…", published before
 shards = 4
 sealed = true
 
@@ -59,12 +59,16 @@ class RunFileError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class DatasetSource:
-    """Where a run's data comes from: a manifest that exists, or a source to seed from."""
+    """Where a run's data comes from: a manifest that exists, or a source to seed from.
+
+    `unpinned` takes a source's text as this machine has it, whatever its hash.
+    """
 
     manifest: Cid | None
     source: str | None
     shards: int
     sealed: bool
+    unpinned: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +268,7 @@ def load_run_file(path: Path) -> RunFile:
     top.sub("outer").refuse_unknown({"rule", "lr", "momentum"})
     top.sub("aggregation", {}).refuse_unknown({"rule", "tolerated_percent"})
     data = top.sub("dataset")
-    data.refuse_unknown({"manifest", "source", "shards", "sealed"})
+    data.refuse_unknown({"manifest", "source", "shards", "sealed", "unpinned"})
     if ("manifest" in table["dataset"]) == ("source" in table["dataset"]):
         raise RunFileError(path, "dataset: give either manifest or source")
     manifest = data.take("manifest", str) if "manifest" in table["dataset"] else None
@@ -273,6 +277,7 @@ def load_run_file(path: Path) -> RunFile:
         None if manifest else data.take("source", str),
         data.take("shards", int, 4),
         data.take("sealed", bool, True),
+        data.take("unpinned", bool, False),
     )
     description = top.take("description", str, "")
     if (size := len(description.encode())) > DESCRIPTION_BYTES_MAX:

@@ -63,6 +63,8 @@ class WorkerTimedOut(WorkerError):
 class TrainingWorker:
     """One child process that computes for this node, started at the first call.
 
+    `processes` of them share local steps, one a GPU, where there is more than one.
+
     Calls wait for each other in order of arrival; `timeout_s` counts from when a call's turn comes,
     the start of the process and of torch (some seconds) included.
 
@@ -74,10 +76,20 @@ class TrainingWorker:
     """
 
     def __init__(
-        self, *, threads: int = 1, memory_bytes: int | None = None, nice: int = 10
+        self,
+        *,
+        threads: int = 1,
+        device: str = "cpu",
+        processes: int = 1,
+        memory_bytes: int | None = None,
+        nice: int = 10,
     ) -> None:
-        self._command = [sys.executable, "-P", "-m", "eigen.training.worker"]
-        self._command += [f"--threads={threads}", f"--nice={nice}"]
+        self._command = [sys.executable, "-P", "-m"]
+        if processes > 1:
+            self._command += ["torch.distributed.run", "--standalone"]
+            self._command += [f"--nproc-per-node={processes}", "-m"]
+        self._command.append("eigen.training.worker")
+        self._command += [f"--threads={threads}", f"--device={device}", f"--nice={nice}"]
         if memory_bytes is not None:
             self._command.append(f"--memory-bytes={memory_bytes}")
         self._turn = trio.Lock()

@@ -29,8 +29,8 @@ class InnerSpec:
     """AdamW on the shard: `steps` (H) mini-batches of `batch` samples.
 
     A mini-batch is worked through in `micro_batches` equal pieces, whose gradients add up.
-    `moments` says where Adam's second moment starts each round: `fresh` at zero, `shared` at the
-    peers' public rank-1 average of the round before. `precision` is `fp32` or `bf16` (forward and
+    `moments` says where Adam's moments start each round: `fresh` at zero, `shared` at what the
+    peers agreed on in the round before. `precision` is `fp32` or `bf16` (forward and
     backward).
     """
 

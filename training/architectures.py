@@ -4,6 +4,7 @@ Declarative on purpose: a proposal carries names and integers, never code. Knows
 node can judge a proposal without loading it; `models` computes with what is declared here.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,16 +26,24 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A family of classifiers. `shapes` and `inputs` take checked options."""
+    """A family of models. `shapes` and `inputs` take checked options; `classes` names one.
+
+    A model of `sequences` reads tokens and gives logits for what follows each of them; any other
+    reads features and gives logits for one label a sample. `scales` says by what factor a weight
+    begins smaller than `initial_vector` has it.
+    """
 
     name: str
     options: tuple[Option, ...]
     shapes: Callable[[Mapping[str, int]], dict[str, Shape]]
     inputs: Callable[[Mapping[str, int]], int]
+    classes: str = "classes"
+    sequences: bool = False
+    scales: Callable[[Mapping[str, int]], dict[str, float]] = lambda _: {}
 
 
 CLASSES_MAX = 256
-"""A label is one byte."""
+"""A label, and a token, is one byte."""
 
 _CLASSES = Option("classes", 2, CLASSES_MAX, "labels to tell apart")
 
@@ -65,6 +74,38 @@ def _cnn_shapes(options: Mapping[str, int]) -> dict[str, Shape]:
     }
 
 
+def _gpt_shapes(options: Mapping[str, int]) -> dict[str, Shape]:
+    width = options["width"]
+    if width % options["heads"]:
+        raise SpecError("model.options.heads", f"{options['heads']} do not divide width {width}")
+    shapes: dict[str, Shape] = {
+        "tokens.weight": (options["vocabulary"], width),
+        "positions.weight": (options["context"], width),
+        "norm.gain": (width,),
+    }
+    for i in range(options["depth"]):
+        block = f"block{i:02}"
+        shapes[f"{block}.attention.norm.gain"] = (width,)
+        shapes[f"{block}.attention.qkv.weight"] = (3 * width, width)
+        shapes[f"{block}.attention.out.weight"] = (width, width)
+        shapes[f"{block}.mlp.norm.gain"] = (width,)
+        shapes[f"{block}.mlp.up.weight"] = (4 * width, width)
+        shapes[f"{block}.mlp.down.weight"] = (width, 4 * width)
+    return shapes
+
+
+def _gpt_scales(options: Mapping[str, int]) -> dict[str, float]:
+    """No rectifier doubles what a weight must pass on; tables begin small, for one is the output.
+
+    What adds to the residual stream shrinks with depth (Radford et al., GPT-2).
+    """
+    scales = dict.fromkeys(_gpt_shapes(options), math.sqrt(1.0 / 3.0))
+    for name in scales:
+        if name.endswith(("out.weight", "down.weight")):
+            scales[name] = math.sqrt(1.0 / (2 * options["depth"]))
+    return scales | {"tokens.weight": 0.25, "positions.weight": 0.25}
+
+
 ARCHITECTURES: dict[str, Architecture] = {
     "mlp": Architecture(
         "mlp",
@@ -89,18 +130,38 @@ ARCHITECTURES: dict[str, Architecture] = {
         _cnn_shapes,
         lambda options: options["planes"] * options["side"] ** 2,
     ),
+    "gpt": Architecture(
+        "gpt",
+        (
+            Option("context", 2, 4_096, "tokens that the model looks back on"),
+            Option("depth", 1, 32, "transformer blocks"),
+            Option("heads", 1, 64, "attention heads of a block; they divide the width"),
+            Option("vocabulary", 2, CLASSES_MAX, "tokens to tell apart"),
+            Option("width", 8, 4_096, "values that stand for a token between blocks"),
+        ),
+        _gpt_shapes,
+        lambda options: options["context"],
+        classes="vocabulary",
+        sequences=True,
+        scales=_gpt_scales,
+    ),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """A checked model spec: its architecture's name, its options, and what follows from them."""
+    """A checked model spec: its architecture's name, its options, and what follows from them.
+
+    `inputs` counts the features of a sample or the tokens of a sequence, `classes` the logits.
+    """
 
     architecture: str
     options: Mapping[str, int]
     layout: Layout
     inputs: int
     classes: int
+    sequences: bool
+    scales: Mapping[str, float]
 
 
 def declare(model: ModelSpec) -> Declaration:
@@ -119,7 +180,9 @@ def declare(model: ModelSpec) -> Declaration:
         options,
         Layout.of(architecture.shapes(options)),
         architecture.inputs(options),
-        options["classes"],
+        options[architecture.classes],
+        architecture.sequences,
+        architecture.scales(options),
     )
 
 

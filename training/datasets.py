@@ -1,9 +1,10 @@
-"""Labelled samples and their canonical bytes: shards to train on, held-out sets to judge by.
+"""Samples and their canonical bytes: shards to train on, held-out sets to judge by.
 
-A shard is a safetensors file of `x` [N, F] and `y` [N]. uint8 features are pictures and are read as
-0 to 1 (divided by 255); fp32 features are taken as they are. Knows no torch and no encryption.
+A shard of labelled samples is a safetensors file of `x` [N, F] and `y` [N]; uint8 features are
+pictures, fp32 features are taken as they are. A shard of text is one of `tokens` [N, T+1], of which
+all but the last are read and all but the first are foretold. Knows no torch and no encryption.
 
-Shape legend: N samples, F features.
+Shape legend: N samples, F features, T tokens of a sequence.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from eigen.training.errors import ShardError, TensorFileError
 from eigen.training.streams import permutation
 
 FORMAT = "eigen-shard-1"
+TEXT_FORMAT = "eigen-text-1"
 SHARD_BYTES_MAX = 1 << 30
 """A trainer holds its shards in memory, next to the model."""
 SAMPLES_MAX = 1 << 24
@@ -27,7 +29,10 @@ DIGITS_HELD_OUT = 360
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Features (uint8 or fp32, [N, F]) and labels (uint8, [N])."""
+    """Features (uint8 or fp32, [N, F]) with labels (uint8, [N]), or tokens with the next (uint8).
+
+    Of text, both are [N, T], and `y_N` is what follows: one place further on in the text.
+    """
 
     x_NF: NDArray[np.uint8] | NDArray[np.float32]
     y_N: NDArray[np.uint8]
@@ -35,9 +40,19 @@ class Samples:
     def __len__(self) -> int:
         return len(self.y_N)
 
+    @property
+    def are_text(self) -> bool:
+        """Whether there is a label for each token."""
+        return self.y_N.ndim == 2
+
     def take(self, index: NDArray[np.int64]) -> "Samples":
         """The samples at these places."""
         return Samples(self.x_NF[index], self.y_N[index])
+
+
+def sequences(tokens_NT: NDArray[np.uint8]) -> Samples:
+    """Sequences of T+1 tokens, [N, T+1], as tokens to read and tokens to foretell."""
+    return Samples(tokens_NT[:, :-1], tokens_NT[:, 1:])
 
 
 def digits(seed: int) -> tuple[Samples, Samples]:
@@ -70,24 +85,26 @@ def split(samples: Samples, shards: int, seed: int) -> list[Samples]:
 
 def write_shard(samples: Samples) -> bytes:
     """The canonical bytes of a shard or a held-out set."""
+    if samples.are_text:
+        tokens_NT = np.concatenate([samples.x_NF, samples.y_N[:, -1:]], axis=1)
+        return tensorfile.write({"tokens": tokens_NT}, {"format": TEXT_FORMAT})
     return tensorfile.write({"x": samples.x_NF, "y": samples.y_N}, {"format": FORMAT})
 
 
-def read_shard(data: bytes, *, inputs: int, classes: int) -> Samples:
+def read_shard(data: bytes, *, inputs: int, classes: int, text: bool = False) -> Samples:
     """The samples in `data`, for a model of so many inputs and classes.
 
-    Raises `ShardError` where the bytes are not canonical, a shape or dtype does not fit, a label is
-    out of range, or a feature is NaN or infinite.
+    Raises `ShardError` where the bytes are not canonical, a shape or dtype does not fit, a label or
+    token is out of range, or a feature is NaN or infinite.
     """
-    if len(data) > SHARD_BYTES_MAX:
-        raise ShardError(f"{len(data)} bytes, at most {SHARD_BYTES_MAX} allowed")
-    try:
-        metadata, arrays = tensorfile.read(data)
-    except TensorFileError as error:
-        raise ShardError(str(error)) from None
-    if metadata != {"format": FORMAT} or arrays.keys() != {"x", "y"}:
-        raise ShardError(f"not a file of x and y with format {FORMAT}")
-    x_NF, y_N = arrays["x"], arrays["y"]
+    if text:
+        [tokens_NT] = _arrays(data, TEXT_FORMAT, "tokens")
+        if tokens_NT.dtype != np.uint8 or tokens_NT.ndim != 2 or tokens_NT.shape[1] != inputs + 1:
+            raise ShardError(f"tokens are not bytes, {inputs + 1} in each sequence")
+        if int(tokens_NT.max()) >= classes:
+            raise ShardError(f"there is a token {tokens_NT.max()}, the model knows {classes}")
+        return sequences(tokens_NT)
+    x_NF, y_N = _arrays(data, FORMAT, "x", "y")
     if y_N.dtype != np.uint8 or y_N.ndim != 1:
         raise ShardError("y is not a list of bytes")
     if x_NF.shape != (len(y_N), inputs):
@@ -97,6 +114,18 @@ def read_shard(data: bytes, *, inputs: int, classes: int) -> Samples:
     if x_NF.dtype == np.float32 and not np.isfinite(x_NF).all():
         raise ShardError("x has NaN or infinite values")
     return Samples(x_NF, y_N)
+
+
+def _arrays(data: bytes, form: str, *names: str) -> list[tensorfile.Array]:
+    if len(data) > SHARD_BYTES_MAX:
+        raise ShardError(f"{len(data)} bytes, at most {SHARD_BYTES_MAX} allowed")
+    try:
+        metadata, arrays = tensorfile.read(data)
+    except TensorFileError as error:
+        raise ShardError(str(error)) from None
+    if metadata != {"format": form} or arrays.keys() != set(names):
+        raise ShardError(f"not a file of {' and '.join(names)} with format {form}")
+    return [arrays[name] for name in names]
 
 
 def join(shards: Sequence[Samples]) -> Samples:

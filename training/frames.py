@@ -11,7 +11,7 @@ memory is corrupt must not take its node along.
 
 import struct
 from collections.abc import Generator, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgpack
 
@@ -65,6 +65,21 @@ def reader() -> Generator[int, bytes, tuple[str, list[Any]]]:
     for size in sizes:
         blobs.append((yield size))
     return _decode(head, blobs)
+
+
+def read(file: BinaryIO) -> tuple[str, list[Any]] | None:
+    """The next frame's name and values, or None at the end of the file, be it within a frame."""
+    parsing = reader()
+    wanted = next(parsing)
+    while True:
+        data = file.read(wanted)
+        if len(data) < wanted:
+            return None
+        try:
+            wanted = parsing.send(data)
+        except StopIteration as done:
+            frame: tuple[str, list[Any]] = done.value
+            return frame
 
 
 def _check(head_bytes: int, sizes: Sequence[int]) -> None:

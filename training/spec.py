@@ -13,13 +13,14 @@ from eigen.training.aggregation import RULES
 from eigen.training.architectures import Declaration, declare
 from eigen.training.codecs.registry import CODECS
 from eigen.training.errors import SpecError
+from eigen.training.moments import folded
 from eigen.training.outer import OUTER_RULES
 
 BATCH_MAX = 65_536
 """Samples of one inner step: with the largest input of an `mlp`, 16 GiB of fp32 at most."""
-MOMENTS = ("fresh",)
+MOMENTS = ("fresh", "shared")
 """Where Adam's second moment may start."""
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "bf16")
 """What forward and backward passes may be computed in."""
 TOLERATED_BPS_MAX = 4_999
 """No rule tells a half from the other."""
@@ -52,7 +53,7 @@ def check(spec: RunSpec) -> Declaration:
     _known("aggregation.rule", spec.aggregation.rule, RULES)
     _tolerated(spec.aggregation)
     _within("part_values", spec.part_values, 1, limits.PART_VALUES_MAX)
-    if declared.layout.values > limits.PARTS_MAX * spec.part_values:
+    if _parts(declared, spec) > limits.PARTS_MAX:
         raise SpecError(
             "part_values",
             f"{spec.part_values} cuts {declared.layout.values} values into more than "
@@ -61,31 +62,75 @@ def check(spec: RunSpec) -> Declaration:
     return declared
 
 
+def shares_moments(spec: RunSpec) -> bool:
+    """Whether rounds of this run go on from the second moment of the round before."""
+    return spec.inner.moments == "shared"
+
+
 def part_count(spec: RunSpec) -> int:
-    """Parts of the run's vector. Raises `SpecError`."""
-    return -(-check(spec).layout.values // spec.part_values)
+    """Parts of an update: those of the pseudo-gradient, then those of the second moment, if shared.
+
+    Raises `SpecError`.
+    """
+    return _parts(check(spec), spec)
 
 
 def part_sizes(spec: RunSpec) -> list[int]:
-    """Values of each part: `part_values`, and what is left for the last. Raises `SpecError`."""
-    whole, rest = divmod(check(spec).layout.values, spec.part_values)
-    return [spec.part_values] * whole + [rest] * (rest > 0)
+    """Values of each part of the pseudo-gradient. Raises `SpecError`."""
+    return _even(check(spec).layout.values, spec.part_values)
+
+
+def moment_sizes(spec: RunSpec) -> list[int]:
+    """Values of each part of the folded second moment; none where it is not shared.
+
+    Raises `SpecError`.
+    """
+    declared = check(spec)
+    return _even(_moment_values(declared, spec), spec.part_values)
 
 
 def part_bytes(spec: RunSpec) -> list[int]:
     """The most bytes of each part of an update: what its owner has to allow. Raises `SpecError`."""
-    return [CODECS[spec.codec].encoded_bytes(values) for values in part_sizes(spec)]
+    return _bytes(spec, spec.codec)
 
 
 def result_bytes(spec: RunSpec) -> list[int]:
     """The most bytes of each part's result: what a trainer has to allow. Raises `SpecError`."""
-    return [CODECS[spec.result_codec].encoded_bytes(values) for values in part_sizes(spec)]
+    return _bytes(spec, spec.result_codec)
+
+
+def _bytes(spec: RunSpec, codec: str) -> list[int]:
+    encoded = [CODECS[codec].encoded_bytes(values) for values in part_sizes(spec)]
+    return encoded + moment_sizes(spec)
 
 
 def carries(spec: RunSpec) -> bool:
     """Whether aggregating a part leaves state for the next round: see `PartAverage.carried`."""
     keeps_history = RULES[spec.aggregation.rule].keeps_history
     return keeps_history or not CODECS[spec.result_codec].lossless
+
+
+def _even(values: int, part_values: int) -> list[int]:
+    """As few parts of at most `part_values` as there can be, whose sizes differ by at most one.
+
+    Rules judge a trainer part by part, and a part of few values would tell them little.
+    """
+    parts = _ceil(values, part_values)
+    return [values // parts + (part < values % parts) for part in range(parts)]
+
+
+def _parts(declared: Declaration, spec: RunSpec) -> int:
+    return _ceil(declared.layout.values, spec.part_values) + _ceil(
+        _moment_values(declared, spec), spec.part_values
+    )
+
+
+def _moment_values(declared: Declaration, spec: RunSpec) -> int:
+    return folded(declared.layout).values if shares_moments(spec) else 0
+
+
+def _ceil(values: int, size: int) -> int:
+    return -(-values // size)
 
 
 def _within(field: str, value: int, least: int, most: int) -> None:

@@ -21,8 +21,9 @@ from eigen.training.layout import Shape
 
 Array = NDArray[Any]
 
-HEADER_BYTES_MAX = 64 * 1024
-"""The deepest model here has 34 tensors of some 100 header bytes; with momentum, twice that."""
+HEADER_BYTES_MAX = 128 * 1024
+"""The deepest model here has 195 tensors of some 110 header bytes; with momentum and shared
+moments, five times that."""
 _DTYPES: Final[dict[str, np.dtype[Any]]] = {"F32": np.dtype("<f4"), "U8": np.dtype("u1")}
 _NAMES: Final = {dtype: name for name, dtype in _DTYPES.items()}
 _RANK_MAX = 8

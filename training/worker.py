@@ -10,11 +10,15 @@ The worker ends as soon as its parent does, even in the middle of a call: a thre
 hang-up of the call pipe, which the kernel gives when the last writer is gone, however it went.
 Linux's PR_SET_PDEATHSIG would not do: it fires when the *thread* that started the child ends, and
 Trio starts children on threads that it retires after ten idle seconds.
+
+Under `torchrun` several processes are one worker: rank 0 answers, and the others share its local
+steps. All of them hold the call pipe's end, so all end with the node.
 """
 
 import argparse
 import contextlib
 import dataclasses
+import io
 import logging
 import os
 import resource
@@ -23,12 +27,12 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from eigen.protocol.run import RunSpec
 from eigen.protocol.wire import decode_bare
 from eigen.training.errors import EngineFault, OutOfMemory, TrainingError
-from eigen.training.frames import OK, pack, reader
+from eigen.training.frames import OK, pack, read
 
 if TYPE_CHECKING:
     from eigen.training.engine import Engine
@@ -56,24 +60,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ["OMP_WAIT_POLICY"] = "passive"  # idle threads sleep: this machine has other work
     if options.memory_bytes:
         _limit_memory(options.memory_bytes)
-    serve(calls, replies, lambda: _engine(options.threads, options.memory_bytes))
+    if int(os.environ.get("RANK", "0")):
+        follow(_engine(options))
+    serve(calls, replies, lambda: _engine(options))
 
 
 def serve(calls: BinaryIO, replies: BinaryIO, engine: "Callable[[], Engine]") -> None:
     """Answer calls until end of file. `engine` is called once, at the first call."""
     loaded: Engine | None = None
-    while (call := _read(calls)) is not None:
+    while (call := read(calls)) is not None:
         try:
             loaded = loaded or engine()
+            if call[0] == "train" and loaded.ranks.count > 1:
+                loaded.ranks.share(b"".join(pack(*call)))
             reply = pack(OK, _answer(loaded, *call))
         except TrainingError as error:
             reply = pack(type(error).__name__, error.args)
         except Exception as error:
             fault = _fault(error)
+            if loaded and loaded.ranks.count > 1:
+                raise SystemExit(f"the other ranks wait for this one: {fault}") from error
             reply = pack(type(fault).__name__, fault.args)
         for buffer in reply:
             replies.write(buffer)
         replies.flush()
+
+
+def follow(engine: "Engine") -> NoReturn:
+    """As another rank than 0: do whatever rank 0 is asked to train, until the process is ended."""
+    while True:
+        call = read(io.BytesIO(engine.ranks.share(b"")))
+        assert call is not None
+        with contextlib.suppress(TrainingError):  # rank 0 has the same one, and answers with it
+            _answer(engine, *call)
 
 
 def _answer(engine: "Engine", name: str, values: list[Any]) -> list[Any]:
@@ -91,21 +110,6 @@ def _fault(error: Exception) -> TrainingError:
         return OutOfMemory(f"the worker's memory limit does not suffice: {error}")
     _log.exception("a call failed")
     return EngineFault(f"{type(error).__name__}: {error}")
-
-
-def _read(calls: BinaryIO) -> tuple[str, list[Any]] | None:
-    """The next call, or None at the end of the pipe, be it within a frame."""
-    parsing = reader()
-    wanted = next(parsing)
-    while True:
-        data = calls.read(wanted)
-        if len(data) < wanted:
-            return None
-        try:
-            wanted = parsing.send(data)
-        except StopIteration as done:
-            call: tuple[str, list[Any]] = done.value
-            return call
 
 
 def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
@@ -135,20 +139,23 @@ def _limit_memory(memory_bytes: int) -> None:
         resource.setrlimit(kind, (memory_bytes, memory_bytes))
 
 
-def _engine(threads: int, memory_bytes: int) -> "Engine":
-    if 0 < memory_bytes < MEMORY_BYTES_MIN:
+def _engine(options: argparse.Namespace) -> "Engine":
+    if 0 < options.memory_bytes < MEMORY_BYTES_MIN:
         raise OutOfMemory(
-            f"{memory_bytes >> 20} MiB do not suffice for training; at least "
+            f"{options.memory_bytes >> 20} MiB do not suffice for training; at least "
             f"{MEMORY_BYTES_MIN >> 20} MiB are needed"
         )
+    from eigen.training import ranks
     from eigen.training.engine import Engine
 
-    return Engine(threads)
+    place, device = ranks.join(options.device)
+    return Engine(options.threads, device, place)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("eigen.training.worker", description=__doc__.split("\n")[0])
     parser.add_argument("--threads", type=_natural, default=1, help="torch's threads")
+    parser.add_argument("--device", default="cpu", help="where local steps are computed")
     parser.add_argument("--memory-bytes", type=int, default=0, help="cap on memory; 0 for none")
     parser.add_argument("--nice", type=int, default=0, help="how far to stand back for others")
     return parser.parse_args(arguments)

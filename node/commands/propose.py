@@ -3,6 +3,7 @@
 import json
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,8 +11,12 @@ from eigen.node.commands import Invocation, pass_invocation
 from eigen.node.control import call_daemon
 from eigen.node.exit_codes import ExitCode, UserError
 from eigen.node.run_file import DatasetSource, RunFile, load_run_file
+from eigen.protocol.cid import raw_cid
 from eigen.protocol.types import Cid
 from eigen.protocol.wire import encode_bare
+
+if TYPE_CHECKING:
+    from eigen.training.datasets import Samples
 
 PROPOSE_TIMEOUT_S = 120.0
 """Two confirmations on a slow chain."""
@@ -44,17 +49,12 @@ def command(invocation: Invocation, file: Path, as_json: bool) -> None:
 
 def _seed(socket: Path, run_file: RunFile, source: DatasetSource) -> Cid:
     """Split the source into shards and hand them to the daemon, which seals and announces them."""
-    if source.source != "digits":
-        raise UserError(
-            f"{run_file.path}: dataset.source: there is digits, not {source.source!r}",
-            ExitCode.CONFIGURATION,
-        )
     if not 1 <= source.shards <= 64:
         raise UserError(f"{run_file.path}: dataset.shards: 1 to 64", ExitCode.CONFIGURATION)
-    from eigen.training.datasets import digits, split, write_shard
+    from eigen.training.datasets import split, write_shard
 
     seed = int(run_file.table.get("seed", 0))
-    train, held_out = digits(seed)
+    train, held_out = load_source(run_file, source, seed)
     with tempfile.TemporaryDirectory(dir=socket.parent) as scratch:
         shards = []
         for index, samples in enumerate(split(train, source.shards, seed)):
@@ -72,3 +72,37 @@ def _seed(socket: Path, run_file: RunFile, source: DatasetSource) -> Cid:
             sealed=source.sealed,
         )
     return Cid(result["manifest"])
+
+
+def load_source(run_file: RunFile, source: DatasetSource, seed: int) -> "tuple[Samples, Samples]":
+    """The source's samples, to train on and held out. `UserError` if the model cannot read them."""
+    from eigen.training.architectures import declare
+    from eigen.training.datasets import digits, read_shard, write_shard
+    from eigen.training.errors import ShardError
+    from eigen.training.text import UnknownText, standard_library
+
+    declared = declare(run_file.spec(raw_cid(b"")).model)
+    wrong = f"{run_file.path}: dataset.source: "
+    try:
+        if source.source == "digits":
+            samples = digits(seed)
+        elif source.source == "stdlib":
+            samples = standard_library(declared.inputs, unpinned=source.unpinned)
+        else:
+            raise UserError(
+                f"{wrong}there are digits and stdlib, not {source.source!r}", ExitCode.CONFIGURATION
+            )
+        read_shard(
+            write_shard(samples[1]),
+            inputs=declared.inputs,
+            classes=declared.classes,
+            text=declared.sequences,
+        )
+    except UnknownText as error:
+        hint = "dataset.unpinned = true takes it as it is"
+        raise UserError(f"{wrong}{error}; {hint}", ExitCode.CONFIGURATION) from error
+    except ShardError as error:
+        raise UserError(
+            f"{wrong}the model cannot read {source.source}: {error}", ExitCode.CONFIGURATION
+        ) from error
+    return samples

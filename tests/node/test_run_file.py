@@ -143,6 +143,7 @@ WRONG = {
     "dataset.manifest": [('"bafy"', "CID")],
     "dataset.shards": [('"4"', "whole")],
     "dataset.sealed": [("1", "true or false")],
+    "dataset.unpinned": [("1", "true or false")],
     "dataset.colour": [("1", "sealed")],
     "inner.steps": [("0", "1 to"), ("100000", "1024"), ("", "missing")],
     "inner.batch": [("0", "1 to")],

@@ -1,6 +1,6 @@
 """Measures what docs/training.md quotes; a program, not a test.
 
-python tests/training/bench.py codecs|digits|digits_codecs|replay|worker
+python tests/training/bench.py codecs|digits|digits_codecs|gpt|replay|worker
 """
 
 import contextlib
@@ -21,8 +21,11 @@ from eigen.protocol.limits import PART_VALUES_MAX
 from eigen.protocol.run import AggregationSpec, ModelSpec, OuterSpec, RunSpec
 from eigen.protocol.types import Cid
 from eigen.training.errors import BadInput, CheckpointError
-from eigen.training.presets import DIGITS
+from eigen.training.presets import CHAR_GPT, DIGITS
 
+GPT = ModelSpec(
+    "gpt", (("context", 64), ("depth", 2), ("heads", 4), ("vocabulary", 128), ("width", 64))
+)
 MLP = ModelSpec("mlp", (("classes", 10), ("depth", 1), ("hidden", 256), ("inputs", 64)))
 
 
@@ -175,6 +178,49 @@ def digits() -> None:
     of_mean("8 trainers", trainers=8)
 
 
+def gpt() -> None:
+    """The language model's preset: held-out loss and accuracy after each round of seeds 0 1 2."""
+    from eigen.training.datasets import split, write_shard
+    from eigen.training.engine import Engine
+    from eigen.training.text import standard_library
+
+    engine = Engine(threads=1)
+    training, held_out = standard_library(dict(CHAR_GPT.model.options)["context"], unpinned=True)
+    judged = write_shard(held_out)
+    for seed in map(int, sys.argv[2:] or "012"):
+        spec = replace(
+            digits_spec(seed, 4),
+            model=CHAR_GPT.model,
+            inner=CHAR_GPT.inner,
+            outer=CHAR_GPT.outer,
+            codec=CHAR_GPT.codec,
+            result_codec=CHAR_GPT.result_codec,
+            part_values=CHAR_GPT.part_values,
+        )
+        shards = [write_shard(shard) for shard in split(training, 4, seed)]
+        checkpoint = engine.initial_checkpoint(spec)
+        residuals, carried = [b""] * 4, [b""] * engine.part_count(spec)
+        print(f"seed {seed}, {engine.part_count(spec)} parts:", end="", flush=True)
+        for number in range(CHAR_GPT.rounds):
+            updates = []
+            for trainer in range(4):
+                order = hashlib.sha256(bytes([seed, number, trainer])).digest()
+                shard = shards[(trainer + number) % 4]
+                update = engine.train(spec, checkpoint, [shard], order, residuals[trainer])
+                residuals[trainer] = update.residual
+                updates.append(update)
+            results = []
+            for part in range(len(carried)):
+                inputs = [(update.parts[part], update.samples) for update in updates]
+                average = engine.aggregate(spec, part, inputs, carried[part])
+                carried[part] = average.carried
+                results.append(average.data)
+            checkpoint = engine.outer_step(spec, checkpoint, results)
+            judgement = engine.evaluate(spec, checkpoint, judged)
+            print(f" {judgement.loss:.3f}/{100 * judgement.accuracy:.1f}", end="", flush=True)
+        print()
+
+
 def replayed() -> None:
     """One round's pseudo-gradient as raw bytes on stdout; `replay` runs it in other ways."""
     from eigen.training.checkpoint import initial
@@ -184,15 +230,17 @@ def replayed() -> None:
     from eigen.training.inner import local_steps
     from eigen.training.models import build
     from eigen.training.spec import check
+    from eigen.training.text import standard_library
 
-    threads, architecture = int(sys.argv[2]), sys.argv[3]
-    spec = digits_spec(0, 4)
-    if architecture == "mlp":
-        spec = replace(spec, model=MLP)
+    threads, architecture, precision = int(sys.argv[2]), sys.argv[3], sys.argv[4]
+    model = {"cnn": DIGITS.model, "mlp": MLP, "gpt": GPT}[architecture]
+    inner = replace(DIGITS.inner, precision=precision)
+    spec = replace(digits_spec(0, 4), model=model, inner=inner)
     Engine(threads)
     declared = check(spec)
     theta_P = initial(spec, declared).theta_P
-    shard = split(load(0)[0], 4, 0)[0]
+    samples, _ = standard_library(64, unpinned=True) if declared.sequences else load(0)
+    shard = split(samples, 4, 0)[0]
     local = local_steps(build(declared), theta_P, shard, spec.inner, bytes(32))
     sys.stdout.buffer.write(local.delta_P.numpy().tobytes())
 
@@ -201,8 +249,8 @@ def replay() -> None:
     """Relative L2 distance of one round replayed in another process, thread count or ISA."""
     import numpy as np
 
-    def delta(architecture: str, threads: int = 1, **settings: str) -> np.ndarray:
-        command = [sys.executable, __file__, "replayed", str(threads), architecture]
+    def delta(model: tuple[str, str], threads: int = 1, **settings: str) -> np.ndarray:
+        command = [sys.executable, __file__, "replayed", str(threads), *model]
         environment = {**os.environ, **settings}
         done = subprocess.run(command, env=environment, capture_output=True, check=True)
         return np.frombuffer(done.stdout, "<f4").astype(np.float64)
@@ -212,15 +260,15 @@ def replay() -> None:
         "MKL_ENABLE_INSTRUCTIONS": "AVX2",
         "ONEDNN_MAX_CPU_ISA": "AVX2",
     }
-    for architecture in ("cnn", "mlp"):
-        first = delta(architecture)
+    for model in (("cnn", "fp32"), ("mlp", "fp32"), ("gpt", "fp32"), ("gpt", "bf16")):
+        first = delta(model)
         for title, other in (
-            ("another process", delta(architecture)),
-            ("two threads", delta(architecture, 2)),
-            ("AVX2", delta(architecture, **avx2)),
+            ("another process", delta(model)),
+            ("two threads", delta(model, 2)),
+            ("AVX2", delta(model, **avx2)),
         ):
             distance = np.linalg.norm(other - first) / np.linalg.norm(first)
-            print(f"{architecture} {title:16} {distance:.1e}")
+            print(f"{' '.join(model)} {title:16} {distance:.1e}", flush=True)
 
 
 def worker() -> None:
@@ -301,6 +349,7 @@ if __name__ == "__main__":
         "codecs": codecs,
         "digits": digits,
         "digits_codecs": digits_codecs,
+        "gpt": gpt,
         "replay": replay,
         "replayed": replayed,
         "worker": worker,

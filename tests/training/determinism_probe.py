@@ -9,6 +9,7 @@ what numpy was built for. Where they do not, the comparison shows nothing.
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,20 +20,24 @@ from eigen.training.aggregation import RULES
 from eigen.training.codecs.codec import encode_with_feedback
 from eigen.training.codecs.registry import CODECS
 from eigen.training.engine import Engine
-from eigen.training.spec import check, part_sizes
+from eigen.training.moments import encode
+from eigen.training.spec import check, moment_sizes, part_sizes
 from eigen.training.streams import uniform
 
+GPT = ModelSpec(
+    "gpt", (("context", 16), ("depth", 2), ("heads", 2), ("vocabulary", 128), ("width", 32))
+)
 MODEL = ModelSpec("mlp", (("classes", 10), ("depth", 1), ("hidden", 500), ("inputs", 64)))
 PEERS, PART_VALUES = 3, 33_000  # torch uses its threads from 32,768 values on
 
 
-def spec(codec: str, rule: str) -> RunSpec:
+def spec(codec: str, rule: str, moments: str) -> RunSpec:
     return RunSpec(
         "probe",
         MODEL,
         Cid("b"),
         1,
-        InnerSpec(10, 32, 0.01, 0.0),
+        InnerSpec(10, 32, 0.01, 0.0, moments=moments),
         OuterSpec(rule, 0.7, 0.9 if rule == "nesterov" else 0.0),
         codec,
         codec,
@@ -53,8 +58,9 @@ def digests(threads: int) -> dict[str, str]:
     def note(name: str, data: bytes) -> None:
         found[name] = hashlib.sha256(data).hexdigest()
 
-    for codec, rule in (("int8", "nesterov"), ("fp32", "sgd")):
-        run = spec(codec, rule)
+    note("initial gpt", engine.initial_checkpoint(replace(spec("fp32", "sgd", "fresh"), model=GPT)))
+    for codec, rule, moments in (("int8", "nesterov", "shared"), ("fp32", "sgd", "fresh")):
+        run = spec(codec, rule, moments)
         checkpoint = engine.initial_checkpoint(run)
         note(f"initial {rule}", checkpoint)
         for step in range(2):  # the second step has momentum
@@ -68,6 +74,11 @@ def digests(threads: int) -> dict[str, str]:
                     note(f"{codec} update {step}.{part}.{peer}", data)
                 results.append(engine.aggregate(run, part, inputs, b"").data)
                 note(f"{codec} result {step}.{part}", results[-1])
+            for part, values in enumerate(moment_sizes(run), start=len(results)):
+                said = [np.abs(uniform(f"{step}.{part}.{peer}", b"", values)) for peer in range(3)]
+                inputs = [(encode(second_M * 1e-5), 100) for second_M in said]
+                results.append(engine.aggregate(run, part, inputs, b"").data)
+                note(f"moments {step}.{part}", results[-1])
             checkpoint = engine.outer_step(run, checkpoint, results)
             note(f"{rule} checkpoint {step}", checkpoint)
     drawn_P = torch.from_numpy(uniform("codecs", b"", PART_VALUES))

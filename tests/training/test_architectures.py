@@ -11,6 +11,8 @@ from eigen.training.spec import check, part_bytes, part_count, part_sizes, resul
 
 MLP = {"inputs": 64, "hidden": 32, "depth": 2, "classes": 10}
 CNN = {"side": 8, "planes": 1, "channels": 4, "hidden": 16, "classes": 10}
+GPT = {"width": 16, "depth": 2, "heads": 4, "context": 12, "vocabulary": 40}
+GOOD = {"mlp": MLP, "cnn": CNN, "gpt": GPT}
 
 
 def model(architecture: str, options: dict[str, int]) -> ModelSpec:
@@ -24,10 +26,39 @@ def test_a_declared_model_computes_logits_for_its_inputs(
     name: str, options: dict[str, int]
 ) -> None:
     declared = declare(model(name, options))
-    theta_P = initial_vector(declared.layout, seed=3)
+    theta_P = initial_vector(declared.layout, 3, declared.scales)
     logits = build(declared).logits
     batch = torch.rand(5, declared.inputs)
     assert logits(unflatten(declared.layout, theta_P), batch).shape == (5, 10)
+
+
+def test_a_language_model_foretells_each_token_from_those_before_it() -> None:
+    declared = declare(model("gpt", GPT))
+    assert (declared.inputs, declared.classes, declared.sequences) == (12, 40, True)
+    parameters = unflatten(declared.layout, initial_vector(declared.layout, 3, declared.scales))
+    logits = build(declared).logits
+    one_BT = torch.arange(24, dtype=torch.uint8).view(2, 12)
+    other_BT = one_BT.clone()
+    other_BT[1, 7] = 39
+    one_BTC, other_BTC = logits(parameters, one_BT), logits(parameters, other_BT)
+    assert one_BTC.shape == (2, 12, 40)
+    assert torch.equal(one_BTC[0], other_BTC[0])
+    assert torch.allclose(one_BTC[1, :7], other_BTC[1, :7], atol=1e-6)
+    changed_T = (one_BTC[1] - other_BTC[1]).abs().amax(-1)
+    assert (changed_T[7:] > 1e-3).all(), "what follows sees the other token"
+    assert torch.allclose(logits(parameters, one_BT[:, :5]), one_BTC[:, :5], atol=1e-6), (
+        "a shorter text is read like the beginning of a longer one"
+    )
+
+
+def test_a_model_may_scale_where_its_weights_begin() -> None:
+    declared = declare(model("gpt", GPT))
+    plain = unflatten(declared.layout, initial_vector(declared.layout, 1, {}))
+    scaled = unflatten(declared.layout, initial_vector(declared.layout, 1, declared.scales))
+    assert torch.allclose(scaled["tokens.weight"], plain["tokens.weight"] / 4)
+    assert torch.allclose(
+        scaled["block01.mlp.down.weight"], plain["block01.mlp.down.weight"] / 2
+    ), "two blocks add four times to the residual stream"
 
 
 def test_parameters_lie_in_the_vector_in_sorted_name_order() -> None:
@@ -43,7 +74,7 @@ def test_parameters_lie_in_the_vector_in_sorted_name_order() -> None:
 
 def test_initial_parameters_follow_the_seed() -> None:
     layout = declare(model("cnn", CNN)).layout
-    first, again, other = (initial_vector(layout, seed) for seed in (1, 1, 2))
+    first, again, other = (initial_vector(layout, seed, {}) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     weights = unflatten(layout, first)["conv1.weight"]
@@ -54,13 +85,15 @@ def test_initial_parameters_follow_the_seed() -> None:
 
 
 def test_an_unknown_architecture_is_named_with_the_known_ones() -> None:
-    with pytest.raises(SpecError, match=r"model\.architecture: 'rnn' is unknown; known: cnn, mlp"):
+    with pytest.raises(
+        SpecError, match=r"model\.architecture: 'rnn' is unknown; known: cnn, gpt, mlp"
+    ):
         declare(model("rnn", MLP))
 
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
 def test_every_option_must_be_there_and_within_its_range(name: str) -> None:
-    good = MLP if name == "mlp" else CNN
+    good = GOOD[name]
     for option in ARCHITECTURES[name].options:
         for value in (option.least - 1, option.most + 1):
             with pytest.raises(SpecError) as refused:
@@ -79,18 +112,22 @@ def test_an_unknown_a_repeated_and_an_odd_option_are_refused() -> None:
         declare(ModelSpec("mlp", (("classes", 10), ("classes", 10))))
     with pytest.raises(SpecError, match=r"model\.options\.side: 9 is odd"):
         declare(model("cnn", CNN | {"side": 9}))
+    with pytest.raises(SpecError, match=r"model\.options\.heads: 3 do not divide width 16"):
+        declare(model("gpt", GPT | {"heads": 3}))
 
 
 def test_parts_cover_the_vector_and_know_their_size(make_spec) -> None:
     spec = make_spec(part_values=1000)
     assert check(spec).layout.values == 2410
     assert part_count(spec) == 3
-    assert part_sizes(spec) == [1000, 1000, 410]
-    assert part_bytes(spec) == [1000 + 2 * 4, 1000 + 2 * 4, 410 + 2 * 2]
+    assert part_sizes(spec) == [804, 803, 803]
+    assert part_bytes(spec) == [804 + 2 * 4, 803 + 2 * 4, 803 + 2 * 4]
     apart = make_spec(part_values=1000, codec="top64-2bit", result_codec="fp16")
-    assert result_bytes(apart) == [2000 + 2 * 4, 2000 + 2 * 4, 820 + 2 * 2]
+    assert result_bytes(apart) == [2 * 804 + 2 * 4, 2 * 803 + 2 * 4, 2 * 803 + 2 * 4]
     assert part_bytes(apart)[0] < 30
     assert part_sizes(make_spec(part_values=1205)) == [1205, 1205]
+    assert part_sizes(make_spec(part_values=2409)) == [1205, 1205], "no part of one value"
+    assert part_sizes(make_spec(part_values=2410)) == [2410]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eigen.training import tensorfile
-from eigen.training.datasets import FORMAT, Samples, digits, join, read_shard, split, write_shard
+from eigen.training.datasets import (
+    FORMAT,
+    TEXT_FORMAT,
+    Samples,
+    digits,
+    join,
+    read_shard,
+    sequences,
+    split,
+    write_shard,
+)
 from eigen.training.errors import ShardError
 
 
@@ -70,10 +80,47 @@ def test_what_the_model_cannot_read_is_refused(arrays, metadata, reason: str) ->
 
 
 @settings(deadline=None)
-@given(st.binary(max_size=300))
-def test_arbitrary_bytes_are_a_named_error(data: bytes) -> None:
+@given(st.binary(max_size=300), st.booleans())
+def test_arbitrary_bytes_are_a_named_error(data: bytes, text: bool) -> None:
     with pytest.raises(ShardError):
-        read_shard(data, inputs=3, classes=3)
+        read_shard(data, inputs=3, classes=3, text=text)
+
+
+TOKENS = np.array([[0, 1, 2, 1], [2, 2, 0, 1]], np.uint8)
+
+
+def test_text_is_read_back_as_tokens_and_what_follows_them() -> None:
+    data = write_shard(sequences(TOKENS))
+    assert tensorfile.read(data)[1]["tokens"].tolist() == TOKENS.tolist()
+    back = read_shard(data, inputs=3, classes=3, text=True)
+    assert (len(back), back.are_text) == (2, True)
+    assert back.x_NF.tolist() == [[0, 1, 2], [2, 2, 0]]
+    assert back.y_N.tolist() == [[1, 2, 1], [2, 0, 1]]
+    both = join([back, back.take(np.array([1]))])
+    assert write_shard(both) == write_shard(sequences(TOKENS[[0, 1, 1]]))
+    assert sorted(len(shard) for shard in split(both, 2, seed=0)) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "reason"),
+    [
+        (TOKENS[:, :3], "tokens are not bytes, 4 in each sequence"),
+        (TOKENS[0], "tokens are not bytes, 4 in each sequence"),
+        (TOKENS.astype(np.float32), "tokens are not bytes"),
+        (TOKENS + 1, "a token 3, the model knows 3"),
+    ],
+)
+def test_text_that_the_model_cannot_read_is_refused(tokens, reason: str) -> None:
+    data = tensorfile.write({"tokens": tokens}, {"format": TEXT_FORMAT})
+    with pytest.raises(ShardError, match=reason):
+        read_shard(data, inputs=3, classes=3, text=True)
+
+
+def test_a_shard_of_the_other_kind_is_refused() -> None:
+    with pytest.raises(ShardError, match="not a file of x and y"):
+        read_shard(write_shard(sequences(TOKENS)), inputs=3, classes=3)
+    with pytest.raises(ShardError, match="not a file of tokens"):
+        read_shard(write_shard(Samples(X, Y)), inputs=3, classes=3, text=True)
 
 
 def test_shards_of_two_kinds_do_not_join() -> None:

@@ -67,7 +67,7 @@ def test_the_same_bits_for_every_instruction_set_and_thread_count() -> None:
 def test_initial_parameters_are_pinned() -> None:
     """A version that changes them would split the network."""
     layout = Layout.of({"a.weight": (3, 4), "a.bias": (3,), "b.weight": (2, 3, 3, 3)})
-    theta_P = initial_vector(layout, seed=1)
+    theta_P = initial_vector(layout, 1, {})
     digest = hashlib.sha256(theta_P.numpy().tobytes()).hexdigest()
     assert digest == "db2991757a4c615dff7b9bbcb22d8aff0959955fcfa207bdb1f204ae7b8390b1"
 

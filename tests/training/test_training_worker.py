@@ -10,13 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import trio
 import trio.testing
 
 from eigen.node.worker import TrainingWorker, WorkerClosed, WorkerCrashed, WorkerTimedOut
 from eigen.protocol.run import InnerSpec, RunSpec
 from eigen.protocol.wire import encode_bare
-from eigen.training.errors import BadInput, CheckpointError, OutOfMemory
+from eigen.training.errors import BadInput, CheckpointError, EngineFault, OutOfMemory
 
 ORDER = b"order".ljust(32)
 
@@ -71,7 +72,7 @@ async def test_a_round_through_the_worker_equals_the_engines(
         assert evaluation == engine.evaluate(spec, after, held_out)
 
         # Errors come through as they are and end nothing.
-        with pytest.raises(BadInput, match="3 bytes where 1008 are expected") as refused:
+        with pytest.raises(BadInput, match="3 bytes where 812 are expected") as refused:
             await worker.aggregate(spec, 0, [(update.parts[0], 64), (b"bad", 64)], b"")
         assert refused.value.index == 1
         with pytest.raises(CheckpointError):
@@ -187,6 +188,14 @@ async def test_a_limit_too_low_for_torch_is_said_at_each_call(make_spec) -> None
     async with TrainingWorker(nice=0, memory_bytes=256 << 20) as worker:
         for _ in range(2):
             with pytest.raises(OutOfMemory, match=r"256 MiB do not suffice.* at least 512 MiB"):
+                await worker.initial_checkpoint(make_spec())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
+async def test_a_device_that_is_not_there_is_said_at_each_call(make_spec) -> None:
+    async with TrainingWorker(nice=0, device="cuda") as worker:
+        for _ in range(2):
+            with pytest.raises(EngineFault, match="torch finds no device 'cuda' on this machine"):
                 await worker.initial_checkpoint(make_spec())
 
 

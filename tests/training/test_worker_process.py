@@ -10,25 +10,22 @@ import pytest
 
 from eigen.protocol.wire import encode_bare
 from eigen.training import errors
-from eigen.training.frames import OK, pack, reader
+from eigen.training.frames import OK, pack, read
+from eigen.training.ranks import Ranks
 from eigen.training.results import Evaluation
 from eigen.training.worker import METHODS, main, serve
 
 
 def read_reply(pipe: BinaryIO) -> tuple[str, list[Any]]:
-    parsing = reader()
-    wanted = next(parsing)
-    while True:
-        data = pipe.read(wanted)
-        assert len(data) == wanted, "the reply pipe ended"
-        try:
-            wanted = parsing.send(data)
-        except StopIteration as done:
-            return done.value
+    reply = read(pipe)
+    assert reply is not None, "the reply pipe ended"
+    return reply
 
 
 class Scripted:
     """An engine whose `evaluate` does what the test says."""
+
+    ranks = Ranks()
 
     def __init__(self, act: Callable[[], Any]) -> None:
         self.act = act
@@ -114,7 +111,7 @@ class Noisy:
         os.write(1, b"stray bytes")
         return sys.stdin.read() or "stdin is empty"
 
-worker._engine = lambda threads, memory_bytes: Noisy()
+worker._engine = lambda options: Noisy()
 worker.main([])
 """
 

@@ -1,0 +1,68 @@
+"""The inner optimizer: AdamW on one vector, whose moments may begin where peers left them.
+
+Loshchilov and Hutter (arXiv:1711.05101) with Adam's usual constants. Written out, because moments
+that others agreed on come with their bias corrected, and not with torch's state.
+
+Shape legend: P parameters.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from eigen.protocol.run import InnerSpec
+
+BETAS = (0.9, 0.999)
+EPSILON = 1e-8
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """Both moments [P], corrected for their bias, after `steps` that were made before."""
+
+    first_P: Tensor
+    second_P: Tensor
+    steps: int
+
+
+def begun(delta_P: Tensor, second_P: Tensor, spec: InnerSpec, steps: int) -> Begun:
+    """What a round begins with after one whose averaged pseudo-gradient was `delta_P`.
+
+    In each of its steps AdamW moved by lr · first / sqrt(second), so that quotient was delta over
+    lr and steps, on average. A single step's is within ± 1 or little more, so no update, however
+    large, is taken for more.
+    """
+    quotient_P = (delta_P / (spec.lr * spec.steps)).clamp_(-1.0, 1.0)
+    return Begun(quotient_P * (second_P.sqrt() + EPSILON), second_P, steps)
+
+
+class AdamW:
+    """Moves `theta_P` in place, from fresh moments or from `before`."""
+
+    def __init__(self, theta_P: Tensor, spec: InnerSpec, before: Begun | None = None) -> None:
+        if before is None:
+            before = Begun(torch.zeros_like(theta_P), torch.zeros_like(theta_P), 0)
+        self._theta_P = theta_P
+        self._lr, self._decay = spec.lr, 1.0 - spec.lr * spec.weight_decay
+        self._steps = before.steps
+        self._first_P = before.first_P.to(theta_P.device) * self._corrections()[0]
+        self._second_P = before.second_P.to(theta_P.device) * self._corrections()[1]
+
+    @torch.no_grad()
+    def step(self, grad_P: Tensor) -> None:
+        """One step against the gradient."""
+        self._steps += 1
+        self._theta_P.mul_(self._decay)
+        self._first_P.lerp_(grad_P, 1.0 - BETAS[0])
+        self._second_P.mul_(BETAS[1]).addcmul_(grad_P, grad_P, value=1.0 - BETAS[1])
+        rate = self._lr / self._corrections()[0]
+        root_P = self.second().sqrt_().add_(EPSILON)
+        self._theta_P.addcdiv_(self._first_P, root_P, value=-rate)
+
+    def second(self) -> Tensor:
+        """The second moment [P], corrected for its bias. There was a step."""
+        return self._second_P / self._corrections()[1]
+
+    def _corrections(self) -> tuple[float, float]:
+        return 1.0 - BETAS[0] ** self._steps, 1.0 - BETAS[1] ** self._steps
