@@ -31,13 +31,13 @@ from eigen.protocol.limits import PART_VALUES_MAX
 from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec, RunSpec
 from eigen.protocol.types import Cid
 from eigen.training import checkpoint as checkpoints
+from eigen.training.adamw import BETAS, EPSILON
 from eigen.training.aggregation import RULES
 from eigen.training.codecs.codec import encode_with_feedback
 from eigen.training.codecs.registry import CODECS
 from eigen.training.datasets import Samples, digits, split, write_shard
 from eigen.training.engine import Engine
 from eigen.training.errors import BadInput, CodecError, Diverged
-from eigen.training.inner import BETAS, EPSILON
 from eigen.training.models import build, unflatten
 from eigen.training.spec import check, part_sizes
 from eigen.training.streams import batch_indices
