@@ -30,9 +30,10 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	PYTHONPATH=.links $(BIN)/lint-imports --no-cache
 
-# Each prints one JSON object; `make bench ONLY=network` runs one.
+# Each prints one JSON object; `make bench ONLY=network` runs one, QUICK= takes hours over all.
+QUICK ?= --quick
 bench: $(STAMP)
-	for script in tests/bench/$(or $(ONLY),*).py; do $(BIN)/python $$script --json || exit 1; done
+	for script in tests/bench/$(or $(ONLY),*).py; do $(BIN)/python $$script --json $(QUICK) || exit 1; done
 
 # Rebuild and test the contracts, and write chain/artifacts/ anew. Needs npm.
 contracts: $(STAMP)

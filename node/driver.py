@@ -280,7 +280,7 @@ class RunDriver:
         except (ShardUnavailable, ContentUnavailable, TrainingError, WorkerError) as error:
             self.post(TrainFailed(attempt, str(error)))
         else:
-            made = self.exchange.keep_update(attempt, effect.base, effect.shards, local)
+            made = await self.exchange.keep_update(attempt, effect.base, local)
             self.post(Trained(attempt, made))
 
     async def _stored_residual(self) -> bytes:

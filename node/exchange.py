@@ -58,7 +58,6 @@ class _Update:
 class _Round:
     """Parts of one round."""
 
-    updates: dict[tuple[int, ...], _Update] = field(default_factory=dict)  # by shards trained on
     current: _Update | None = None
     inputs: dict[tuple[Attempt, int, Address], PartPush] = field(default_factory=dict)
     results: dict[tuple[int, Digest], ResultPush] = field(default_factory=dict)
@@ -121,23 +120,15 @@ class Exchange:
         self._rounds = {n: r for n, r in self._rounds.items() if n > number}
 
     # this node's update ---------------------------------------------------------------------------
-    def keep_update(
-        self, attempt: Attempt, base: Cid, shards: tuple[int, ...], local: LocalUpdate
-    ) -> Commitment:
-        """Hold a trained update and say what this node commits to."""
-        tree = CommitmentTree(local.parts)
-        mine = _Update(local, tree)
-        held = self._round(attempt.round)
-        held.updates[shards] = mine
-        held.current = mine
-        chunk = limits.BLOCK_BYTES_MAX
-        left = local.residual
-        residual = CommitmentTree([left[i : i + chunk] for i in range(0, len(left), chunk)])
+    async def keep_update(self, attempt: Attempt, base: Cid, local: LocalUpdate) -> Commitment:
+        """Hold a trained update and say what this node commits to; hashed beside the event loop."""
+        tree, residual_root = await trio.to_thread.run_sync(_commit_to, local)
+        self._round(attempt.round).current = _Update(local, tree)
         return Commitment(
             attempt,
             base,
             tree.root,
-            residual.root,
+            residual_root,
             local.sketch,
             local.samples,
             tuple(local.loss_trace),
@@ -307,6 +298,13 @@ class Exchange:
         theta = await self._blocks.fetch(base)
         checkpoint = await self._worker.outer_step(self.context.spec, theta, results)
         return await self._blobs.put(checkpoint)
+
+
+def _commit_to(local: LocalUpdate) -> tuple[CommitmentTree, Digest]:
+    """The tree over an update's parts, and the root over its residual's chunks."""
+    chunk, left = limits.BLOCK_BYTES_MAX, local.residual
+    chunks = [left[i : i + chunk] for i in range(0, len(left), chunk)]
+    return CommitmentTree(local.parts), CommitmentTree(chunks).root
 
 
 def part_digest(data: bytes) -> Digest:

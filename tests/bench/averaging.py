@@ -78,7 +78,11 @@ class Peer:
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, str(HERE / "averaging_peer.py"), str(self.folder / self.name)]
+        command = [
+            sys.executable,
+            str(HERE / "programs" / "averaging_peer.py"),
+            str(self.folder / self.name),
+        ]
         log = (self.folder / f"{self.name}.log").open("a")
         self.process = subprocess.Popen(
             [*self.inside, *command, json.dumps(self.wanted)],
@@ -254,7 +258,7 @@ def hivemind(venv: Path, peers: int, values: int, codec: str, rounds: int) -> di
     arguments = [str(peers), str(values), codec, str(rounds)]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
-        [str(python), str(HERE / "hivemind_peers.py"), *arguments],
+        [str(python), str(HERE / "programs" / "hivemind_peers.py"), *arguments],
         stdout=subprocess.PIPE,
         text=True,
         check=True,

@@ -53,6 +53,7 @@ from eigen.protocol.seat import part_owners
 from eigen.protocol.types import Address, Cid, Digest, RunId
 from eigen.protocol.wire import decode, encode
 from eigen.training.datasets import digits, split, write_shard
+from eigen.training.results import LocalUpdate
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -262,6 +263,28 @@ async def test_an_owner_whose_result_does_not_follow_fails_the_audit_and_is_not_
         assert all(m.driver.head.round == 0 for m in (at.alice, at.bob))
 
 
+async def test_who_commits_to_a_part_of_another_codec_is_left_out_and_not_paid(
+    tmp_path: Path,
+) -> None:
+    async with cast(tmp_path) as at:
+        owner = at.owner_of(0)
+        [cheat] = [m for m in at.trainers.values() if m is not owner]
+        keep, fired = cheat.driver.exchange.keep_update, []
+
+        async def as_fp32(attempt: Attempt, base: Cid, local: LocalUpdate) -> Commitment:
+            fired.append(attempt)
+            parts = [bytes(2_000), *local.parts[1:]]
+            return await keep(attempt, base, replace(local, parts=parts))
+
+        cheat.driver.exchange.keep_update = as_fp32  # type: ignore[method-assign]
+        at.start()
+        await until(lambda: at.val.driver.head.round >= 1, 60)
+        assert fired
+        assert {c.account for c in at.val.driver.history[1].trainers} == {owner.address}
+        assert owner.peer.network.score(cheat.address) < 0
+        assert at.val.notes("audit failed") == []
+
+
 async def test_any_member_can_show_that_an_owners_result_does_not_follow(tmp_path: Path) -> None:
     async with cast(tmp_path, sealed=False) as at:
         liar = at.owner_of(0)
@@ -316,7 +339,7 @@ async def trained(at: Cast) -> Trained:
     for shard, (address, member) in enumerate(sorted(at.trainers.items())):
         plain = await at.alice.peer.datasets.open_shard(spec.dataset, shard)
         local = await at.worker.train(spec, theta, [plain], bytes(32), b"")
-        made[address] = member.driver.exchange.keep_update(attempt, base, (shard,), local)
+        made[address] = await member.driver.exchange.keep_update(attempt, base, local)
     owner, other = at.alice, at.bob
     results = []
     for part in range(at.context.part_count):
