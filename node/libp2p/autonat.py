@@ -44,7 +44,7 @@ from eigen.protocol.types import Address
 
 log = logging.getLogger(__name__)
 
-FIRST_ASK_S: Final = 2.0
+FIRST_ASK_S: Final = 5.0
 """After the start: by then the first peers are connected, and their hellos said."""
 MAPPING_WAIT_S: Final = 5.0
 """How long to wait for the router's answer before peers are asked."""

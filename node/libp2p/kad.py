@@ -46,12 +46,12 @@ from eigen.protocol.types import Address
 
 log = logging.getLogger(__name__)
 
-JOIN_DELAY_S: Final = 1.0
+JOIN_DELAY_S: Final = 3.0
 """After a new peer in the table before this node looks itself up: several cost one lookup. The
 next such lookup waits twice as long, and so on."""
 JOIN_EVERY_S: Final = 300.0
 """Between two lookups of this node itself because the table grew, in the end."""
-PROBE_DELAY_S: Final = 0.2
+PROBE_DELAY_S: Final = 2.0
 """After a connection, before asking what the peer is: a lookup may have opened it to ask."""
 STEP_S: Final = 60.0
 """One bucket at most is refreshed in that time, and expired records are dropped."""

@@ -2,6 +2,7 @@
 
 import ipaddress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 from eigen.node.libp2p.errors import BadMultiaddr
@@ -14,6 +15,10 @@ IP4_CODE: Final = 0x04
 IP6_CODE: Final = 0x29
 TCP_CODE: Final = 0x06
 """Of the multicodec table."""
+
+
+PARSED_MAX: Final = 1024
+"""Addresses remembered: peers that come up together hear each address from all the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,7 @@ class Endpoint:
         return self.kind in ("ip4", "ip6") and ipaddress.ip_address(self.host).is_unspecified
 
 
+@lru_cache(maxsize=PARSED_MAX)
 def parse(text: str) -> Endpoint:
     """Read `/ip4/…/tcp/…[/p2p/…]`. Raises `BadMultiaddr` for anything else."""
     if len(text.encode(errors="replace")) > MULTIADDR_BYTES_MAX:
