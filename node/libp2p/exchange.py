@@ -34,6 +34,9 @@ ASK_EVERY_S: Final = 30.0
 FEW_PEERS: Final = 4
 FEW_ASK_EVERY_S: Final = 5.0
 """The same while few are connected: somebody may just have found a relay."""
+ENOUGH_PEERS: Final = 8
+"""While more are connected a newcomer is not asked at once: of twenty peers that come up together
+each would tell each the same."""
 TIMEOUT_S: Final = 10.0
 
 Multiaddr = Annotated[str, wire.Length(MULTIADDR_BYTES_MAX)]
@@ -87,11 +90,12 @@ class PeerExchange:
         return [str(replace(e, peer=wanted.peer, relay=local)) for e in own[:1]]
 
     async def run(self) -> None:
-        """Ask each peer once when it connects, and one at random now and then."""
+        """Ask the first peers once as they connect, and one at random now and then."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._ask_at_random)
             async for event in self._swarm.events.listen():
-                if isinstance(event, PeerConnected):
+                known = len(list(self._swarm.peers()))
+                if isinstance(event, PeerConnected) and known <= ENOUGH_PEERS:
                     nursery.start_soon(self._ask, event.peer)
 
     async def _ask_at_random(self) -> None:
