@@ -24,7 +24,6 @@ from eigen.training.results import PartAverage
 AUDIT_PARTS_MAX = 64
 """Parts whose aggregation a validator repeats where results leave nothing over: all of a small
 model, a sample of a large one. What is left over has to be computed for every part."""
-
 PARTS_AT_ONCE = 4
 """Parts audited at a time: with 64 trainers, up to 128 MiB of inputs."""
 
@@ -67,7 +66,8 @@ class Auditor:
             async with at_once:
                 again = await self._aggregated_again(effect, part)
                 if self._carries:
-                    self._exchange.keep_left(attempt, part, part_digest(again.data), again.carried)
+                    digest = effect.results[part].digest
+                    self._exchange.keep_left(attempt, part, digest, again.carried)
                     left[part] = await self._blobs.put(again.carried)
 
         await together(partial(check, part) for part in self._parts(len(results)))

@@ -23,8 +23,6 @@ NEXT_PEER_S = 2.0
 """A peer that takes longer over a block, as one that is frozen does, is not waited for alone."""
 ROUNDS_OVER_PEERS = 3
 """So often every known peer is asked for a block before it counts as unavailable."""
-
-
 PROVIDERS_WANTED = 8
 """Peers looked for beyond the connected ones: more than share one content's blocks well."""
 PROVIDERS_TIMEOUT_S = 10.0
