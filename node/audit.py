@@ -14,6 +14,7 @@ from eigen.node.together import together
 from eigen.node.worker import TrainingWorker
 from eigen.protocol import limits
 from eigen.protocol.effects import Audit, Audited
+from eigen.protocol.exchange import masked, seat_groups
 from eigen.protocol.messages import Attempt, Commitment, LeftOver
 from eigen.protocol.requests import PART, PART_MESSAGE_BYTES_MAX, PartPush, PartQuery
 from eigen.protocol.types import Address, Cid
@@ -79,10 +80,20 @@ class Auditor:
 
     async def _aggregated_again(self, effect: Audit, part: int) -> PartAverage:
         """One part from its committed inputs, if it comes to the same."""
-        inputs = await self._inputs(effect, part)
         carried = await self._exchange.carried_state(effect.carried, part)
+        groups = seat_groups(self._context, effect.seat)
+        spec = self._context.spec
         try:
-            again = await self._worker.aggregate(self._context.spec, part, inputs, carried)
+            if len(groups) == 1:
+                inputs = await self._inputs(effect, part, groups[0])
+                again = await self._worker.aggregate(spec, part, inputs, carried)
+            else:
+                collected = [
+                    (await self._worker.collect(spec, part, inputs), sum(s for _, s in inputs))
+                    for group in groups
+                    if (inputs := await self._inputs(effect, part, group))
+                ]
+                again = await self._worker.combine(spec, part, collected, carried)
         except TrainingError as error:
             raise AuditFailed(f"part {part} cannot be aggregated: {error}") from error
         if part_digest(again.data) != effect.results[part].digest:
@@ -99,13 +110,16 @@ class Auditor:
         step = max(1, -(-count // AUDIT_PARTS_MAX))
         return range(int.from_bytes(self._me[:4], "big") % step, count, step)
 
-    async def _inputs(self, effect: Audit, part: int) -> list[tuple[bytes, int]]:
-        """What the included members committed to, with their sample counts, in seat order."""
+    async def _inputs(
+        self, effect: Audit, part: int, group: Sequence[Address]
+    ) -> list[tuple[bytes, int]]:
+        """What a group's included members committed to, with sample counts, in seat order."""
         made = dict(effect.commitments)
         members = tuple(m.trainer for m in effect.seat.members)
-        included = effect.results[part].included
         inputs = []
-        for author in (m for i, m in enumerate(members) if included >> i & 1):
+        for author in masked(members, effect.results[part].included):
+            if author not in group:
+                continue
             if author not in made:
                 raise AuditFailed(f"part {part} includes somebody who did not commit")
             push = await self._committed(effect.seat.attempt, part, author, made[author], members)

@@ -30,8 +30,11 @@ from eigen.protocol.effects import (
     Attest,
     Audit,
     Audited,
+    Collect,
+    Combine,
     Effect,
     Event,
+    GroupArrived,
     MembershipChanged,
     Note,
     PartArrived,
@@ -42,6 +45,7 @@ from eigen.protocol.effects import (
     Repair,
     ResultArrived,
     SeatOpened,
+    SendGroup,
     SendPart,
     SendResult,
     SetTimer,
@@ -60,6 +64,7 @@ from eigen.protocol.messages import (
     RoundRecord,
 )
 from eigen.protocol.requests import (
+    GroupPush,
     HeadReply,
     PartPush,
     PartQuery,
@@ -213,7 +218,13 @@ class RunDriver:
             case SendPart(attempt=attempt, part=part, owner=owner):
                 self._lanes.post(owner, partial(self.exchange.part_for, attempt, part))
             case Aggregate():
-                soon(self._aggregate, effect)
+                soon(self._aggregate, partial(self.exchange.aggregate, effect), effect.part)
+            case Collect():
+                soon(self._aggregate, partial(self.exchange.collect, effect), effect.part)
+            case Combine():
+                soon(self._aggregate, partial(self.exchange.combine, effect), effect.part)
+            case SendGroup(owner=owner):
+                self._lanes.post(owner, partial(self.exchange.group_for, effect))
             case SendResult(members=members):
                 for member in members:
                     self._lanes.post(member, partial(self.exchange.result_for, effect))
@@ -287,11 +298,11 @@ class RunDriver:
         cid = await self.ports.records.get("residual", self.context.run)
         return (await self.ports.blobs.get(Cid(cid.decode())) or b"") if cid else b""
 
-    async def _aggregate(self, effect: Aggregate) -> None:
+    async def _aggregate(self, work: Callable[[], Awaitable[Event]], part: int) -> None:
         try:
-            self.post(await self.exchange.aggregate(effect))
+            self.post(await work())
         except (ContentUnavailable, TrainingError, WorkerError) as error:
-            log.warning("a part could not be aggregated", part=effect.part, why=str(error))
+            log.warning("a part could not be aggregated", part=part, why=str(error))
 
     async def _step(self, effect: Step) -> None:
         try:
@@ -324,7 +335,7 @@ class RunDriver:
         self._on_adopted(reply.records[0], reply)
 
     # serving --------------------------------------------------------------------------------------
-    async def take(self, sender: Address, message: PartPush | ResultPush) -> None:
+    async def take(self, sender: Address, message: PartPush | GroupPush | ResultPush) -> None:
         """What a member's lane brought; what is late is passed over.
 
         Raises `RequestRefused` where the rest of that lane is not wanted either.
@@ -333,8 +344,10 @@ class RunDriver:
             return
         if isinstance(message, PartPush):
             await self._take_part(sender, message)
-        else:
-            self._take_result(sender, message)
+        elif self._wanted(sender, message):
+            named = self.exchange.keep_result(message, sender)
+            came = ResultArrived if isinstance(message, ResultPush) else GroupArrived
+            self.post(came(sender, message.attempt, message.part, named))
 
     async def _take_part(self, sender: Address, push: PartPush) -> None:
         """A trainer's part; waits until this node knows the commitment that it must match."""
@@ -355,17 +368,16 @@ class RunDriver:
         root = made.parts_root if matches else Digest(bytes(32))
         self.post(PartArrived(sender, push.attempt, push.part, root))
 
-    def _take_result(self, sender: Address, push: ResultPush) -> None:
-        """An aggregated part from its owner."""
+    def _wanted(self, sender: Address, push: GroupPush | ResultPush) -> bool:
+        """Whether an aggregate is of the round in progress; raises `RequestRefused`."""
         members = self.trainer.members if self.trainer else ()
         if push.attempt.round != self.head.round + 1 or (self.trainer and not members):
-            return  # it may be asked for by its digest later
+            return False  # it may be asked for by its digest later
         if sender not in members:
             raise RequestRefused("not seated together in this round")
         if push.part >= self.context.part_count:
             raise RequestRefused(f"an update has {self.context.part_count} parts")
-        result = self.exchange.keep_result(push, sender)
-        self.post(ResultArrived(sender, push.attempt, push.part, result))
+        return True
 
     def shows_parts_to(self, peer: Address) -> bool:
         """Validators audit. So may who is seated, where updates tell of no private data."""
@@ -382,6 +394,6 @@ class RunDriver:
         """See `Exchange.serve_result`."""
         return self.exchange.serve_result(query)
 
-    def seatable(self, trainers: tuple[Address, ...]) -> None:
-        """Tell the machines which trainers are here."""
-        self.post(MembershipChanged(trainers))
+    def seatable(self, trainers: tuple[Address, ...], uploads: tuple[int, ...]) -> None:
+        """Tell the machines which trainers are here, and what they say of their lines."""
+        self.post(MembershipChanged(trainers, uploads))

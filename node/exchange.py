@@ -4,9 +4,10 @@ It holds and moves parts; what to do with them when is the trainer and committee
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TypeVar
 
 import structlog
 import trio
@@ -18,20 +19,31 @@ from eigen.node.together import together
 from eigen.node.worker import TrainingWorker
 from eigen.protocol import limits
 from eigen.protocol.context import RunContext
-from eigen.protocol.effects import Aggregate, Aggregated, SendResult, Step
+from eigen.protocol.effects import (
+    Aggregate,
+    Aggregated,
+    Collect,
+    Collected,
+    Combine,
+    SendGroup,
+    SendResult,
+    Step,
+)
 from eigen.protocol.messages import Attempt, Commitment, LeftOver, PartResult, RoundRecord
 from eigen.protocol.requests import (
     PART_MESSAGE_BYTES_MAX,
     RESULT,
+    GroupPush,
     PartPush,
     PartQuery,
     ResultPush,
     ResultQuery,
 )
+from eigen.protocol.run import RunSpec
 from eigen.protocol.types import Address, Cid, Digest
 from eigen.protocol.wire import WireError, decode, encode
 from eigen.training.errors import BadInput
-from eigen.training.results import LocalUpdate
+from eigen.training.results import LocalUpdate, PartAverage
 
 log = structlog.get_logger()
 
@@ -40,6 +52,15 @@ RESULTS_PER_SENDER_MAX = 2 * limits.ATTEMPTS_REMEMBERED
 ones. Each is held in memory until the round after it ends."""
 FETCHES_AT_ONCE = 4
 """Results asked of peers at a time: 2 MiB of memory."""
+
+
+_Input = tuple[Address, bytes | None, int]
+"""Whose it is, what it is if it is here, and the samples behind it."""
+
+
+_R = TypeVar("_R")
+_Work = Callable[[RunSpec, int, Sequence[tuple[bytes, int]]], Awaitable[_R]]
+"""A call of the worker on one part's inputs."""
 
 
 class PartsMissing(Exception):
@@ -175,28 +196,73 @@ class Exchange:
 
         Raises a `TrainingError` where nothing is left, or a `WorkerError`.
         """
-        inputs = [
-            (sender, push.data, weight)
-            for sender, weight in effect.inputs
-            if (push := self.held(effect.attempt, effect.part, sender)) is not None
-        ]
-        refused = [a for a, _ in effect.inputs if a not in {sender for sender, *_ in inputs}]
+        inputs = self._inputs(effect.attempt, effect.part, effect.inputs)
         carried = await self.carried_state(effect.carried, effect.part)
+        work = partial(self._worker.aggregate, carried=carried)
+        return await self._result(effect, inputs, work)
+
+    async def collect(self, effect: Collect) -> Collected:
+        """Aggregate a group's inputs of one part, as `aggregate`; nothing is carried."""
+        inputs = self._inputs(effect.attempt, effect.part, effect.inputs)
+        data, refused = await self._of_those_that_decode(effect.part, inputs, self._worker.collect)
+        digest = self._keep(effect.attempt, effect.part, data)
+        return Collected(effect.attempt, effect.part, digest, refused)
+
+    async def combine(self, effect: Combine) -> Aggregated:
+        """Aggregate one part from groups' aggregates held here, as `aggregate`."""
+        results = self._round(effect.attempt.round).results
+        inputs: list[_Input] = [
+            (sender, known.data if known else None, weight)
+            for sender, group, weight in effect.groups
+            for known in [results.get((effect.part, group.digest))]
+        ]
+        carried = await self.carried_state(effect.carried, effect.part)
+        work = partial(self._worker.combine, carried=carried)
+        return await self._result(effect, inputs, work)
+
+    def _inputs(
+        self, attempt: Attempt, part: int, wanted: Sequence[tuple[Address, int]]
+    ) -> list[_Input]:
+        found = [(self.held(attempt, part, sender), sender, weight) for sender, weight in wanted]
+        return [(sender, push.data if push else None, weight) for push, sender, weight in found]
+
+    async def _result(
+        self, effect: Aggregate | Combine, inputs: list[_Input], work: _Work[PartAverage]
+    ) -> Aggregated:
+        average, refused = await self._of_those_that_decode(effect.part, inputs, work)
+        digest = self._keep(effect.attempt, effect.part, average.data)
+        self.keep_left(effect.attempt, effect.part, digest, average.carried)
+        return Aggregated(effect.attempt, effect.part, digest, refused)
+
+    async def _of_those_that_decode(
+        self, part: int, inputs: list[_Input], work: _Work[_R]
+    ) -> tuple[_R, tuple[Address, ...]]:
+        """What comes of the inputs, and whose do not decode or are not here."""
+        refused = [sender for sender, data, _ in inputs if data is None]
+        left = [(sender, data, weight) for sender, data, weight in inputs if data is not None]
         while True:
             try:
-                average = await self._worker.aggregate(
-                    self.context.spec, effect.part, [(d, w) for _, d, w in inputs], carried
-                )
-                break
+                done = await work(self.context.spec, part, [(d, w) for _, d, w in left])
             except BadInput as error:
-                refused.append(inputs.pop(error.index)[0])
-                if not inputs:
+                refused.append(left.pop(error.index)[0])
+                if not left:
                     raise
-        digest = part_digest(average.data)
-        result = ResultPush(effect.attempt, effect.part, 0, average.data)
-        self._round(effect.attempt.round).results[effect.part, digest] = result
-        self.keep_left(effect.attempt, effect.part, digest, average.carried)
-        return Aggregated(effect.attempt, effect.part, digest, tuple(refused))
+            else:
+                return done, tuple(refused)
+
+    def _keep(self, attempt: Attempt, part: int, data: bytes) -> Digest:
+        digest = part_digest(data)
+        push = ResultPush(attempt, part, 0, data)
+        self._round(attempt.round).results[part, digest] = push
+        return digest
+
+    def group_for(self, effect: SendGroup) -> bytes | None:
+        """Our group's aggregate of a part, as its owner takes it; None where the round is over."""
+        held = self._rounds.get(effect.attempt.round)
+        known = held.results.get((effect.part, effect.group.digest)) if held else None
+        if known is None:
+            return None
+        return encode(GroupPush(effect.attempt, effect.part, effect.group.included, known.data))
 
     def result_for(self, effect: SendResult) -> bytes | None:
         """The same bytes for every member; None where the round is over."""
@@ -208,8 +274,8 @@ class Exchange:
         held.results[effect.part, effect.result.digest] = whole
         return encode(whole)
 
-    def keep_result(self, push: ResultPush, sender: Address) -> PartResult:
-        """Hold an aggregated part; returns its name in votes.
+    def keep_result(self, push: GroupPush | ResultPush, sender: Address) -> PartResult:
+        """Hold an aggregated part, or what a group comes to; returns its name in votes.
 
         Raises `RequestRefused` where the sender has handed in more different ones than rounds need.
         """
@@ -220,7 +286,9 @@ class Exchange:
             if held.taken.get(slot, 0) >= RESULTS_PER_SENDER_MAX:
                 raise RequestRefused("too many different results of one part")
             held.taken[slot] = held.taken.get(slot, 0) + 1
-        held.results[push.part, digest] = push
+        held.results[push.part, digest] = ResultPush(
+            push.attempt, push.part, push.included, push.data
+        )
         return PartResult(digest, push.included)
 
     # serving --------------------------------------------------------------------------------------

@@ -49,6 +49,10 @@ class Members:
         """Be told of changes; the call must not block."""
         self._watchers.append(watcher)
 
+    def lines_of(self, role: str) -> tuple[tuple[Address, ...], tuple[int, ...]]:
+        """See `Membership.lines_of`."""
+        return self.membership.lines_of(role, trio.current_time())
+
     def with_role(self, role: str) -> tuple[Address, ...]:
         """Fresh members that offer a role."""
         return self.membership.with_role(role, trio.current_time())

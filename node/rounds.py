@@ -34,6 +34,7 @@ from eigen.protocol.requests import (
     PART_MESSAGE_BYTES_MAX,
     RESULT,
     EvidenceQuery,
+    GroupPush,
     HeadQuery,
     HeadReply,
     PartPush,
@@ -128,7 +129,7 @@ class Rounds:
         self.opened[opened.run] = opened
         assert self._nursery is not None
         self._nursery.start_soon(driver.run)
-        driver.seatable(self._members.with_role(TRAINER))
+        driver.seatable(*self._members.lines_of(TRAINER))
         early, self._early = self._early, []
         for said in early:
             await self._hear(said)
@@ -204,7 +205,7 @@ class Rounds:
             if change is not None:
                 driver.post(change)
             else:
-                driver.seatable(self._members.with_role(TRAINER))
+                driver.seatable(*self._members.lines_of(TRAINER))
 
     # requests -------------------------------------------------------------------------------------
     def _driver_of(self, run: bytes) -> RunDriver:
@@ -218,7 +219,9 @@ class Rounds:
         driver = self._driver_of(header)
         while (data := await reader.receive(timeout_s=LANE_IDLE_S)) is not None:
             try:
-                message: Any = decode(data, PartPush, ResultPush, bytes_max=PART_MESSAGE_BYTES_MAX)
+                message: Any = decode(
+                    data, PartPush, GroupPush, ResultPush, bytes_max=PART_MESSAGE_BYTES_MAX
+                )
             except WireError as error:
                 self._ports.network.penalize(peer, PENALTY_MALFORMED, f"{EXCHANGE}: {error}")
                 raise RequestRefused("malformed") from error

@@ -159,6 +159,30 @@ class TrainingWorker:
         """See `Engine.aggregate`."""
         return PartAverage(*await self._call("aggregate", spec, [part, inputs, carried], timeout_s))
 
+    async def collect(
+        self,
+        spec: RunSpec,
+        part: int,
+        inputs: Sequence[tuple[bytes, int]],
+        *,
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> bytes:
+        """See `Engine.collect`."""
+        [data] = await self._call("collect", spec, [part, inputs], timeout_s)
+        return bytes(data)
+
+    async def combine(
+        self,
+        spec: RunSpec,
+        part: int,
+        inputs: Sequence[tuple[bytes, int]],
+        carried: bytes,
+        *,
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> PartAverage:
+        """See `Engine.combine`."""
+        return PartAverage(*await self._call("combine", spec, [part, inputs, carried], timeout_s))
+
     async def outer_step(
         self,
         spec: RunSpec,

@@ -92,6 +92,7 @@ class CommitteeMachine:
         self.me = me
         self.head = head
         self._trainers: tuple[Address, ...] = ()
+        self._uploads: dict[Address, int] = {}
         self._down = Unreachable()
         self._ahead = Early()
         same_round = promises is not None and promises.round == head.round + 1
@@ -145,6 +146,7 @@ class CommitteeMachine:
     # seating --------------------------------------------------------------------------------------
     def _on_membership(self, event: MembershipChanged, now: float) -> Effects:
         self._trainers = event.trainers
+        self._uploads = dict(zip(event.trainers, event.uploads, strict=True))
         effects = self._start(now)
         for seat in self.evidence.proposed(self.number):
             effects += self._vote_seat(seat, now)
@@ -178,7 +180,9 @@ class CommitteeMachine:
         members, _ = self.evidence.assign(among)
         if len(members) < least:
             return [Note("too few trainers", self.attempt, f"{len(members)} can be seated")]
-        seat = SeatProposal(self.attempt, self.head.previous, Cid(self.head.checkpoint), members)
+        base = Cid(self.head.checkpoint)
+        uploads = tuple(self._uploads[member.trainer] for member in members)
+        seat = SeatProposal(self.attempt, self.head.previous, base, members, uploads)
         return publish_promised(seat, self._on_seat(self.me, seat, now))
 
     def _on_seat(self, sender: Address, seat: SeatProposal, now: float) -> Effects:
@@ -206,7 +210,8 @@ class CommitteeMachine:
         if strangers or len(trainers) < self.context.spec.trainers_min:
             # Not refused for good: a heartbeat that is on its way may make it right.
             return [Note("seat not yet known", seat.attempt, f"{len(strangers)} trainers missing")]
-        if len(set(trainers)) < len(trainers) or self.evidence.assign(trainers)[0] != seat.members:
+        named_once = len(set(trainers)) == len(trainers) == len(seat.uploads)
+        if not named_once or self.evidence.assign(trainers)[0] != seat.members:
             leader_ = self.leader(number)
             return [Penalize(leader_, limits.PENALTY_BAD_DATA, "shards not as the seed draws them")]
         promised.seat_votes.add(number)

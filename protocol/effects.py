@@ -73,6 +73,38 @@ class SendPart:
 
 
 @dataclass(frozen=True, slots=True)
+class Collect:
+    """Aggregate a group's inputs of one part for its owner; answered by `Collected`."""
+
+    attempt: Attempt
+    part: int
+    inputs: tuple[tuple[Address, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SendGroup:
+    """Hand a group's aggregate of a part, held here, to the part's owner."""
+
+    attempt: Attempt
+    part: int
+    group: PartResult
+    owner: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Combine:
+    """Aggregate one part from groups' aggregates held here: who brought it, its name, its weight.
+
+    Answered by `Aggregated`. `carried` as in `Aggregate`.
+    """
+
+    attempt: Attempt
+    part: int
+    groups: tuple[tuple[Address, PartResult, int], ...]
+    carried: tuple[Cid, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Aggregate:
     """Aggregate one part from inputs held here (address, weight); answered by `Aggregated`.
 
@@ -173,6 +205,9 @@ Effect = (
     | Penalize
     | Train
     | SendPart
+    | Collect
+    | SendGroup
+    | Combine
     | Aggregate
     | SendResult
     | Step
@@ -250,6 +285,26 @@ class PartArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class Collected:
+    """The group's aggregate is stored here. `refused` inputs did not decode and are not in it."""
+
+    attempt: Attempt
+    part: int
+    digest: Digest
+    refused: tuple[Address, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupArrived:
+    """A collector's aggregate of its group is stored here."""
+
+    sender: Address
+    attempt: Attempt
+    part: int
+    group: PartResult
+
+
+@dataclass(frozen=True, slots=True)
 class Aggregated:
     """The aggregated part is stored here. `refused` inputs did not decode and are not in it."""
 
@@ -304,9 +359,10 @@ class Adopted:
 
 @dataclass(frozen=True, slots=True)
 class MembershipChanged:
-    """Trainers that may be seated now."""
+    """Trainers that may be seated now, and what each says of its line (`Heartbeat.upload`)."""
 
     trainers: tuple[Address, ...]
+    uploads: tuple[int, ...]
 
 
 Event = (
@@ -318,6 +374,8 @@ Event = (
     | Trained
     | TrainFailed
     | PartArrived
+    | Collected
+    | GroupArrived
     | Aggregated
     | ResultArrived
     | Stepped

@@ -51,8 +51,11 @@ WRAPPED_KEY_BYTES_MAX = 2048
 # Rounds ---------------------------------------------------------------------------------------
 ROUNDS_MAX = 1_000_000
 """Rounds of one run."""
-TRAINERS_MAX = 64
-"""Trainers in one seat: a bit mask of who is in a part fits 64 bits. Larger runs form groups."""
+TRAINERS_MAX = 128
+"""Trainers in one seat. More would make a vote that names each result outgrow a gossip message."""
+GROUP_MAX = 16
+"""Trainers who hand their parts to each other; a larger seat forms groups, each half as many at
+least."""
 VALIDATORS_MAX = 64
 """As the ledger."""
 PARTS_MAX = 1024
@@ -73,8 +76,10 @@ ATTEMPTS_REMEMBERED = 4
 """Attempts of one round whose evidence is kept."""
 ATTEMPTS_OF_ALL = 2
 """Attempts that seat all trainers; later ones leave one out in turn, in case it spoils them."""
-EARLY_MAX = 512
-"""Statements held for an attempt or a round that is not open here yet: four seats' worth."""
+EARLY_MAX = 1024
+"""Statements held for an attempt or a round that is not open here yet: over two seats' worth."""
+UPLOAD_MAX = 2**32
+"""KiB a second that a trainer's line may carry: 32 Tbit/s, and a product of two fits 64 bits."""
 EARLY_OF_PEER_MAX = 16
 """Of these, from one peer: a commitment, a vote and a notice in five attempts."""
 MERKLE_PROOF_MAX = 32

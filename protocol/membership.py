@@ -79,6 +79,11 @@ class Membership:
             if now - member.heard_s <= self.ttl_s and address not in self._down:
                 yield member
 
+    def lines_of(self, role: str, now: float) -> tuple[tuple[Address, ...], tuple[int, ...]]:
+        """Fresh members that offer a role, by address, and what each says of its line."""
+        found = [m for m in self.fresh(now) if role in m.heartbeat.roles]
+        return tuple(m.address for m in found), tuple(m.heartbeat.upload for m in found)
+
     def with_role(self, role: str, now: float) -> tuple[Address, ...]:
         """Fresh members that offer a role, by address."""
         return tuple(m.address for m in self.fresh(now) if role in m.heartbeat.roles)

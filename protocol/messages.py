@@ -17,6 +17,10 @@ from eigen.protocol.wire import U64, Amount, Length, Range, Text, encode, exactl
 Signature = Annotated[bytes, exactly(limits.SIGNATURE_BYTES)]
 Round = Annotated[int, Range(limits.ROUNDS_MAX, 1)]
 Samples = Annotated[int, Range(2**48)]
+Upload = Annotated[int, Range(limits.UPLOAD_MAX)]
+"""What a node can send, KiB/s; 0 where it does not know."""
+Mask = Amount
+"""A bit for each member of a seat, the first the lowest; on the wire as amounts are."""
 
 
 class Topic(StrEnum):
@@ -60,6 +64,7 @@ class Heartbeat:
         Length(limits.MULTIADDRS_MAX),
     ]
     software: Text
+    upload: Upload = 0
 
 
 # proposals and ballots --------------------------------------------------------------------------
@@ -152,12 +157,16 @@ Members = Annotated[tuple[SeatMember, ...], Length(limits.TRAINERS_MAX)]
 @message(40)
 @dataclass(frozen=True, slots=True)
 class SeatProposal:
-    """The attempt's leader names who trains what, from which checkpoint."""
+    """The attempt's leader names who trains what, from which checkpoint.
+
+    `uploads` are the members' own words on their lines, in the same order: who owns how many parts.
+    """
 
     attempt: Attempt
     previous: Digest  # SHA-256 of the round record before; zero for the first round
     base: Cid
     members: Members
+    uploads: Annotated[tuple[Upload, ...], Length(limits.TRAINERS_MAX)]
 
 
 @message(41)
@@ -185,10 +194,10 @@ class Commitment:
 
 @dataclass(frozen=True, slots=True)
 class PartResult:
-    """SHA-256 of one aggregated part, and a bit mask over seat members of whose data is in it."""
+    """SHA-256 of one aggregated part, of a group or of all, and whose data is in it."""
 
     digest: Digest
-    included: U64
+    included: Mask
 
 
 @message(43)

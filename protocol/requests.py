@@ -1,15 +1,23 @@
 """Requests between two peers and their replies, one protocol id each; and what bulk transfers hold.
 
-`EXCHANGE` is a bulk protocol: its header is the run, its messages are `PartPush` and `ResultPush`.
+`EXCHANGE` is a bulk protocol: its header is the run, its messages are `PartPush`, `GroupPush` and
+`ResultPush`.
 """
 
 from dataclasses import dataclass
 from typing import Annotated
 
 from eigen.protocol import limits
-from eigen.protocol.messages import Attempt, Envelope, KeyGrant, RoundRecord, Signature
+from eigen.protocol.messages import (
+    Attempt,
+    Envelope,
+    KeyGrant,
+    Mask,
+    RoundRecord,
+    Signature,
+)
 from eigen.protocol.types import Address, Cid, Digest, RunId
-from eigen.protocol.wire import U64, Length, Range, exactly, message
+from eigen.protocol.wire import Length, Range, exactly, message
 
 BLOCK = "/eigen/block/1"
 EXCHANGE = "/eigen/exchange/1"
@@ -69,7 +77,18 @@ class ResultPush:
 
     attempt: Attempt
     part: PartIndex
-    included: U64
+    included: Mask
+    data: PartBytes
+
+
+@message(74)
+@dataclass(frozen=True, slots=True)
+class GroupPush:
+    """A collector hands the aggregate of its group's parts to the part's owner."""
+
+    attempt: Attempt
+    part: PartIndex
+    included: Mask
     data: PartBytes
 
 

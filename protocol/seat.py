@@ -53,18 +53,67 @@ def candidates(
     return tuple(t for t in trainers if t != left_out)
 
 
-def part_owners(seed: Digest, part: int, members: Sequence[Address]) -> list[Address]:
-    """Owners of a part, first choice first. `seed` is the run's: an owner keeps its parts.
+def part_owners(
+    seed: Digest, parts: int, members: Sequence[Address], uploads: Sequence[int] = ()
+) -> list[list[Address]]:
+    """Owners of each part, first choice first. `seed` is the run's: an owner keeps its parts.
 
     What a part's result left out in one round goes into the next (error feedback), and only its
-    owner holds that. First choices go round robin through one seeded order, so that everybody owns
-    an equal share; the order after the first differs by part, so that a lost owner's parts spread
-    over all others.
+    owner holds that. First choices follow `shares` of the members' `uploads`, one after another
+    through one seeded order; where no line is known everybody owns equally many. The order after
+    the first differs by part, so that a lost owner's parts spread over all others.
     """
-    base = ranked(seed, b"owner", members)
-    first = base[part % len(base)]
-    rest = ranked(seed, b"owner" + part.to_bytes(4, "big"), [m for m in base if m != first])
-    return [first, *rest]
+    weights = dict(zip(members, shares(uploads or [0] * len(members)), strict=True))
+    base, whole = ranked(seed, b"owner", members), sum(weights.values())
+    owned = dict.fromkeys(base, 0)
+    owners = []
+    for part in range(parts):
+        due = {m: weights[m] * (part + 1) - owned[m] * whole for m in base}
+        first = max(base, key=due.__getitem__)
+        owned[first] += 1
+        purpose = b"owner" + part.to_bytes(4, "big")
+        owners.append([first, *ranked(seed, purpose, [m for m in base if m != first])])
+    return owners
+
+
+def shares(uploads: Sequence[int]) -> list[int]:
+    """How many parts each of *n* members should own, relative to the others.
+
+    Whoever owns a share *s* of a vector sends 1 - *s* of it to other owners, and *s* to each of
+    *n* - 1 members: 1 + (*n* - 2)*s* vectors in all. So that all are done at one time T, a line of
+    rate *b* owns (*b*T - 1)/(*n* - 2), or nothing where that is negative; nobody owns more than
+    half of the parts. A line of which nothing is known counts as the median of the known ones.
+    """
+    known = sorted(rate for rate in uploads if rate)
+    others = len(uploads) - 2
+    if not known or others < 1:
+        return [1] * len(uploads)
+    middle = known[len(known) // 2]
+    rates = [rate or middle for rate in uploads]
+    unit = 1 << 20  # one vector
+    whole = others * unit
+
+    def owned(time: int) -> list[int]:
+        return [min(max(rate * time // middle - unit, 0), whole // 2) for rate in rates]
+
+    least, most = 0, unit
+    while sum(owned(most)) < whole:
+        most *= 2
+    while most - least > 1:
+        half = (least + most) // 2
+        least, most = (least, half) if sum(owned(half)) >= whole else (half, most)
+    return owned(most)
+
+
+def groups(seed: Digest, attempt: int, members: Sequence[Address]) -> list[list[Address]]:
+    """The groups of a seat, drawn anew in each attempt; the members' order within each is kept.
+
+    As few as keep each within `limits.GROUP_MAX`, of sizes that differ by one at most.
+    """
+    count = -(-len(members) // limits.GROUP_MAX)
+    order = ranked(seed, b"group" + attempt.to_bytes(4, "big"), members)
+    drawn = [set(order[first::count]) for first in range(count)]
+    return [[member for member in members if member in group] for group in drawn]
 
 
 def assign_sealed(

@@ -19,8 +19,10 @@ from eigen.protocol.context import RunContext
 from eigen.protocol.effects import (
     Adopted,
     Aggregated,
+    Collected,
     Effect,
     Event,
+    GroupArrived,
     Note,
     PartArrived,
     PeerDown,
@@ -58,8 +60,8 @@ from eigen.protocol.seat import leader, order_seed, round_seed
 from eigen.protocol.tally import Tally
 from eigen.protocol.types import Address, Cid, Digest
 
-EARLY_PARTS_MAX = limits.TRAINERS_MAX * limits.PARTS_MAX
-"""Parts announced before the exchange begins here: every part of every member, once."""
+EARLY_PARTS_MAX = limits.GROUP_MAX * limits.PARTS_MAX
+"""Parts announced before the exchange begins here: every part of every member who hands us any."""
 
 
 class Phase(Enum):
@@ -92,7 +94,7 @@ class TrainerMachine:
         self.phase = Phase.WAITING
         self._seats = ProposedSeats()
         self._seat_votes: Tally[Attempt, Digest] = Tally()
-        self._early_parts: list[PartArrived] = []
+        self._early_parts: list[PartArrived | GroupArrived] = []
         self._early = Early()
         self._down = Unreachable()
         self._exchange: Exchange | None = None
@@ -147,7 +149,8 @@ class TrainerMachine:
         if seat.base != self.head.checkpoint or seat.previous != self.head.previous:
             return []
         trainers = [member.trainer for member in seat.members]
-        if not trainers or len(set(trainers)) < len(trainers):
+        named_once = len(set(trainers)) == len(trainers) == len(seat.uploads)
+        if not trainers or not named_once:
             return [Penalize(sender, limits.PENALTY_BAD_DATA, "a seat that nobody can take")]
         effects: list[Effect] = []
         if not self._seats.add(sender, seat):
@@ -223,7 +226,7 @@ class TrainerMachine:
             return [Penalize(sender, limits.PENALTY_BAD_DATA, "two commitments in one attempt")]
         effects = self._begin_if_all_committed(exchange, now)
         if new:
-            exchange.take_offers()
+            effects += exchange.take_offers()
             effects += self._vote_if_complete(exchange, now)
         return effects
 
@@ -250,7 +253,7 @@ class TrainerMachine:
             effects += self._on_part(event, now)
         return effects
 
-    def _on_part(self, event: PartArrived, now: float) -> list[Effect]:
+    def _on_part(self, event: PartArrived | GroupArrived, now: float) -> list[Effect]:
         exchange = self._exchange
         if exchange is not None and event.attempt.number < exchange.attempt.number:
             return []
@@ -262,7 +265,15 @@ class TrainerMachine:
             return []
         if self.phase is not Phase.EXCHANGING and self.phase is not Phase.AGREED:
             return []
+        if isinstance(event, GroupArrived):
+            return exchange.on_group(event, now)
         return exchange.on_part(event, now)
+
+    def _on_collected(self, event: Collected, now: float) -> list[Effect]:
+        exchange = self._exchange
+        if exchange is None or event.attempt != exchange.attempt:
+            return []
+        return exchange.on_collected(event, now)
 
     def _on_aggregated(self, event: Aggregated, now: float) -> list[Effect]:
         exchange = self._exchange
@@ -360,7 +371,9 @@ class TrainerMachine:
         if event.name == "commit" and self.phase in (Phase.TRAINING, Phase.COMMITTED):
             return self._begin(exchange, now)
         if event.name == "inputs" and self.phase is Phase.EXCHANGING:
-            return exchange.aggregate(event.part)
+            return exchange.inputs_due(event.part)
+        if event.name == "groups" and self.phase is Phase.EXCHANGING:
+            return exchange.groups_due(event.part)
         if event.name == "owner" and self.phase is Phase.EXCHANGING:
             return exchange.next_owners(now) + self._vote_if_complete(exchange, now)
         return []
@@ -386,6 +399,8 @@ TrainerMachine.TRANSITIONS = {
     Trained: TrainerMachine._on_trained,
     TrainFailed: TrainerMachine._on_train_failed,
     PartArrived: TrainerMachine._on_part,
+    GroupArrived: TrainerMachine._on_part,
+    Collected: TrainerMachine._on_collected,
     Aggregated: TrainerMachine._on_aggregated,
     ResultArrived: TrainerMachine._on_result,
     Stepped: TrainerMachine._on_stepped,

@@ -24,8 +24,12 @@ from eigen.protocol.effects import (
     Attest,
     Audit,
     Audited,
+    Collect,
+    Collected,
+    Combine,
     Effect,
     Event,
+    GroupArrived,
     MembershipChanged,
     Note,
     PartArrived,
@@ -37,6 +41,7 @@ from eigen.protocol.effects import (
     Received,
     Repair,
     ResultArrived,
+    SendGroup,
     SendPart,
     SendResult,
     SetTimer,
@@ -47,6 +52,7 @@ from eigen.protocol.effects import (
     Train,
     Trained,
 )
+from eigen.protocol.exchange import masked, seat_groups
 from eigen.protocol.head import HeadMachine
 from eigen.protocol.limits import SKETCH_BYTES
 from eigen.protocol.messages import (
@@ -109,6 +115,7 @@ class HeapNetwork:
         self.links = links or Links()
         self.random = random.Random(seed)
         self.train_s = train_s
+        self.uploads: dict[Address, int] = {}
         self.now = 0.0
         self.events = 0
         self.lost = 0  # gossiped messages that never arrived
@@ -174,7 +181,8 @@ class HeapNetwork:
 
     def _membership(self) -> MembershipChanged:
         alive = (a for a, n in self.nodes.items() if n.alive and not n.validator)
-        return MembershipChanged(tuple(alive))
+        trainers = tuple(alive)
+        return MembershipChanged(trainers, tuple(self.uploads.get(t, 0) for t in trainers))
 
     # the heap -------------------------------------------------------------------------------------
     def _latency(self) -> float:
@@ -265,23 +273,14 @@ class HeapNetwork:
                 made = self._commitment(node, effect)
                 took = self.random.uniform(*self.train_s)
                 self._post(node, took, Trained(effect.attempt, made))
-            case SendPart(attempt=attempt, part=part, owner=owner):
-                assert node.trainer is not None
-                mine = node.trainer.commitment_of(node.address)
-                assert mine is not None
-                arrived = PartArrived(node.address, attempt, part, mine.parts_root)
-                self.send(owner, arrived)
-            case Aggregate(attempt=attempt, part=part, inputs=inputs):
-                roots = self._roots(node, inputs)
-                value = _aggregate(attempt.round, part, inputs, roots, effect.carried)
-                self._post(node, 0.005, Aggregated(attempt, part, value, ()))
-            case SendResult(attempt=attempt, part=part, result=result, members=members):
-                for member in members:
-                    self.send(member, ResultArrived(node.address, attempt, part, result))
+            case SendPart() | SendGroup() | SendResult():
+                self._hand_over(node, effect)
+            case Collect() | Combine() | Aggregate():
+                self._compute(node, effect)
             case Step(attempt=attempt, base=base, results=results):
                 self._post(node, 0.01, Stepped(attempt, _checkpoint(base, results)))
             case Audit(seat=seat, results=results):
-                reason = _fault(effect)
+                reason = _fault(self.context, effect)
                 checkpoint = Cid("") if reason else _checkpoint(seat.base, results)
                 left = (raw_cid(_hash("left", results)),)
                 self._post(node, 0.02, Audited(seat.attempt, checkpoint, left, reason))
@@ -289,6 +288,34 @@ class HeapNetwork:
                 self._attest(node, record)
             case Adopt(round=round_, record=wanted):
                 self._adopt(node, round_, wanted)
+
+    def _hand_over(self, node: VirtualNode, effect: SendPart | SendGroup | SendResult) -> None:
+        match effect:
+            case SendPart(attempt=attempt, part=part, owner=owner):
+                assert node.trainer is not None
+                mine = node.trainer.commitment_of(node.address)
+                assert mine is not None
+                arrived = PartArrived(node.address, attempt, part, mine.parts_root)
+                self.send(owner, arrived)
+            case SendGroup(attempt=attempt, part=part, group=group, owner=owner):
+                self.send(owner, GroupArrived(node.address, attempt, part, group))
+            case SendResult(attempt=attempt, part=part, result=result, members=members):
+                for member in members:
+                    self.send(member, ResultArrived(node.address, attempt, part, result))
+
+    def _compute(self, node: VirtualNode, effect: Collect | Combine | Aggregate) -> None:
+        match effect:
+            case Collect(attempt=attempt, part=part, inputs=inputs):
+                value = _collected(part, inputs, self._roots(node, inputs))
+                self._post(node, 0.005, Collected(attempt, part, value, ()))
+            case Combine(attempt=attempt, part=part, groups=groups):
+                named = [(group.digest, weight) for _, group, weight in groups]
+                value = _combined(attempt.round, part, named, effect.carried)
+                self._post(node, 0.005, Aggregated(attempt, part, value, ()))
+            case Aggregate(attempt=attempt, part=part, inputs=inputs):
+                roots = self._roots(node, inputs)
+                value = _aggregate(attempt.round, part, inputs, roots, effect.carried)
+                self._post(node, 0.005, Aggregated(attempt, part, value, ()))
 
     def send(self, to: Address, event: Event) -> None:
         """An event for one node, after a latency; nothing where it is down."""
@@ -351,19 +378,40 @@ def _aggregate(
     return _hash("aggregate", round_, part, inputs, roots, carried)
 
 
-def _fault(audit: Audit) -> str:
+def _collected(part: int, inputs: tuple[tuple[Address, int], ...], roots: list[Digest]) -> Digest:
+    return _hash("collect", part, inputs, roots)
+
+
+def _combined(
+    round_: int, part: int, groups: list[tuple[Digest, int]], carried: tuple[Cid, ...]
+) -> Digest:
+    return _hash("combine", round_, part, groups, carried)
+
+
+def _fault(context: RunContext, audit: Audit) -> str:
     """How results do not follow from the commitments; empty where they do."""
-    made = dict(audit.commitments)
     for part, result in enumerate(audit.results):
-        authors = [m.trainer for i, m in enumerate(audit.seat.members) if result.included >> i & 1]
-        if any(author not in made for author in authors):
+        authors = masked([m.trainer for m in audit.seat.members], result.included)
+        if any(author not in dict(audit.commitments) for author in authors):
             return f"part {part} includes somebody who did not commit"
-        inputs = tuple((author, made[author].samples) for author in authors)
-        roots = [made[author].parts_root for author in authors]
-        again = _aggregate(audit.seat.attempt.round, part, inputs, roots, audit.carried)
-        if again != result.digest:
+        if _again(context, audit, part, authors) != result.digest:
             return f"part {part} does not follow from its committed inputs"
     return ""
+
+
+def _again(context: RunContext, audit: Audit, part: int, authors: list[Address]) -> Digest:
+    made, round_ = dict(audit.commitments), audit.seat.attempt.round
+    groups = seat_groups(context, audit.seat)
+    collected = []
+    for group in groups:
+        inputs = tuple((author, made[author].samples) for author in group if author in authors)
+        roots = [made[author].parts_root for author, _ in inputs]
+        if len(groups) == 1:
+            return _aggregate(round_, part, inputs, roots, audit.carried)
+        if inputs:
+            weight = sum(samples for _, samples in inputs)
+            collected.append((_collected(part, inputs, roots), weight))
+    return _combined(round_, part, collected, audit.carried)
 
 
 def _checkpoint(base: str, results: tuple[PartResult, ...]) -> Cid:

@@ -13,18 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eigen.protocol import limits
 from eigen.protocol.run import RunSpec
+from eigen.training import averaging
 from eigen.training import checkpoint as checkpoints
 from eigen.training import moments as folding
 from eigen.training.adamw import Begun, begun
-from eigen.training.aggregation import RULES, AggregationRule
 from eigen.training.architectures import Declaration
-from eigen.training.codecs.blocks import VALUE_MAX
-from eigen.training.codecs.codec import Codec, encode_with_feedback
+from eigen.training.averaging import decode_part, read_residual
+from eigen.training.codecs.codec import encode_with_feedback
 from eigen.training.codecs.registry import CODECS
 from eigen.training.datasets import Samples, join, read_shard
-from eigen.training.errors import BadInput, CodecError, Diverged, ResidualError, ShardError
+from eigen.training.errors import BadInput, CodecError, Diverged, ShardError
 from eigen.training.inner import ALONE, evaluate, local_steps
 from eigen.training.models import build
 from eigen.training.outer import OUTER_RULES
@@ -79,7 +78,7 @@ class Engine:
         declared, codec = check(spec), CODECS[spec.codec]
         start = checkpoints.read(base, spec, declared)
         samples = join([_shard(declared, data, f"shard {i}: ") for i, data in enumerate(shards)])
-        residual_P = _read_residual(codec, declared.layout.values, residual)
+        residual_P = read_residual(codec, declared.layout.values, residual)
         local = local_steps(
             build(declared),
             start.theta_P,
@@ -113,41 +112,18 @@ class Engine:
     def aggregate(
         self, spec: RunSpec, part: int, inputs: Sequence[tuple[bytes, int]], carried: bytes
     ) -> PartAverage:
-        """One part of all trainers, (encoded, samples) each, as one encoded part.
+        """See `averaging.aggregate`."""
+        return averaging.aggregate(spec, part, inputs, carried)
 
-        `carried` is what the same part's aggregation left in the round before, or empty: with error
-        feedback on the way down too, what one result leaves out goes into the next; and a rule that
-        keeps a history starts from the last result, as everybody got it. A part of the second
-        moment is aggregated by its median, whatever the run's rule is, and carries nothing. The
-        order of the inputs is part of the result. Raises `SpecError`, `ResidualError` where
-        `carried` does not fit the run, or `BadInput` with the index of the first input that does
-        not decode or claims samples that a round does not have.
-        """
-        sizes = part_sizes(spec)
-        count = part_count(spec)
-        if not 0 <= part < count:
-            raise ValueError(f"part {part}, the run has parts 0 to {count - 1}")
-        if not 1 <= len(inputs) <= limits.TRAINERS_MAX:
-            raise ValueError(f"{len(inputs)} inputs, 1 to {limits.TRAINERS_MAX} can be aggregated")
-        samples_most = spec.inner.steps * spec.inner.batch
-        for index, (_, samples) in enumerate(inputs):
-            if not 1 <= samples <= samples_most:
-                raise BadInput(index, f"{samples} samples, a round has 1 to {samples_most}")
-        if part >= len(sizes):
-            return _median(moment_sizes(spec)[part - len(sizes)], inputs, carried)
-        values = sizes[part]
-        codec = CODECS[spec.codec]
-        parts = [_decode(codec, index, data, values) for index, (data, _) in enumerate(inputs)]
-        rule, result_codec = RULES[spec.aggregation.rule], CODECS[spec.result_codec]
-        left_P, history_P = _read_carried(rule, result_codec, values, carried)
-        samples_N = [samples for _, samples in inputs]
-        result_P = rule(parts, samples_N, spec.aggregation, history_P)
-        # Rounding may put a mean of largest values one step above what codecs take.
-        data, left_P = encode_with_feedback(
-            result_codec, result_P.clamp_(-VALUE_MAX, VALUE_MAX), left_P
-        )
-        left = b"" if result_codec.lossless else left_P.numpy().tobytes()
-        return PartAverage(data, left + (data if rule.keeps_history else b""))
+    def collect(self, spec: RunSpec, part: int, inputs: Sequence[tuple[bytes, int]]) -> bytes:
+        """See `averaging.collect`."""
+        return averaging.collect(spec, part, inputs)
+
+    def combine(
+        self, spec: RunSpec, part: int, inputs: Sequence[tuple[bytes, int]], carried: bytes
+    ) -> PartAverage:
+        """See `averaging.combine`."""
+        return averaging.combine(spec, part, inputs, carried)
 
     def outer_step(self, spec: RunSpec, base: bytes, results: Sequence[bytes]) -> bytes:
         """The next canonical checkpoint from `base` and the aggregated parts, in part order.
@@ -161,7 +137,7 @@ class Engine:
             raise ValueError(f"{len(results)} results, the run has {part_count(spec)} parts")
         delta_P = torch.cat(
             [
-                _decode(CODECS[spec.result_codec], part, data, values)
+                decode_part(CODECS[spec.result_codec], part, data, values)
                 for part, (data, values) in enumerate(zip(results, sizes, strict=False))
             ]
         )
@@ -196,34 +172,6 @@ def _shard(declared: Declaration, data: bytes, prefix: str = "") -> Samples:
         raise ShardError(f"{prefix}{error}") from None
 
 
-def _read_residual(codec: Codec, values: int, residual: bytes) -> Tensor:
-    """The residual [P]; zeros where there is none yet."""
-    if not residual:
-        return torch.zeros(values)
-    if codec.lossless:
-        raise ResidualError(f"the codec leaves no residual, {len(residual)} bytes given")
-    if len(residual) != 4 * values:
-        raise ResidualError(f"{len(residual)} bytes of residual for {values} values")
-    residual_P = torch.from_numpy(np.frombuffer(residual, "<f4").copy())
-    if not bool(residual_P.isfinite().all()):
-        raise ResidualError("the residual has NaN or infinite values")
-    return residual_P
-
-
-def _read_carried(
-    rule: AggregationRule, codec: Codec, values: int, carried: bytes
-) -> tuple[Tensor, Tensor | None]:
-    """The residual [P] and the rule's history [P]: fp32, then the last result as it was encoded."""
-    if not carried or not rule.keeps_history:
-        return _read_residual(codec, values, carried), None
-    cut = 0 if codec.lossless else 4 * values
-    try:
-        history_P = codec.decode(carried[cut:], values)
-    except CodecError as error:
-        raise ResidualError(f"the last result does not decode: {error}") from None
-    return _read_residual(codec, values, carried[:cut]), history_P
-
-
 def _begun(spec: RunSpec, declared: Declaration, start: checkpoints.Checkpoint) -> Begun | None:
     if start.moments is None:
         return None
@@ -239,16 +187,6 @@ def _encode_moments(spec: RunSpec, declared: Declaration, second_P: Tensor) -> l
     return [folding.encode(part_M.numpy()) for part_M in torch.split(folded_M, sizes)]
 
 
-def _median(values: int, inputs: Sequence[tuple[bytes, int]], carried: bytes) -> PartAverage:
-    if carried:
-        raise ResidualError(f"of moments nothing is carried, {len(carried)} bytes given")
-    for index, (data, _) in enumerate(inputs):
-        if len(data) != values:
-            raise BadInput(index, f"{len(data)} bytes where {values} are expected")
-    parts, samples = [data for data, _ in inputs], [samples for _, samples in inputs]
-    return PartAverage(folding.median(parts, samples), b"")
-
-
 def _decode_moments(spec: RunSpec, results: Sequence[bytes]) -> Tensor:
     """The folded second moment [M] from the results that follow those of the pseudo-gradient."""
     first = len(part_sizes(spec))
@@ -259,10 +197,3 @@ def _decode_moments(spec: RunSpec, results: Sequence[bytes]) -> Tensor:
         except CodecError as error:
             raise BadInput(part, str(error)) from None
     return torch.from_numpy(np.concatenate(parts))
-
-
-def _decode(codec: Codec, index: int, data: bytes, values: int) -> Tensor:
-    try:
-        return codec.decode(data, values)
-    except CodecError as error:
-        raise BadInput(index, str(error)) from None

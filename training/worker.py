@@ -37,7 +37,15 @@ from eigen.training.frames import OK, pack, read
 if TYPE_CHECKING:
     from eigen.training.engine import Engine
 
-METHODS = ("initial_checkpoint", "train", "aggregate", "outer_step", "evaluate")
+METHODS = (
+    "initial_checkpoint",
+    "train",
+    "aggregate",
+    "collect",
+    "combine",
+    "outer_step",
+    "evaluate",
+)
 """What may be called; each takes a run spec and then what `Engine` documents."""
 SPEC_BYTES_MAX = 64 * 1024
 """A run spec travels in a gossip message, so it is smaller than one."""

@@ -280,7 +280,7 @@ def test_a_member_cannot_decide_a_part_that_it_does_not_own() -> None:
         assert exchange is not None
         for index, part in enumerate(exchange.parts):
             for member in exchange.members:
-                if part.owners[0] != liar and member != liar:
+                if part.owners.order[0] != liar and member != liar:
                     result = PartResult(FALSE, 1)
                     net.send(member, ResultArrived(liar, effect.attempt, index, result))
         net.perform(node, effect)

@@ -67,8 +67,13 @@ LEADER = leader(SEED, 0, RUN.validators)
 OTHER = next(v for v in VALIDATORS if v != LEADER)
 AT = Attempt(RUN.run, 1, 0)
 SEAT = SeatProposal(
-    AT, Digest(bytes(32)), Cid(RUN.genesis), assign_open([A, B, C], RUN.shard_count, SEED)[0]
+    AT,
+    Digest(bytes(32)),
+    Cid(RUN.genesis),
+    assign_open([A, B, C], RUN.shard_count, SEED)[0],
+    (0, 0, 0),
 )
+OWNERS = part_owners(RUN.seed, 2, (A, B, C))
 VOTE = SeatVote(AT, digest(SEAT))
 RESULTS = (PartResult(Digest(b"0" * 32), 0b111), PartResult(Digest(b"1" * 32), 0b111))
 NEXT = raw_cid(b"next")
@@ -183,7 +188,7 @@ def exchanging(me: Address = A, voted: frozenset[bytes] = frozenset()) -> Voice:
 
 
 def owned_by(name: Address, rank: int = 0) -> list[int]:
-    return [p for p in range(2) if part_owners(RUN.seed, p, (A, B, C))[rank] == name]
+    return [p for p in range(2) if OWNERS[p][rank] == name]
 
 
 def test_a_trainer_trains_only_in_a_seat_that_a_quorum_opened() -> None:
@@ -208,7 +213,7 @@ def test_a_seat_by_another_than_the_leader_opens_nothing() -> None:
 @pytest.mark.parametrize("members", [(), (SEAT.members[0], SEAT.members[0])])
 def test_a_seat_that_nobody_can_take_is_blamed(members: Any) -> None:
     voice = Voice(TrainerMachine(RUN, A, HeadMachine(RUN)))
-    bad = replace(SEAT, members=members)
+    bad = replace(SEAT, members=members, uploads=(0,) * len(members))
     for validator in VALIDATORS:
         voice.hear(validator, SeatVote(AT, digest(bad)))
     assert reasons(voice.hear(LEADER, bad)) == ["a seat that nobody can take"]
@@ -223,7 +228,7 @@ def test_a_whole_round_of_a_trainer() -> None:
     sent = [e for e in begun if isinstance(e, SendPart)]
     assert {e.part for e in sent} == {0, 1} - set(owned_by(A))
     for part in range(2):
-        owner = part_owners(RUN.seed, part, (A, B, C))[0]
+        owner = OWNERS[part][0]
         if owner == A:
             voice.tell(PartArrived(B, AT, part, commitment(B).parts_root))
             [work] = [
@@ -261,7 +266,7 @@ def test_a_restarted_trainer_does_not_vote_again_in_the_attempt() -> None:
     voice = exchanging(voted=frozenset([key]))
     effects: list[Any] = []
     for part in range(2):
-        owner = part_owners(RUN.seed, part, (A, B, C))[0]
+        owner = OWNERS[part][0]
         if owner == A:
             voice.machine.phase = Phase.EXCHANGING
             effects += voice.tell(Aggregated(AT, part, RESULTS[part].digest, ()))
@@ -298,15 +303,15 @@ def test_the_exchange_begins_without_who_is_late_and_skips_an_owner_that_is_gone
     assert late == []
     moved = voice.tell(PeerDown(C))
     for part in owned_by(C):
-        second = part_owners(RUN.seed, part, (A, B, C))[1]
+        second = OWNERS[part][1]
         wants = SetTimer if second == A else SendPart
         assert wants in kinds(moved)
 
 
 def test_a_result_counts_from_the_owner_whose_turn_it_is() -> None:
     voice = exchanging()
-    part = next(p for p in range(2) if part_owners(RUN.seed, p, (A, B, C))[0] != A)
-    first, second, third = part_owners(RUN.seed, part, (A, B, C))
+    part = next(p for p in range(2) if OWNERS[p][0] != A)
+    first, second, third = OWNERS[part]
     other = third if second == A else second
     false = PartResult(Digest(b"f" * 32), 0b111)
     assert voice.tell(ResultArrived(other, AT, part, false)) == []
@@ -348,7 +353,7 @@ def committee(me: Address, promises: Promises | None = None) -> Voice:
 
 def opened(me: Address = LEADER) -> Voice:
     voice = committee(me)
-    voice.tell(MembershipChanged((A, B, C)))
+    voice.tell(MembershipChanged((A, B, C), (0, 0, 0)))
     if me != LEADER:
         voice.hear(LEADER, SEAT)
     voice.hear(OTHER if me == LEADER else LEADER, VOTE)
@@ -379,7 +384,7 @@ def outcome_of(effects: list[Any]) -> Outcome:
 
 def test_the_leader_promises_before_it_proposes() -> None:
     voice = committee(LEADER)
-    effects = voice.tell(MembershipChanged((A, B, C)))
+    effects = voice.tell(MembershipChanged((A, B, C), (0, 0, 0)))
     assert kinds(effects)[:4] == [SetTimer, Persist, Publish, Publish]
     assert published(effects) == [SEAT, VOTE]
     kept = decode(effects[1].value, Promises)
@@ -388,20 +393,20 @@ def test_the_leader_promises_before_it_proposes() -> None:
 
 def test_too_few_trainers_open_nothing() -> None:
     voice = committee(LEADER)
-    assert voice.tell(MembershipChanged((A,))) == []
+    assert voice.tell(MembershipChanged((A,), (0,))) == []
     assert voice.machine.stage is Stage.IDLE
 
 
 def test_a_seat_with_strangers_gets_its_vote_when_they_are_known() -> None:
     voice = committee(OTHER)
-    voice.tell(MembershipChanged((A, B)))
+    voice.tell(MembershipChanged((A, B), (0, 0)))
     assert published(voice.hear(LEADER, SEAT)) == []
-    assert published(voice.tell(MembershipChanged((A, B, C)))) == [VOTE]
+    assert published(voice.tell(MembershipChanged((A, B, C), (0, 0, 0)))) == [VOTE]
 
 
 def test_shards_that_the_seed_did_not_draw_get_no_vote() -> None:
     voice = committee(OTHER)
-    voice.tell(MembershipChanged((A, B, C)))
+    voice.tell(MembershipChanged((A, B, C), (0, 0, 0)))
     easy = replace(SEAT.members[0], shards=(0, 1, 2, 3))
     effects = voice.hear(LEADER, replace(SEAT, members=(easy, *SEAT.members[1:])))
     assert published(effects) == []
@@ -410,7 +415,7 @@ def test_shards_that_the_seed_did_not_draw_get_no_vote() -> None:
 
 def test_a_second_seat_gets_no_second_vote() -> None:
     voice = committee(OTHER)
-    voice.tell(MembershipChanged((A, B, C)))
+    voice.tell(MembershipChanged((A, B, C), (0, 0, 0)))
     assert published(voice.hear(LEADER, SEAT)) == [VOTE]
     fewer = assign_open([A, B], RUN.shard_count, SEED)[0]
     effects = voice.hear(LEADER, replace(SEAT, members=fewer))
@@ -420,10 +425,10 @@ def test_a_second_seat_gets_no_second_vote() -> None:
 
 def test_a_restart_gives_no_second_seat_vote() -> None:
     voice = committee(OTHER)
-    voice.tell(MembershipChanged((A, B, C)))
+    voice.tell(MembershipChanged((A, B, C), (0, 0, 0)))
     kept = [e for e in voice.hear(LEADER, SEAT) if isinstance(e, Persist)][-1]
     again = committee(OTHER, decode(kept.value, Promises))
-    again.tell(MembershipChanged((A, B, C)))
+    again.tell(MembershipChanged((A, B, C), (0, 0, 0)))
     fewer = assign_open([A, B], RUN.shard_count, SEED)[0]
     assert published(again.hear(LEADER, replace(SEAT, members=fewer))) == []
 
@@ -571,7 +576,7 @@ def test_an_outcome_or_time_out_that_shows_another_round_is_blamed() -> None:
 def test_promises_of_a_thousand_attempts_still_fit_on_disk() -> None:
     """Each attempt is voted in and given up; only what may still be voted on must be kept."""
     voice = committee(OTHER)
-    voice.tell(MembershipChanged((A, B, C)))
+    voice.tell(MembershipChanged((A, B, C), (0, 0, 0)))
     kept = b""
     for number in range(1_001):
         at = replace(AT, number=number)

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,8 @@ from scenes import (
     trainers,
 )
 
-from eigen.protocol.effects import Effect, Train
+from eigen.protocol import limits
+from eigen.protocol.effects import Effect, SendGroup, SendPart, SendResult, Train
 from eigen.protocol.messages import RoundRecord
 from eigen.simulations.heap import HeapNetwork, Links, VirtualNode
 
@@ -59,6 +60,39 @@ def test_crashes_and_losses_break_nothing(block: int) -> None:
     seen = survive(range(block * SEEDS_EACH, (block + 1) * SEEDS_EACH))
     for fault in ("kills", "power cuts", "lost messages", "sealed", "later attempts"):
         assert seen[fault] > 0, f"no run of this block had {fault}: {seen}"
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_crashes_and_losses_break_nothing_in_groups(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "GROUP_MAX", 2)  # so that a seat of three has groups
+    seen = survive(range(2_000 + block * SEEDS_EACH, 2_000 + (block + 1) * SEEDS_EACH))
+    assert seen["kills"] > 0
+    assert seen["lost messages"] > 0
+
+
+def test_a_seat_of_forty_averages_in_three_groups_and_no_node_sends_to_all() -> None:
+    count = 40
+    run = context(rounds=3, parts=80, shards=count, trainers_max=count)
+    network = HeapNetwork(run, trainers(count), 11)
+    watch, handed = Watch(network), defaultdict(set)
+
+    def see(_net: HeapNetwork, node: VirtualNode, effect: Effect) -> bool:
+        match effect:
+            case SendPart(owner=owner) | SendGroup(owner=owner):
+                handed[node.address].add(owner)
+            case SendResult(members=members):
+                handed[node.address].update(members)
+        return False
+
+    network.hooks.append(see)
+    assert network.run(120.0, everybody_finished), state(network)
+    watch.check()
+    for record in last_records(network):
+        assert record.attempt.number == 0
+        assert len(record.trainers) == count
+    assert max(map(len, handed.values())) < count - 1
 
 
 @pytest.mark.parametrize("seed", REGRESSIONS, ids=str)

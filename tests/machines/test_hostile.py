@@ -99,7 +99,7 @@ class Liar:
                 count = rng.choice((0, 1, 2, 4, 4))
                 names = [Address(rng.choice(self.people)) for _ in range(count)]
                 members = tuple(SeatMember(name, (rng.randrange(6),)) for name in names)
-                made = SeatProposal(at, head.previous, head.checkpoint, members)
+                made = SeatProposal(at, head.previous, head.checkpoint, members, (0,) * count)
                 self.seats = [*self.seats[-9:], made]
             case SeatVote() if self.seats:
                 seat = rng.choice(self.seats)
@@ -147,9 +147,13 @@ class Liar:
                 ),
                 PeerDown(Address(rng.randbytes(20)) if rng.random() < 0.5 else who),
                 PeerUp(who),
-                MembershipChanged(tuple(rng.sample(trainers(4), rng.randint(0, 4)))),
+                members(rng.sample(trainers(4), rng.randint(0, 4))),
             )
         )
+
+
+def members(trainers: list[Address]) -> MembershipChanged:
+    return MembershipChanged(tuple(trainers), (0,) * len(trainers))
 
 
 def answers(effect: Any, rng: random.Random) -> Iterator[Any]:
@@ -205,7 +209,7 @@ def test_hostile_messages_raise_nothing_and_move_no_promise(seed: int) -> None:
     committee = CommitteeMachine(run, me, head)
     said: dict[tuple[type, Attempt], set[Digest]] = {}
     kinds: set[type] = set()
-    waiting: list[Any] = [Started(), MembershipChanged(tuple(trainers(4)))]
+    waiting: list[Any] = [Started(), members(trainers(4))]
     for step in range(2_000):
         event = waiting.pop(0) if waiting else liar.event(head)
         if step and step % 500 == 0 and not head.finished:

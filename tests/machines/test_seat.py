@@ -3,10 +3,12 @@
 from collections import Counter
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenes import context
 
+from eigen.protocol import limits
 from eigen.protocol.cid import raw_cid
 from eigen.protocol.evidence import RoundEvidence
 from eigen.protocol.messages import Attempt, Credit, RoundRecord, SeatMember
@@ -14,12 +16,14 @@ from eigen.protocol.seat import (
     assign_open,
     assign_sealed,
     credits_of,
+    groups,
     leader,
     order_seed,
     part_owners,
     payouts_after,
     ranked,
     round_seed,
+    shares,
 )
 from eigen.protocol.types import Address, Digest
 
@@ -95,15 +99,60 @@ def test_owners_are_permutations_with_an_equal_share_of_first_choices(
     members: list[Address], seed: Digest
 ) -> None:
     parts = 3 * len(members)
-    owners = [part_owners(seed, part, members) for part in range(parts)]
+    owners = part_owners(seed, parts, members)
     for order in owners:
         assert sorted(order) == sorted(members)
     assert set(Counter(order[0] for order in owners).values()) == {3}
 
 
+def test_lines_decide_who_owns_how_much() -> None:
+    assert shares([]) == []
+    assert shares([5, 900]) == [1, 1]  # with one other there is nothing to gain
+    equal = shares([0, 0, 0, 0])
+    assert len(set(equal)) == 1
+    assert len(set(shares([7, 0, 7, 7]))) == 1  # of whom nothing is known is taken to be like most
+    slow, *fast = shares([1_000, 10_000, 10_000, 10_000])
+    assert slow == 0  # its own parts keep its line busy longer than the others' all the rest
+    assert len(set(fast)) == 1
+    one, *rest = shares([1_000_000, 1, 1, 1])
+    assert one <= sum([one, *rest]) / 2 + 1  # no liar owns more than half
+
+
+@given(st.lists(st.integers(1, limits.UPLOAD_MAX), min_size=3, max_size=limits.TRAINERS_MAX))
+def test_nobody_could_be_done_sooner_with_other_shares(uploads: list[int]) -> None:
+    owned = shares(uploads)
+    whole, others = sum(owned), len(uploads) - 2
+    took = [(1 + others * s / whole) / rate for s, rate in zip(owned, uploads, strict=True)]
+    worst = max(time for time, own in zip(took, owned, strict=True) if own)
+    for time, own in zip(took, owned, strict=True):
+        if 0 < own < 0.49 * whole:  # who owns something, and no half, is busy as long as any other
+            assert time == pytest.approx(worst, rel=0.05)
+
+
+@given(people, seeds, st.integers(0, 3))
+def test_groups_are_a_partition_of_nearly_equal_sizes(
+    members: list[Address], seed: Digest, attempt: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits, "GROUP_MAX", 4)
+        drawn = groups(seed, attempt, members)
+    assert sorted(m for group in drawn for m in group) == sorted(members)
+    assert all(group == [m for m in members if m in group] for group in drawn)
+    sizes = [len(group) for group in drawn]
+    assert max(sizes) <= 4
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_groups_are_drawn_anew_in_each_round_and_attempt() -> None:
+    members = [Address(bytes([i]) * 20) for i in range(40)]
+    drawn = [groups(Digest(bytes([seed]) * 32), at, members) for seed in (1, 2) for at in (0, 1)]
+    assert len({str(one) for one in drawn}) == len(drawn)
+
+
 def test_a_lost_owners_parts_spread_over_the_others() -> None:
     seed = Digest(b"o" * 32)
-    second = {part_owners(seed, p, ADDRESSES)[1] for p in range(0, 12 * 24, 12)}
+    owners = part_owners(seed, 12 * 24, ADDRESSES)
+    second = {order[1] for order in owners if order[0] == owners[0][0]}
     assert len(second) > 6
 
 

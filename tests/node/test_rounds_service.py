@@ -117,11 +117,13 @@ class Cast:
         """Let the machines run."""
         for member in (self.alice, self.bob, self.val):
             self.nursery.start_soon(member.driver.run)
-            member.driver.seatable(tuple(sorted(self.trainers)))
+            member.driver.seatable(tuple(sorted(self.trainers)), (0,) * len(self.trainers))
 
     def owner_of(self, part: int) -> Member:
         """Who aggregates a part."""
-        return self.trainers[part_owners(self.context.seed, part, sorted(self.trainers))[0]]
+        return self.trainers[
+            part_owners(self.context.seed, part + 1, sorted(self.trainers))[part][0]
+        ]
 
 
 @asynccontextmanager
@@ -351,7 +353,7 @@ async def trained(at: Cast) -> Trained:
         assert done.refused == ()
         results.append(PartResult(done.digest, 0b11))
     members = tuple(SeatMember(a, (i,)) for i, a in enumerate(sorted(made)))
-    seat = SeatProposal(attempt, Digest(bytes(32)), base, members)
+    seat = SeatProposal(attempt, Digest(bytes(32)), base, members, (0,) * len(members))
     return Trained(attempt, made, tuple(results), seat)
 
 

@@ -140,7 +140,7 @@ def test_a_bad_input_is_refused_by_its_index(engine, spec, base, shards) -> None
 
 
 def test_misuse_is_an_error_of_the_caller(engine, spec, base) -> None:
-    with pytest.raises(ValueError, match="0 inputs, 1 to 64"):
+    with pytest.raises(ValueError, match="0 inputs, 1 to 128"):
         engine.aggregate(spec, 0, [], b"")
     with pytest.raises(ValueError, match="part 3, the run has parts 0 to 2"):
         engine.aggregate(spec, 3, [(b"", 1)], b"")

@@ -297,7 +297,9 @@ def test_what_a_sender_could_not_decode_it_cannot_encode() -> None:
         dataclasses.replace(COMMITMENT, loss_trace=(math.nan,)),
         dataclasses.replace(COMMITMENT, samples=True),
         dataclasses.replace(VOTE, attempt=VOTE),
-        dataclasses.replace(SeatProposal(AT, Digest(bytes(32)), raw_cid(b""), ()), members=None),
+        dataclasses.replace(
+            SeatProposal(AT, Digest(bytes(32)), raw_cid(b""), (), ()), members=None
+        ),
         Heartbeat(0, 0, ("\ud800",), Address(bytes(20)), b"", (), ""),
     ]
     for value in wrong:
