@@ -35,6 +35,7 @@ from eigen.node.records import SqliteRecords
 from eigen.node.rounds import Rounds
 from eigen.node.run_ports import RunPorts
 from eigen.node.settlement import Settlement
+from eigen.node.upload import UploadMeter
 from eigen.node.worker import TrainingWorker
 from eigen.protocol.governance import Governance
 from eigen.protocol.membership import RELAYER, TRAINER, VALIDATOR, Membership
@@ -119,7 +120,8 @@ async def run_node(
             addrs=(),
             software=software,
         )
-        members = Members(membership, network, gossip, template, times.heartbeat_s)
+        upload = UploadMeter()
+        members = Members(membership, network, gossip, template, times.heartbeat_s, upload)
         datasets = Datasets(
             me,
             network_file.network_id,
@@ -132,7 +134,7 @@ async def run_node(
             blocks,
         )
         ports = RunPorts(
-            home.identity, network, gossip, records, blobs, blocks, datasets, worker, chain
+            home.identity, network, gossip, records, blobs, blocks, datasets, worker, chain, upload
         )
         poll_s = config.chain.poll_s
         settlement = Settlement(me, chain, records, blocks, times.relay_delay_s, poll_s)

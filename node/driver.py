@@ -164,7 +164,11 @@ class RunDriver:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             self._lanes = Lanes(
-                self.ports.network, self.context.run, self.context.deadlines.inputs_s, nursery
+                self.ports.network,
+                self.context.run,
+                self.context.deadlines.inputs_s,
+                self.ports.upload,
+                nursery,
             )
             self.post(Started())
             async for event in self._events:

@@ -11,6 +11,7 @@ import structlog
 import trio
 
 from eigen.node.ports import BulkNetwork, BulkWriter, NetworkError
+from eigen.node.upload import UploadMeter
 from eigen.protocol.requests import EXCHANGE
 from eigen.protocol.types import Address
 
@@ -34,9 +35,15 @@ class Lanes:
     """
 
     def __init__(
-        self, network: BulkNetwork, header: bytes, timeout_s: float, nursery: trio.Nursery
+        self,
+        network: BulkNetwork,
+        header: bytes,
+        timeout_s: float,
+        upload: UploadMeter,
+        nursery: trio.Nursery,
     ) -> None:
         """`header` tells the peers' handlers what comes: the run. `nursery` holds the senders."""
+        self._upload = upload
         self._network = network
         self._header = header
         self._timeout_s = timeout_s
@@ -70,9 +77,14 @@ class Lanes:
 
     async def _send_all(self, peer: Address, queue: deque[Make], out: BulkWriter) -> None:
         while True:
-            while queue:
-                if (message := queue.popleft()()) is not None:
-                    await out.send(message, timeout_s=self._timeout_s)
+            self._upload.begin(trio.current_time())
+            try:
+                while queue:
+                    if (message := queue.popleft()()) is not None:
+                        await out.send(message, timeout_s=self._timeout_s)
+                        self._upload.sent(len(message))
+            finally:
+                self._upload.end(trio.current_time())
             self._more[peer] = trio.Event()
             with trio.move_on_after(IDLE_S):
                 await self._more[peer].wait()

@@ -7,6 +7,7 @@ import trio
 
 from eigen.node.gossip import Gossip, Said
 from eigen.node.ports import Network, PeerConnected, PeerLost
+from eigen.node.upload import UploadMeter
 from eigen.protocol import limits
 from eigen.protocol.effects import PeerDown, PeerUp
 from eigen.protocol.membership import Membership
@@ -34,7 +35,10 @@ class Members:
         gossip: Gossip,
         template: Heartbeat,
         heartbeat_s: float,
+        upload: UploadMeter | None = None,
     ) -> None:
+        """`upload` is what heartbeats tell of this node's line."""
+        self._upload = upload or UploadMeter()
         self.membership = membership
         self._network = network
         self._gossip = gossip
@@ -118,6 +122,7 @@ class Members:
             fields.sealing_key,
             tuple(a for a in addrs if len(a) <= limits.MULTIADDR_BYTES_MAX),
             fields.software,
+            min(self._upload.kib_s, limits.UPLOAD_MAX),
         )
 
     async def _expire(self) -> None:

@@ -1,6 +1,6 @@
 """What the driver of a run needs of its node."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from eigen.chain.port import Chain
 from eigen.crypto.identity import Identity
@@ -8,6 +8,7 @@ from eigen.node.datasets import Datasets
 from eigen.node.fetch import BlockExchange
 from eigen.node.gossip import Gossip
 from eigen.node.ports import BlobStore, BulkNetwork, RecordStore
+from eigen.node.upload import UploadMeter
 from eigen.node.worker import TrainingWorker
 
 
@@ -24,3 +25,4 @@ class RunPorts:
     datasets: Datasets
     worker: TrainingWorker
     chain: Chain
+    upload: UploadMeter = field(default_factory=UploadMeter)

@@ -27,6 +27,7 @@ from eigen.node.ports import BulkWriter, RequestRefused
 from eigen.node.rounds import Rounds, payout_root
 from eigen.node.run_ports import RunPorts
 from eigen.node.worker import TrainingWorker
+from eigen.protocol import limits
 from eigen.protocol.context import Deadlines, RunContext
 from eigen.protocol.effects import Aggregate, Aggregated, Audit
 from eigen.protocol.messages import (
@@ -233,6 +234,20 @@ async def test_rounds_end_with_the_same_checkpoint_everywhere_and_pay_everybody(
         assert held[0] is not None
         assert held[0] == held[1] == held[2]
         assert record.checkpoint != at.context.genesis
+        assert at.val.notes("audit failed") == []
+
+
+async def test_groups_hand_on_what_they_come_to_and_validators_repeat_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "GROUP_MAX", 1)  # two trainers are two groups
+    async with cast(tmp_path) as at:
+        at.start()
+        members = (at.alice, at.bob, at.val)
+        await until(lambda: all(m.driver.head.round >= 2 for m in members), 60)
+        records = [m.driver.history[1] for m in members]
+        assert records[0] == records[1] == records[2]
+        assert {c.account for c in records[0].trainers} == set(at.trainers)
         assert at.val.notes("audit failed") == []
 
 

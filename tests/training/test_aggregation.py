@@ -1,12 +1,19 @@
 """The weighted mean and the outer steps, against the same arithmetic in numpy and in fp64."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from eigen.protocol import limits
 from eigen.protocol.run import AggregationSpec, OuterSpec
 from eigen.training.aggregation import RULES
+from eigen.training.averaging import aggregate, collect, combine
+from eigen.training.codecs.registry import CODECS
+from eigen.training.errors import BadInput
 from eigen.training.outer import OUTER_RULES
+from eigen.training.spec import part_sizes
 
 MEAN = AggregationSpec("mean")
 
@@ -53,3 +60,30 @@ def test_nesterov_is_torchs_sgd_with_the_pseudo_gradient_for_gradient() -> None:
         optimizer.step()
     assert torch.allclose(theta_P, reference_P, rtol=1e-5, atol=1e-6)
     assert not torch.equal(theta_P, random_parts(5)[0])
+
+
+@pytest.mark.parametrize("codec", ["fp32", "2bit", "top64-2bit"])
+def test_groups_come_to_what_all_would_come_to_within_eight_bits(make_spec, codec: str) -> None:
+    spec = replace(make_spec(), codec=codec, aggregation=MEAN, result_codec="fp32")
+    values = part_sizes(spec)[0]
+    inputs = [
+        (CODECS[codec].encode(part_P), 1 + i) for i, part_P in enumerate(random_parts(7, values))
+    ]
+    groups = [inputs[:3], inputs[3:5], inputs[5:]]
+    collected = [(collect(spec, 0, group), sum(n for _, n in group)) for group in groups]
+    whole = torch.frombuffer(bytearray(aggregate(spec, 0, inputs, b"").data), dtype=torch.float32)
+    grouped = bytearray(combine(spec, 0, collected, b"").data)
+    error_P = torch.frombuffer(grouped, dtype=torch.float32) - whole
+    assert float(error_P.norm() / whole.norm()) < 0.02
+
+
+def test_a_group_that_does_not_decode_is_named(make_spec) -> None:
+    spec = make_spec()
+    part_P = random_parts(1, part_sizes(spec)[0])[0]
+    good = (collect(spec, 0, [(CODECS[spec.codec].encode(part_P), 5)]), 5)
+    with pytest.raises(BadInput) as error:
+        combine(spec, 0, [good, (good[0][:-1], 5)], b"")
+    assert error.value.index == 1
+    most = spec.inner.steps * spec.inner.batch * limits.GROUP_MAX
+    with pytest.raises(BadInput, match="samples"):
+        combine(spec, 0, [good, (good[0], most + 1)], b"")
