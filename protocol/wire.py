@@ -13,8 +13,9 @@ field comes from its annotation; bounds come from `Annotated[..., Bound]`.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import repeat
 from types import GenericAlias
 from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -48,6 +49,12 @@ class BadField(WireError):
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field}: {reason}")
         self.field = field
+        self.reason = reason
+
+    def within(self, outer: str) -> "BadField":
+        """The same, as a field of what is called `outer`."""
+        joint = "." if self.field and not self.field.startswith("[") else ""
+        return BadField(f"{outer}{joint}{self.field}", self.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +97,17 @@ _FIXED: dict[Any, tuple[type, Length]] = {
 
 _tag_of: dict[type, int] = {}
 _type_of: dict[int, type] = {}
-_fields_of: dict[type, tuple[tuple[str, Any], ...]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """How values of one annotation are packed and read; both raise `BadField`."""
+
+    pack: Callable[[Any], Any]
+    read: Callable[[Any], Any]
+
+
+_shape_of: dict[Any, _Shape] = {}
 
 
 def message(tag: int) -> Callable[[type[M]], type[M]]:
@@ -116,13 +133,13 @@ def encode(value: object) -> bytes:
     cls = type(value)
     if cls not in _tag_of:
         raise TypeError(f"{cls.__name__} is not a message")
-    packed: bytes = msgpack.packb([_tag_of[cls], *_pack_fields(value)], use_bin_type=True)
+    packed: bytes = msgpack.packb([_tag_of[cls], *_pack(value)], use_bin_type=True)
     return packed
 
 
 def encode_bare(value: object) -> bytes:
     """Canonical bytes of a nested structure (such as a `RunSpec`) without a tag, for hashing."""
-    packed: bytes = msgpack.packb(_pack_fields(value), use_bin_type=True)
+    packed: bytes = msgpack.packb(_pack(value), use_bin_type=True)
     return packed
 
 
@@ -143,7 +160,7 @@ def decode(data: bytes, *expected: type[M], bytes_max: int | None = None) -> M:
     if expected and cls not in expected:
         names = " or ".join(e.__name__ for e in expected)
         raise Malformed(f"a {cls.__name__} where a {names} is expected")
-    value = _read_struct(cls, items[1:], cls.__name__)
+    value = _read(cls, items[1:])
     if encode(value) != data:
         raise Malformed(f"{cls.__name__} is not in canonical form")
     return cast(M, value)
@@ -153,7 +170,7 @@ def decode_bare(data: bytes, cls: type[M], *, bytes_max: int) -> M:
     """A nested structure written by `encode_bare`. Raises `WireError`."""
     if len(data) > bytes_max:
         raise Malformed(f"{len(data)} bytes, at most {bytes_max} allowed")
-    value = _read_struct(cls, _unpack(data), cls.__name__)
+    value = _read(cls, _unpack(data))
     if encode_bare(value) != data:
         raise Malformed(f"{cls.__name__} is not in canonical form")
     return cast(M, value)
@@ -173,20 +190,39 @@ def _unpack(data: bytes) -> Any:
         raise Malformed(f"not msgpack: {type(error).__name__}") from None
 
 
-def _fields(cls: Any) -> tuple[tuple[str, Any], ...]:
-    known = _fields_of.get(cls)
+def _pack(value: Any) -> Any:
+    cls = type(value)
+    try:
+        return _shape(cls).pack(value)
+    except BadField as error:
+        raise error.within(cls.__name__) from None
+
+
+def _read(cls: type, items: Any) -> Any:
+    try:
+        return _shape(cls).read(items)
+    except BadField as error:
+        raise error.within(cls.__name__) from None
+
+
+def _shape(hint: Any) -> _Shape:
+    """What an annotation means, worked out once."""
+    known = _shape_of.get(hint)
     if known is None:
-        hints = get_type_hints(cls, include_extras=True)
-        known = tuple((f.name, hints[f.name]) for f in dataclasses.fields(cls))
-        _fields_of[cls] = known
+        known = _shape_of[hint] = _work_out(hint)
     return known
 
 
-def _pack_fields(value: Any) -> list[Any]:
-    cls = type(value)
-    return [
-        _pack(getattr(value, name), hint, f"{cls.__name__}.{name}") for name, hint in _fields(cls)
-    ]
+def _work_out(hint: Any) -> _Shape:
+    kind, bound = _split(hint)
+    if bound == "amount":
+        return _Shape(_pack_amount, _read_amount)
+    if get_origin(kind) is tuple:
+        return _tuples(kind, bound)
+    if dataclasses.is_dataclass(kind):
+        return _structs(cast(type, kind))
+    check = _scalar(kind, bound)
+    return _Shape(check, check)
 
 
 def _split(hint: Any) -> tuple[Any, Any]:
@@ -199,102 +235,139 @@ def _split(hint: Any) -> tuple[Any, Any]:
     return hint, None
 
 
-def _item_hints(kind: GenericAlias, count: int, field: str) -> list[Any]:
+def _structs(cls: type) -> _Shape:
+    hints = get_type_hints(cls, include_extras=True)
+    fields = [(f.name, _shape(hints[f.name])) for f in dataclasses.fields(cls)]
+
+    def pack(value: Any) -> list[Any]:
+        if type(value) is not cls:
+            raise BadField("", f"a {type(value).__name__} is not a {cls.__name__}")
+        packed = []
+        for name, shape in fields:
+            try:
+                packed.append(shape.pack(getattr(value, name)))
+            except BadField as error:
+                raise error.within(name) from None
+        return packed
+
+    def read(items: Any) -> Any:
+        if type(items) is not list:
+            raise BadField("", f"a {type(items).__name__} where an array is expected")
+        if len(items) != len(fields):
+            raise BadField("", f"{len(items)} fields, {len(fields)} expected")
+        values = {}
+        for (name, shape), item in zip(fields, items, strict=True):
+            try:
+                values[name] = shape.read(item)
+            except BadField as error:
+                raise error.within(name) from None
+        try:
+            return cls(**values)
+        except ValueError as error:  # a class's own invariant, in __post_init__
+            raise BadField("", str(error)) from None
+
+    return _Shape(pack, read)
+
+
+def _tuples(kind: GenericAlias, bound: Any) -> _Shape:
     args = get_args(kind)
-    if len(args) == 2 and args[1] is Ellipsis:
-        return [args[0]] * count
-    if len(args) != count:
-        raise BadField(field, f"{count} items, {len(args)} expected")
-    return list(args)
+    repeated = _shape(args[0]) if len(args) == 2 and args[1] is Ellipsis else None
+    each = [] if repeated else [_shape(arg) for arg in args]
+
+    def shapes(count: int) -> Iterable[_Shape]:
+        _check_length(count, bound)
+        if repeated:
+            return repeat(repeated, count)
+        if len(each) != count:
+            raise BadField("", f"{count} items, {len(each)} expected")
+        return each
+
+    def pack(value: Any) -> list[Any]:
+        if type(value) is not tuple:
+            raise BadField("", f"a {type(value).__name__} where a tuple is expected")
+        packed: list[Any] = []
+        for shape, item in zip(shapes(len(value)), value, strict=True):
+            try:
+                packed.append(shape.pack(item))
+            except BadField as error:
+                raise error.within(f"[{len(packed)}]") from None
+        return packed
+
+    def read(items: Any) -> tuple[Any, ...]:
+        if type(items) is not list:
+            raise BadField("", f"a {type(items).__name__} where an array is expected")
+        values: list[Any] = []
+        for shape, item in zip(shapes(len(items)), items, strict=True):
+            try:
+                values.append(shape.read(item))
+            except BadField as error:
+                raise error.within(f"[{len(values)}]") from None
+        return tuple(values)
+
+    return _Shape(pack, read)
 
 
-def _check_length(size: int, bound: Any, field: str) -> None:
+def _pack_amount(value: Any) -> bytes:
+    if type(value) is not int or not 0 <= value < 2**256:
+        raise BadField("", "not an amount between 0 and 2^256 - 1")
+    return value.to_bytes((value.bit_length() + 7) // 8, "big")
+
+
+def _read_amount(value: Any) -> int:
+    if type(value) is not bytes or len(value) > 32:
+        raise BadField("", "not an amount")
+    return int.from_bytes(value, "big")
+
+
+def _check_length(size: int, bound: Any) -> None:
     if isinstance(bound, Length) and not bound.least <= size <= bound.most:
         wanted = str(bound.most) if bound.least == bound.most else f"{bound.least} to {bound.most}"
-        raise BadField(field, f"length {size}, {wanted} allowed")
+        raise BadField("", f"length {size}, {wanted} allowed")
 
 
-def _check_scalar(value: Any, kind: Any, bound: Any, field: str) -> None:
-    if type(value) is not kind:
-        raise BadField(field, f"a {type(value).__name__} where a {kind.__name__} is expected")
-    if kind is int:
-        least, most = (bound.least, bound.most) if isinstance(bound, Range) else (0, limits.U64_MAX)
+def _scalar(kind: Any, bound: Any) -> Callable[[Any], Any]:
+    """A check that gives back what it was given."""
+    least, most = (bound.least, bound.most) if isinstance(bound, Range) else (0, limits.U64_MAX)
+
+    def check_int(value: int) -> None:
         if not least <= value <= most:
-            raise BadField(field, f"{value} is not within {least} to {most}")
-    elif kind is float:
+            raise BadField("", f"{value} is not within {least} to {most}")
+
+    def check_float(value: float) -> None:
         if not math.isfinite(value):
-            raise BadField(field, "not a finite number")
-    elif kind is str:
+            raise BadField("", "not a finite number")
+
+    def check_str(value: str) -> None:
         try:
-            _check_length(len(value.encode()), bound, field)
+            _check_length(len(value.encode()), bound)
         except UnicodeEncodeError:
-            raise BadField(field, "not valid text") from None
+            raise BadField("", "not valid text") from None
         if isinstance(bound, CidText):
-            _check_cid(value, field)
-    elif kind is bytes:
-        _check_length(len(value), bound, field)
+            _check_cid(value)
+
+    def check_bytes(value: bytes) -> None:
+        _check_length(len(value), bound)
+
+    checks: dict[type, Callable[[Any], None]] = {
+        int: check_int,
+        float: check_float,
+        str: check_str,
+        bytes: check_bytes,
+    }
+    check = checks.get(kind)
+
+    def check_all(value: Any) -> Any:
+        if type(value) is not kind:
+            raise BadField("", f"a {type(value).__name__} where a {kind.__name__} is expected")
+        if check is not None:
+            check(value)
+        return value
+
+    return check_all
 
 
-def _check_cid(text: str, field: str) -> None:
+def _check_cid(text: str) -> None:
     try:
         parse_cid(text)
     except CidError as error:
-        raise BadField(field, str(error)) from None
-
-
-def _pack(value: Any, hint: Any, field: str) -> Any:
-    kind, bound = _split(hint)
-    if bound == "amount":
-        if type(value) is not int or not 0 <= value < 2**256:
-            raise BadField(field, "not an amount between 0 and 2^256 - 1")
-        return value.to_bytes((value.bit_length() + 7) // 8, "big")
-    if get_origin(kind) is tuple:
-        if type(value) is not tuple:
-            raise BadField(field, f"a {type(value).__name__} where a tuple is expected")
-        _check_length(len(value), bound, field)
-        hints = _item_hints(kind, len(value), field)
-        return [
-            _pack(v, h, f"{field}[{i}]") for i, (v, h) in enumerate(zip(value, hints, strict=True))
-        ]
-    if dataclasses.is_dataclass(kind):
-        if type(value) is not kind:
-            raise BadField(field, f"a {type(value).__name__} is not a {kind}")
-        return _pack_fields(value)
-    _check_scalar(value, kind, bound, field)
-    return value
-
-
-def _read(value: Any, hint: Any, field: str) -> Any:
-    kind, bound = _split(hint)
-    if bound == "amount":
-        if type(value) is not bytes or len(value) > 32:
-            raise BadField(field, "not an amount")
-        return int.from_bytes(value, "big")
-    if get_origin(kind) is tuple:
-        if type(value) is not list:
-            raise BadField(field, f"a {type(value).__name__} where an array is expected")
-        _check_length(len(value), bound, field)
-        hints = _item_hints(kind, len(value), field)
-        return tuple(
-            _read(v, h, f"{field}[{i}]") for i, (v, h) in enumerate(zip(value, hints, strict=True))
-        )
-    if dataclasses.is_dataclass(kind):
-        return _read_struct(kind, value, field)
-    _check_scalar(value, kind, bound, field)
-    return value
-
-
-def _read_struct(cls: Any, items: Any, field: str) -> Any:
-    if type(items) is not list:
-        raise BadField(field, f"a {type(items).__name__} where an array is expected")
-    fields = _fields(cls)
-    if len(items) != len(fields):
-        raise BadField(field, f"{len(items)} fields, {len(fields)} expected")
-    values = {
-        name: _read(item, hint, f"{field}.{name}")
-        for (name, hint), item in zip(fields, items, strict=True)
-    }
-    try:
-        return cls(**values)
-    except ValueError as error:  # a class's own invariant, in __post_init__
-        raise BadField(field, str(error)) from None
+        raise BadField("", str(error)) from None
