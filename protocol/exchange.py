@@ -7,7 +7,7 @@ late is passed over for the next in the part's order. Methods return effects. In
 may be called, and what follows once all results are here, `trainer` knows.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from eigen.protocol import limits
@@ -43,7 +43,7 @@ OWNER_TURNS = 3
 class Turns:
     """Who does something for a part, first choice first, and whose turn it is as we see it."""
 
-    order: list[Address]
+    order: Sequence[Address]
     rank: int = 0
 
     @property
@@ -52,7 +52,7 @@ class Turns:
         return self.order[self.rank]
 
     @property
-    def had(self) -> list[Address]:
+    def had(self) -> Sequence[Address]:
         """Whose turn it is or was."""
         return self.order[: self.rank + 1]
 
@@ -116,8 +116,8 @@ class Exchange:
         if not self._grouped:
             return [Part(Turns(order), None) for order in owners]
         uploads = dict(zip(self.members, seat.uploads, strict=True))
-        lines = [uploads[member] for member in self._mine]
-        collectors = part_owners(self.context.seed, count, self._mine, lines)
+        lines = tuple(uploads[member] for member in self._mine)
+        collectors = part_owners(self.context.seed, count, tuple(self._mine), lines)
         both = zip(owners, collectors, strict=True)
         return [Part(Turns(order), Turns(inner)) for order, inner in both]
 
@@ -364,7 +364,7 @@ class Exchange:
         if part.result is not None:
             return []
         committed = self._mask(self.commitments)
-        heeded = part.owners.had + (part.collectors.had if part.collectors else [])
+        heeded = (*part.owners.had, *(part.collectors.had if part.collectors else ()))
         offers = (part.offered.get(sender) for sender in heeded)
         part.result = next((o for o in offers if o and not o.included & ~committed), None)
         if part.result is None or part.collected is None:

@@ -79,7 +79,7 @@ ATTEMPTS_OF_ALL = 2
 EARLY_MAX = 1024
 """Statements held for an attempt or a round that is not open here yet: over two seats' worth."""
 UPLOAD_MAX = 2**32
-"""KiB a second that a trainer's line may carry: 32 Tbit/s, and a product of two fits 64 bits."""
+"""KiB a second that a trainer may say of its line: 32 Tbit/s."""
 EARLY_OF_PEER_MAX = 16
 """Of these, from one peer: a commitment, a vote and a notice in five attempts."""
 MERKLE_PROOF_MAX = 32

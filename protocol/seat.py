@@ -2,11 +2,15 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from eigen.protocol import limits
 from eigen.protocol.messages import Credit, Payout, RoundRecord, SeatMember
 from eigen.protocol.run import RunSpec
 from eigen.protocol.types import Address, Digest
+
+SEATS_CACHED = 64
+"""Seats of which the owners are remembered: they stay from round to round."""
 
 
 def _draw(*parts: bytes) -> bytes:
@@ -53,9 +57,10 @@ def candidates(
     return tuple(t for t in trainers if t != left_out)
 
 
+@lru_cache(maxsize=SEATS_CACHED)
 def part_owners(
-    seed: Digest, parts: int, members: Sequence[Address], uploads: Sequence[int] = ()
-) -> list[list[Address]]:
+    seed: Digest, parts: int, members: tuple[Address, ...], uploads: tuple[int, ...] = ()
+) -> tuple[tuple[Address, ...], ...]:
     """Owners of each part, first choice first. `seed` is the run's: an owner keeps its parts.
 
     What a part's result left out in one round goes into the next (error feedback), and only its
@@ -63,7 +68,7 @@ def part_owners(
     through one seeded order; where no line is known everybody owns equally many. The order after
     the first differs by part, so that a lost owner's parts spread over all others.
     """
-    weights = dict(zip(members, shares(uploads or [0] * len(members)), strict=True))
+    weights = dict(zip(members, shares(uploads or (0,) * len(members)), strict=True))
     base, whole = ranked(seed, b"owner", members), sum(weights.values())
     owned = dict.fromkeys(base, 0)
     owners = []
@@ -72,8 +77,8 @@ def part_owners(
         first = max(base, key=due.__getitem__)
         owned[first] += 1
         purpose = b"owner" + part.to_bytes(4, "big")
-        owners.append([first, *ranked(seed, purpose, [m for m in base if m != first])])
-    return owners
+        owners.append((first, *ranked(seed, purpose, [m for m in base if m != first])))
+    return tuple(owners)
 
 
 def shares(uploads: Sequence[int]) -> list[int]:
@@ -94,9 +99,9 @@ def shares(uploads: Sequence[int]) -> list[int]:
     whole = others * unit
 
     def owned(time: int) -> list[int]:
-        return [min(max(rate * time // middle - unit, 0), whole // 2) for rate in rates]
+        return [min(max((rate * time // middle >> 32) - unit, 0), whole // 2) for rate in rates]
 
-    least, most = 0, unit
+    least, most = 0, unit << 32
     while sum(owned(most)) < whole:
         most *= 2
     while most - least > 1:

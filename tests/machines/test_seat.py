@@ -99,7 +99,7 @@ def test_owners_are_permutations_with_an_equal_share_of_first_choices(
     members: list[Address], seed: Digest
 ) -> None:
     parts = 3 * len(members)
-    owners = part_owners(seed, parts, members)
+    owners = part_owners(seed, parts, tuple(members))
     for order in owners:
         assert sorted(order) == sorted(members)
     assert set(Counter(order[0] for order in owners).values()) == {3}
@@ -151,7 +151,7 @@ def test_groups_are_drawn_anew_in_each_round_and_attempt() -> None:
 
 def test_a_lost_owners_parts_spread_over_the_others() -> None:
     seed = Digest(b"o" * 32)
-    owners = part_owners(seed, 12 * 24, ADDRESSES)
+    owners = part_owners(seed, 12 * 24, tuple(ADDRESSES))
     second = {order[1] for order in owners if order[0] == owners[0][0]}
     assert len(second) > 6
 

@@ -123,7 +123,7 @@ class Cast:
     def owner_of(self, part: int) -> Member:
         """Who aggregates a part."""
         return self.trainers[
-            part_owners(self.context.seed, part + 1, sorted(self.trainers))[part][0]
+            part_owners(self.context.seed, part + 1, tuple(sorted(self.trainers)))[part][0]
         ]
 
 
