@@ -288,7 +288,12 @@ class RunDriver:
                 ]
             residual = await self._stored_residual()
             local = await self.ports.worker.train(
-                self.context.spec, base, shards, effect.order_seed, residual
+                self.context.spec,
+                base,
+                shards,
+                effect.order_seed,
+                residual,
+                rounds_before=attempt.round - 1,
             )
         except trio.TooSlowError:
             self.post(TrainFailed(attempt, "no key was granted for the shard in time"))

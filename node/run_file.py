@@ -30,7 +30,7 @@ tolerated_percent = 30        # of the trainers, who may lie
 """
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,8 @@ class RunFile:
                     inner.take("micro_batches", int, 1),
                     inner.take("moments", str, "fresh"),
                     inner.take("precision", str, "fp32"),
+                    inner.take("schedule", str, "constant"),
+                    inner.take("warmup", int, 0),
                 ),
                 outer=OuterSpec(
                     outer.take("rule", str, "sgd"),
@@ -245,7 +247,7 @@ _TOP = {
 }
 
 
-_INNER = ("steps", "batch", "micro_batches", "lr", "weight_decay", "moments", "precision")
+_INNER = {field.name for field in fields(InnerSpec)}
 
 
 def load_run_file(path: Path) -> RunFile:
@@ -264,7 +266,7 @@ def load_run_file(path: Path) -> RunFile:
         raise RunFileError(path, f"not valid TOML: {error}") from error
     top = _Table(path, table, "")
     top.refuse_unknown(_TOP)
-    top.sub("inner").refuse_unknown(set(_INNER))
+    top.sub("inner").refuse_unknown(_INNER)
     top.sub("outer").refuse_unknown({"rule", "lr", "momentum"})
     top.sub("aggregation", {}).refuse_unknown({"rule", "tolerated_percent"})
     data = top.sub("dataset")

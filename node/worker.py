@@ -140,11 +140,12 @@ class TrainingWorker:
         shards: Sequence[bytes],
         order_seed: bytes,
         residual: bytes,
+        rounds_before: int = 0,
         *,
         timeout_s: float = CALL_TIMEOUT_S,
     ) -> LocalUpdate:
         """See `Engine.train`."""
-        values = [base, shards, order_seed, residual]
+        values = [base, shards, order_seed, residual, rounds_before]
         return LocalUpdate(*await self._call("train", spec, values, timeout_s))
 
     async def aggregate(

@@ -31,7 +31,8 @@ class InnerSpec:
     A mini-batch is worked through in `micro_batches` equal pieces, whose gradients add up.
     `moments` says where Adam's moments start each round: `fresh` at zero, `shared` at what the
     peers agreed on in the round before. `precision` is `fp32` or `bf16` (forward and
-    backward).
+    backward). `schedule` is `constant`, `linear` or `cosine`: how the rate falls from `lr` over all
+    rounds, once it has risen to it over the run's first `warmup` steps.
     """
 
     steps: Annotated[int, Range(limits.LOSS_TRACE_MAX, 1)]
@@ -41,6 +42,8 @@ class InnerSpec:
     micro_batches: Count = 1
     moments: Text = "fresh"
     precision: Text = "fp32"
+    schedule: Text = "constant"
+    warmup: Annotated[int, Range(limits.ROUNDS_MAX * limits.LOSS_TRACE_MAX)] = 0
 
 
 @dataclass(frozen=True, slots=True)

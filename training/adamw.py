@@ -6,6 +6,8 @@ that others agreed on come with their bias corrected, and not with torch's state
 Shape legend: P parameters.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,14 +28,14 @@ class Begun:
     steps: int
 
 
-def begun(delta_P: Tensor, second_P: Tensor, spec: InnerSpec, steps: int) -> Begun:
-    """What a round begins with after one whose averaged pseudo-gradient was `delta_P`.
+def begun(delta_P: Tensor, second_P: Tensor, rates: Sequence[float], steps: int) -> Begun:
+    """What a round begins with after one at these `rates` whose averaged update was `delta_P`.
 
-    In each of its steps AdamW moved by lr · first / sqrt(second), so that quotient was delta over
-    lr and steps, on average. A single step's is within ± 1 or little more, so no update, however
-    large, is taken for more.
+    In each of its steps AdamW moved by rate · first / sqrt(second), so that quotient was delta over
+    the sum of the rates, on average. A single step's is within ± 1 or little more, so no update,
+    however large, is taken for more.
     """
-    quotient_P = (delta_P / (spec.lr * spec.steps)).clamp_(-1.0, 1.0)
+    quotient_P = (delta_P / math.fsum(rates)).clamp_(-1.0, 1.0)
     return Begun(quotient_P * (second_P.sqrt() + EPSILON), second_P, steps)
 
 
@@ -44,21 +46,20 @@ class AdamW:
         if before is None:
             before = Begun(torch.zeros_like(theta_P), torch.zeros_like(theta_P), 0)
         self._theta_P = theta_P
-        self._lr, self._decay = spec.lr, 1.0 - spec.lr * spec.weight_decay
+        self._weight_decay = spec.weight_decay
         self._steps = before.steps
         self._first_P = before.first_P.to(theta_P.device) * self._corrections()[0]
         self._second_P = before.second_P.to(theta_P.device) * self._corrections()[1]
 
     @torch.no_grad()
-    def step(self, grad_P: Tensor) -> None:
-        """One step against the gradient."""
+    def step(self, grad_P: Tensor, rate: float) -> None:
+        """One step against the gradient, at this learning rate."""
         self._steps += 1
-        self._theta_P.mul_(self._decay)
+        self._theta_P.mul_(1.0 - rate * self._weight_decay)
         self._first_P.lerp_(grad_P, 1.0 - BETAS[0])
         self._second_P.mul_(BETAS[1]).addcmul_(grad_P, grad_P, value=1.0 - BETAS[1])
-        rate = self._lr / self._corrections()[0]
         root_P = self.second().sqrt_().add_(EPSILON)
-        self._theta_P.addcdiv_(self._first_P, root_P, value=-rate)
+        self._theta_P.addcdiv_(self._first_P, root_P, value=-rate / self._corrections()[0])
 
     def second(self) -> Tensor:
         """The second moment [P], corrected for its bias. There was a step."""

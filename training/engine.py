@@ -29,6 +29,7 @@ from eigen.training.models import build
 from eigen.training.outer import OUTER_RULES
 from eigen.training.ranks import Ranks
 from eigen.training.results import Evaluation, LocalUpdate, PartAverage
+from eigen.training.schedule import rates
 from eigen.training.sketch import sketch, sketch_seed
 from eigen.training.spec import check, moment_sizes, part_count, part_sizes
 
@@ -69,10 +70,12 @@ class Engine:
         shards: Sequence[bytes],
         order_seed: bytes,
         residual: bytes,
+        rounds_before: int = 0,
     ) -> LocalUpdate:
         """One round of local steps from checkpoint `base` on `shards`, encoded part by part.
 
-        `residual` is that of this trainer's last credited update, or empty. Raises `SpecError`,
+        `residual` is that of this trainer's last credited update, or empty. `rounds_before` is how
+        many rounds led to `base`: the learning rate goes by it. Raises `SpecError`,
         `CheckpointError`, `ShardError`, `ResidualError` or `Diverged`.
         """
         declared, codec = check(spec), CODECS[spec.codec]
@@ -85,7 +88,8 @@ class Engine:
             samples,
             spec.inner,
             order_seed,
-            before=_begun(spec, declared, start),
+            rates=rates(spec, rounds_before),
+            before=_begun(spec, declared, start, rounds_before),
             device=self._device,
             ranks=self.ranks,
         )
@@ -172,11 +176,14 @@ def _shard(declared: Declaration, data: bytes, prefix: str = "") -> Samples:
         raise ShardError(f"{prefix}{error}") from None
 
 
-def _begun(spec: RunSpec, declared: Declaration, start: checkpoints.Checkpoint) -> Begun | None:
+def _begun(
+    spec: RunSpec, declared: Declaration, start: checkpoints.Checkpoint, rounds_before: int
+) -> Begun | None:
     if start.moments is None:
         return None
     second_P = torch.from_numpy(folding.unfold(declared.layout, start.moments.folded_M.numpy()))
-    return begun(start.moments.delta_P, second_P, spec.inner, start.moments.steps)
+    last_rates = rates(spec, max(0, rounds_before - 1))
+    return begun(start.moments.delta_P, second_P, last_rates, start.moments.steps)
 
 
 def _encode_moments(spec: RunSpec, declared: Declaration, second_P: Tensor) -> list[bytes]:

@@ -10,6 +10,7 @@ or tokens) and foretells (one label, or one a token).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,13 +54,15 @@ def local_steps(
     spec: InnerSpec,
     order_seed: bytes,
     *,
+    rates: Sequence[float] | None = None,
     before: Begun | None = None,
     device: str = "cpu",
     ranks: Ranks = ALONE,
 ) -> LocalSteps:
     """Train for `spec.steps` mini-batches in the order that `batch_indices` gives.
 
-    AdamW's moments go on from `before`, if there is something. Several `ranks` call this with the
+    `rates` has the learning rate of each step; without it, it is always `spec.lr`. AdamW's moments
+    go on from `before`, if there is something. Several `ranks` call this with the
     same arguments, share the work and get the same result. What is given and returned lies in
     main memory, whatever the device. Raises `ShardError` where there are fewer samples than one
     batch, `Diverged` where a loss or the result is not finite. `theta_P` is not changed.
@@ -71,12 +74,13 @@ def local_steps(
     parameters = {name: view.detach().requires_grad_() for name, view in views.items()}
     optimizer = AdamW(local_P, spec, before)
     loss_trace: list[float] = []
-    for index_B in batch_indices(order_seed, len(samples), spec.steps, spec.batch):
+    batches = batch_indices(order_seed, len(samples), spec.steps, spec.batch)
+    for index_B, rate in zip(batches, rates or [spec.lr] * spec.steps, strict=True):
         loss, grad_P = gradient(model, parameters, samples, index_B, spec, ranks)
         loss_trace.append(loss)
         if not math.isfinite(loss):
             raise Diverged(f"the loss of inner step {len(loss_trace) - 1} is {loss}")
-        optimizer.step(grad_P)
+        optimizer.step(grad_P, rate)
     delta_P = theta_P - local_P.cpu()
     if not bool(delta_P.isfinite().all()):
         raise Diverged("the parameters are not finite after the last inner step")

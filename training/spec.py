@@ -15,6 +15,7 @@ from eigen.training.codecs.registry import CODECS
 from eigen.training.errors import SpecError
 from eigen.training.moments import folded
 from eigen.training.outer import OUTER_RULES
+from eigen.training.schedule import SCHEDULES
 
 BATCH_MAX = 65_536
 """Samples of one inner step: with the largest input of an `mlp`, 16 GiB of fp32 at most."""
@@ -48,6 +49,8 @@ def check(spec: RunSpec) -> Declaration:
         raise SpecError("inner.micro_batches", f"does not divide the batch of {spec.inner.batch}")
     _known("inner.moments", spec.inner.moments, MOMENTS)
     _known("inner.precision", spec.inner.precision, PRECISIONS)
+    _known("inner.schedule", spec.inner.schedule, SCHEDULES)
+    _within("inner.warmup", spec.inner.warmup, 0, spec.rounds * spec.inner.steps - 1)
     _known("codec", spec.codec, CODECS)
     _known("result_codec", spec.result_codec, CODECS)
     _known("aggregation.rule", spec.aggregation.rule, RULES)

@@ -1,12 +1,13 @@
 """Measures what it costs to train apart: a small language model by peers, against all in one place.
 
 `python tests/bench/losses.py --json` runs every row (hours); `--quick` a few small ones (minutes).
-Flags pick rows: `--peers 4 --steps 25 --codec int8 --seeds 1 --start warm --split iid`. With
-`--into FILE` each finished row is a line there, and rows that it has already are not run again.
+Flags pick rows: `--peers 4 --steps 30 --codec 2bit --seeds 1 --start warm --split iid`. With
+`--into FILE` each result is a line there, and what it has already is not run again.
 
 `loss_gap` is how far the validation loss lies above that of one machine which sees the same tokens
-with the same number of AdamW steps. `upload_reduction` compares the bytes that a peer sends and is
-sent with 8 bytes a parameter and step: a gradient in fp32 up, and its mean down.
+with the same number of AdamW steps and the same schedule, at the best of the rates in
+`--central-lr`. `upload_reduction` compares the bytes that a peer sends and is sent with 8 bytes a
+parameter and step: a gradient in fp32 up, and its mean down.
 
 `start`: `warm` goes on from a trained model (`--warm`), `scratch` from initial parameters.
 `split`: `iid` deals the text at random and rotates shards, `dirichlet` gives each peer its own.
@@ -18,11 +19,12 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from functools import cache
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +34,7 @@ from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec,
 from eigen.protocol.types import Cid
 from eigen.training import checkpoint as checkpoints
 from eigen.training.adamw import AdamW
+from eigen.training.aggregation import RULES
 from eigen.training.architectures import declare
 from eigen.training.codecs.registry import CODECS
 from eigen.training.datasets import Samples, split, write_shard
@@ -39,6 +42,7 @@ from eigen.training.engine import Engine
 from eigen.training.inner import ALONE, evaluate, gradient, local_steps
 from eigen.training.models import build, initial_vector, unflatten
 from eigen.training.presets import CHAR_GPT
+from eigen.training.schedule import SCHEDULES, rates
 from eigen.training.spec import MOMENTS
 from eigen.training.streams import batch_indices
 from eigen.training.text import standard_library
@@ -47,53 +51,54 @@ SMALL = ModelSpec(
     "gpt", (("context", 64), ("depth", 2), ("heads", 4), ("vocabulary", 128), ("width", 64))
 )
 """111k parameters; `--model preset` takes the preset's."""
-DEFAULT_CODEC, DEFAULT_STEPS = CHAR_GPT.codec, 25
+DEFAULT_STEPS = CHAR_GPT.inner.steps
+ANSWER = "answer"
+"""The result's codec that a run file means which names none."""
 STARTS, SPLITS = ["warm", "scratch"], ["iid", "dirichlet"]
 KEPT = "kept"
 """Not a run's: each peer keeps its optimizer from round to round; with `--outer sgd` only."""
 TOPICS, CONCENTRATION = 64, 0.5
 """The text is cut into stretches, and each is dealt in shares that Dirichlet(0.5) draws."""
-OUTER = {"sgd": OuterSpec("sgd", 1.0, 0.0), "nesterov": OuterSpec("nesterov", 0.7, 0.9)}
 
 
 @dataclass(frozen=True)
-class Row:
-    """One way to train; what it is compared with has the same peers, start, budget and seed."""
+class Alone:
+    """Training in one place, with the batches of all peers in each step."""
 
     peers: int
     start: str
-    split: str
-    steps: int
-    codec: str
-    moments: str
-    outer: str
+    schedule: str
+    warmup: int
     budget: int
     warm: int
+    warm_lr: float
     model: str
     batch: int
     lr: float
     seed: int
 
 
+@dataclass(frozen=True)
+class Row(Alone):
+    """Training apart."""
+
+    split: str
+    steps: int
+    codec: str
+    result_codec: str
+    rule: str
+    moments: str
+    outer: str
+
+
 def main() -> None:
     options = _options()
     engine = Engine(options.threads, options.device)
-    model = CHAR_GPT.model if options.model == "preset" else SMALL
-    done = {}
-    if options.into and options.into.exists():
-        for line in options.into.read_text().splitlines():
-            found = json.loads(line)
-            done[Row(**found.pop("row"))] = found
-    bench = Bench(engine, model, options.batch, options.lr, options.warm)
+    bench = Bench(engine, CHAR_GPT.model if options.model == "preset" else SMALL, options)
     results = []
     for row in _rows(options):
-        if row not in done:
-            done[row] = bench.measure(row)
-            if options.into:
-                with options.into.open("a") as file:
-                    file.write(json.dumps({"row": asdict(row), **done[row]}) + "\n")
-        results.append((row, done[row]))
-        print(_line(row, done[row]), file=sys.stderr, flush=True)
+        results.append((row, bench.measure(row)))
+        print(_line(*results[-1]), file=sys.stderr, flush=True)
     summary = _summary(results)
     if options.json:
         print(json.dumps({"parameters": bench.parameters, "rows": summary}))
@@ -105,79 +110,115 @@ def main() -> None:
 class Bench:
     """Trains what rows say. What several rows compare with is trained once."""
 
-    def __init__(
-        self, engine: Engine, model: ModelSpec, batch: int, lr: float, warm_steps: int
-    ) -> None:
-        self._engine, self._model, self._batch, self._lr = engine, model, batch, lr
-        self._warm_steps = warm_steps
+    def __init__(self, engine: Engine, model: ModelSpec, options: argparse.Namespace) -> None:
+        self._engine, self._model = engine, model
+        self._into: Path | None = options.into
+        self._central_lrs: list[float] = options.central_lr
         context = dict(model.options)["context"]
         self._training, self._held_out = standard_library(context, unpinned=True)
         self._declared = declare(model)
         self.parameters = self._declared.layout.values
-        self._central = cache(self._train_central)
         self._warm = cache(self._train_warm)
 
     def measure(self, row: Row) -> dict[str, float]:
         """Validation losses, gap and reduction of one row."""
+        alone = Alone(**{field.name: getattr(row, field.name) for field in fields(Alone)})
+        apart = self._once(row, partial(self._apart, row))
+        central_loss, central_lr = min(
+            (self._once(at, partial(self._central, at))["loss"], at.lr)
+            for at in [replace(alone, lr=lr) for lr in self._central_lrs or [row.lr]]
+        )
+        return {
+            "central_lr": central_lr,
+            "central_loss": central_loss,
+            "loss": apart["loss"],
+            "loss_gap": round(apart["loss"] / central_loss - 1.0, 5),
+            "upload_reduction": apart["upload_reduction"],
+            "seconds": apart["seconds"],
+        }
+
+    def _once(self, at: Alone, train: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """What the file says of it, or what training gives, which the file then has."""
+        key = {"of": type(at).__name__} | asdict(at)
+        if self._into and self._into.exists():
+            for line in self._into.read_text().splitlines():
+                found: dict[str, Any] = json.loads(line)
+                if found.pop("at") == key:
+                    return found
         began = time.perf_counter()
-        central = self._central(row.peers, row.start, row.budget, row.seed)
+        result = train() | {"seconds": round(time.perf_counter() - began, 1)}
+        if self._into:
+            with self._into.open("a") as file:
+                file.write(json.dumps({"at": key} | result) + "\n")
+        return result
+
+    def _apart(self, row: Row) -> dict[str, float]:
         if row.moments == KEPT:
             loss, round_bytes = self._train_keeping(row), 8.0 * self.parameters
         else:
             loss, round_bytes = self._train_apart(row)
-        return {
-            "central_loss": round(central, 4),
-            "loss": round(loss, 4),
-            "loss_gap": round(loss / central - 1.0, 5),
-            "upload_reduction": round(8 * self.parameters * row.steps / round_bytes, 1),
-            "seconds": round(time.perf_counter() - began, 1),
-        }
+        reduction = round(8 * self.parameters * row.steps / round_bytes, 1)
+        return {"loss": round(loss, 5), "upload_reduction": reduction}
 
     def _spec(self, row: Row) -> RunSpec:
+        tolerated_bps = 0 if row.rule == "mean" else CHAR_GPT.aggregation.tolerated_bps
+        answer = CODECS[row.codec].answer if row.result_codec == ANSWER else row.result_codec
+        return replace(
+            self._run(row, row.steps, row.batch),
+            outer=_outer(row.outer),
+            codec=row.codec,
+            result_codec=answer,
+            aggregation=AggregationSpec(row.rule, tolerated_bps),
+        )
+
+    def _run(self, at: Alone, steps: int, batch: int) -> RunSpec:
+        """Training as a run of rounds of so many steps; in one place it is a single round."""
+        moments = at.moments if isinstance(at, Row) and at.moments != KEPT else "fresh"
+        schedule = {"schedule": at.schedule, "warmup": at.warmup}
         return RunSpec(
             name="losses",
             model=self._model,
             dataset=Cid("b"),
-            rounds=max(1, row.budget // row.steps),
-            inner=InnerSpec(row.steps, self._batch, self._lr, 0.01, moments=row.moments),
-            outer=OUTER[row.outer],
-            codec=row.codec,
-            result_codec=row.codec,
+            rounds=max(1, at.budget // steps),
+            inner=InnerSpec(steps, batch, at.lr, 0.01, moments=moments, **schedule),
+            outer=OuterSpec("sgd", 1.0, 0.0),
+            codec="fp32",
+            result_codec="fp32",
             aggregation=AggregationSpec("mean"),
             part_values=CHAR_GPT.part_values,
             trainers_min=1,
-            trainers_max=row.peers,
+            trainers_max=at.peers,
             reward_per_round=0,
             validator_share_bps=0,
-            seed=row.seed,
+            seed=at.seed,
         )
 
-    def _in_one_place(self, theta_P: Tensor, steps: int, batch: int, name: str) -> Tensor:
-        inner = InnerSpec(steps, batch, self._lr, 0.01)
+    def _in_one_place(self, theta_P: Tensor, spec: RunSpec, name: str) -> Tensor:
         order = hashlib.sha256(name.encode()).digest()
-        local = local_steps(build(self._declared), theta_P, self._training, inner, order)
+        model = build(self._declared)
+        local = local_steps(model, theta_P, self._training, spec.inner, order, rates=rates(spec, 0))
         return theta_P - local.delta_P
 
-    def _begin(self, start: str, seed: int) -> Tensor:
-        return self._warm(seed) if start == "warm" else self._initial(seed)
+    def _begin(self, at: Alone) -> Tensor:
+        if at.start == "scratch":
+            return initial_vector(self._declared.layout, at.seed, self._declared.scales)
+        return self._warm(at.warm, at.warm_lr, at.batch, at.seed)
 
-    def _initial(self, seed: int) -> Tensor:
-        return initial_vector(self._declared.layout, seed, self._declared.scales)
+    def _train_warm(self, steps: int, lr: float, batch: int, seed: int) -> Tensor:
+        at = Alone(1, "scratch", "constant", 0, steps, 0, lr, "", batch, lr, seed)
+        return self._in_one_place(self._begin(at), self._run(at, steps, 2 * batch), f"warm/{seed}")
 
-    def _train_warm(self, seed: int) -> Tensor:
-        name, batch = f"warm/{seed}", 2 * self._batch
-        return self._in_one_place(self._initial(seed), self._warm_steps, batch, name)
-
-    def _train_central(self, peers: int, start: str, budget: int, seed: int) -> float:
-        theta_P = self._begin(start, seed)
-        theta_P = self._in_one_place(theta_P, budget, peers * self._batch, f"central/{seed}")
-        return evaluate(build(self._declared), theta_P, self._held_out).loss
+    def _central(self, at: Alone) -> dict[str, float]:
+        spec = self._run(at, at.budget, at.peers * at.batch)
+        theta_P = self._in_one_place(self._begin(at), spec, f"central/{at.seed}")
+        loss = evaluate(build(self._declared), theta_P, self._held_out).loss
+        return {"loss": round(loss, 5)}
 
     def _train_apart(self, row: Row) -> tuple[float, float]:
         """Validation loss, and bytes that a peer sends and is sent in a round."""
         engine, spec = self._engine, self._spec(row)
         begun = checkpoints.initial(spec, self._declared)
-        begun = replace(begun, theta_P=self._begin(row.start, row.seed))
+        begun = replace(begun, theta_P=self._begin(row))
         checkpoint = checkpoints.write(begun, self._declared)
         shards = [write_shard(shard) for shard in self._shards(row)]
         residuals = [b""] * row.peers
@@ -186,11 +227,9 @@ class Bench:
         for number in range(spec.rounds):
             updates = []
             for peer in range(row.peers):
-                order, shard = (
-                    self._order(row, number, peer),
-                    shards[self._shard(row, number, peer)],
-                )
-                update = engine.train(spec, checkpoint, [shard], order, residuals[peer])
+                shard = shards[self._shard(row, number, peer)]
+                order = self._order(row, number, peer)
+                update = engine.train(spec, checkpoint, [shard], order, residuals[peer], number)
                 residuals[peer] = update.residual
                 updates.append(update)
             results = []
@@ -206,21 +245,22 @@ class Bench:
 
     def _train_keeping(self, row: Row) -> float:
         """As `_train_apart`, without a codec, and each peer keeps its optimizer: no node does."""
-        inner, layout, model = self._spec(row).inner, self._declared.layout, build(self._declared)
-        theta_P = self._begin(row.start, row.seed).clone()
+        spec, layout, model = self._spec(row), self._declared.layout, build(self._declared)
+        inner, theta_P = spec.inner, self._begin(row).clone()
         locals_NP = [theta_P.clone() for _ in range(row.peers)]
         optimizers = [AdamW(local_P, inner) for local_P in locals_NP]
         shards = self._shards(row)
-        for number in range(row.budget // row.steps):
+        for number in range(spec.rounds):
             for peer, (local_P, optimizer) in enumerate(zip(locals_NP, optimizers, strict=True)):
                 local_P.copy_(theta_P)
                 views = unflatten(layout, local_P)
                 parameters = {name: view.detach().requires_grad_() for name, view in views.items()}
                 samples = shards[self._shard(row, number, peer)]
                 order = self._order(row, number, peer)
-                for index_B in batch_indices(order, len(samples), inner.steps, inner.batch):
+                batches = batch_indices(order, len(samples), inner.steps, inner.batch)
+                for index_B, rate in zip(batches, rates(spec, number), strict=True):
                     _, grad_P = gradient(model, parameters, samples, index_B, inner, ALONE)
-                    optimizer.step(grad_P)
+                    optimizer.step(grad_P, rate)
             theta_P = torch.stack(locals_NP).mean(0)
         return evaluate(model, theta_P, self._held_out).loss
 
@@ -244,20 +284,29 @@ class Bench:
 
 
 def _rows(options: argparse.Namespace) -> Iterator[Row]:
-    """Every codec with the default number of steps, every number with the default codec."""
-    for peers, start, dealt, steps, codec, moments, outer, seed in product(
-        options.peers,
-        options.start,
-        options.split,
-        options.steps,
-        options.codec,
-        options.moments,
-        options.outer,
-        range(options.seeds),
-    ):
-        if options.all or steps == DEFAULT_STEPS or codec == DEFAULT_CODEC:
-            fixed = (options.budget, options.warm, options.model, options.batch, options.lr)
-            yield Row(peers, start, dealt, steps, codec, moments, outer, *fixed, seed)
+    """Every combination that the flags allow."""
+    fixed = ("schedule", "warmup", "budget", "warm", "warm_lr", "model", "batch", "lr")
+    shared = {name: getattr(options, name) for name in fixed}
+    varied = {
+        "peers": options.peers,
+        "start": options.start,
+        "split": options.split,
+        "steps": options.steps,
+        "codec": options.codec,
+        "result_codec": options.result_codec,
+        "rule": options.rule,
+        "moments": options.moments,
+        "outer": options.outer,
+        "seed": range(options.seeds),
+    }
+    for values in product(*varied.values()):
+        yield Row(**shared, **dict(zip(varied, values, strict=True)))
+
+
+def _outer(name: str) -> OuterSpec:
+    """`sgd/1.0` or `nesterov/0.7/0.9`: rule, learning rate, momentum."""
+    rule, lr, *momentum = name.split("/")
+    return OuterSpec(rule, float(lr), float(*momentum or ["0"]))
 
 
 def _summary(results: list[tuple[Row, dict[str, float]]]) -> list[dict[str, object]]:
@@ -282,32 +331,37 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     names = sorted(CODECS)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--quick", action="store_true", help="one seed, 4 peers, 50 steps in all")
+    parser.add_argument("--quick", action="store_true", help="one seed, 4 peers, 60 steps in all")
     parser.add_argument("--peers", type=int, nargs="+", default=[4, 8])
-    parser.add_argument("--steps", type=int, nargs="+", default=[10, 25, 50, 100], help="H")
-    parser.add_argument("--codec", nargs="+", choices=names, default=names)
+    parser.add_argument("--steps", type=int, nargs="+", default=[DEFAULT_STEPS], help="H")
+    parser.add_argument("--codec", nargs="+", choices=names, default=[CHAR_GPT.codec])
+    parser.add_argument("--result-codec", nargs="+", choices=[ANSWER, *names], default=[ANSWER])
+    parser.add_argument("--rule", nargs="+", choices=sorted(RULES), default=["mean"])
     parser.add_argument(
         "--moments", nargs="+", choices=[*MOMENTS, KEPT], default=[CHAR_GPT.inner.moments]
     )
     parser.add_argument("--warm", type=int, default=1000, help="steps before a warm start")
-    parser.add_argument("--outer", nargs="+", choices=list(OUTER), default=["sgd"])
+    parser.add_argument("--warm-lr", type=float, default=0.001, help="their learning rate")
+    parser.add_argument("--outer", nargs="+", default=["sgd/1.0"], help="or nesterov/0.7/0.9")
+    parser.add_argument("--schedule", choices=list(SCHEDULES), default=CHAR_GPT.inner.schedule)
+    parser.add_argument("--warmup", type=int, default=0, help="steps until the rate is full")
     parser.add_argument("--start", nargs="+", choices=STARTS, default=STARTS)
     parser.add_argument("--split", nargs="+", choices=SPLITS, default=SPLITS)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--all", action="store_true", help="every codec with every H")
     parser.add_argument("--budget", type=int, default=1000, help="AdamW steps in all")
     parser.add_argument("--batch", type=int, default=16, help="sequences of a peer's step")
     parser.add_argument("--lr", type=float, default=0.001)
+    parser.add_argument("--central-lr", type=float, nargs="+", help="the best of them; or as --lr")
     parser.add_argument("--model", choices=["small", "preset"], default="small")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--into", type=Path, help="file of finished rows, one a line")
     options = parser.parse_args()
-    if KEPT in options.moments and options.outer != ["sgd"]:
-        parser.error(f"--moments {KEPT} needs --outer sgd: it makes no outer step with momentum")
+    if KEPT in options.moments and options.outer != ["sgd/1.0"]:
+        parser.error(f"--moments {KEPT} needs --outer sgd/1.0: it does not make another step")
     if options.quick:
         options.peers, options.steps, options.seeds = [4], [DEFAULT_STEPS], 1
-        options.start, options.split, options.budget = ["scratch"], ["iid"], 50
+        options.start, options.split, options.budget = ["scratch"], ["iid"], 60
     return options
 
 

@@ -29,7 +29,7 @@ from eigen.node.run_ports import RunPorts
 from eigen.node.worker import TrainingWorker
 from eigen.protocol import limits
 from eigen.protocol.context import Deadlines, RunContext
-from eigen.protocol.effects import Aggregate, Aggregated, Audit
+from eigen.protocol.effects import Aggregate, Aggregated, Audit, Train
 from eigen.protocol.messages import (
     Attempt,
     Commitment,
@@ -128,7 +128,7 @@ class Cast:
 
 
 @asynccontextmanager
-async def cast(folder: Path, *, sealed: bool = True) -> AsyncIterator[Cast]:
+async def cast(folder: Path, *, sealed: bool = True, **changes: Any) -> AsyncIterator[Cast]:
     """Everybody connected, dataset seeded by Alice, one training process for all."""
     async with AsyncExitStack() as stack:
         alice = await stack.enter_async_context(peer(folder))
@@ -143,7 +143,7 @@ async def cast(folder: Path, *, sealed: bool = True) -> AsyncIterator[Cast]:
         training, held_out = digits(seed=0)
         shards = [(write_shard(s), len(s)) for s in split(training, 2, seed=0)]
         cid = await alice.datasets.seed(Dataset("digits", shards, write_shard(held_out), sealed))
-        spec = run_spec(cid)
+        spec = run_spec(cid, **changes)
         genesis = await worker.initial_checkpoint(spec)
         context = RunContext(
             run_id(spec),
@@ -331,6 +331,24 @@ async def test_any_member_can_show_that_an_owners_result_does_not_follow(tmp_pat
         audit = Audit(exchange.seat, made, exchange.results, sources, exchange.carried)
         with pytest.raises(AuditFailed, match="part 0 does not follow"):
             await honest.driver.auditor.audit(audit)
+
+
+async def test_a_rounds_learning_rate_follows_from_its_number(tmp_path: Path) -> None:
+    inner = InnerSpec(4, 16, 0.01, 0.0, schedule="linear")
+    async with cast(tmp_path, inner=inner) as at:
+        spec, base = at.context.spec, Cid(at.context.genesis)
+        attempt, order = Attempt(at.context.run, 41, 0), Digest(bytes(32))
+        theta = await at.alice.peer.blobs.get(base)
+        assert theta is not None
+        plain = await at.alice.peer.datasets.open_shard(spec.dataset, 0)
+        local = await at.worker.train(spec, theta, [plain], order, b"", rounds_before=40)
+        first = await at.worker.train(spec, theta, [plain], order, b"")
+        assert local.parts != first.parts
+        expected = await at.bob.driver.exchange.keep_update(attempt, base, local)
+        posted: list[object] = []
+        at.alice.driver.post = posted.append  # type: ignore[method-assign]
+        await at.alice.driver._train(Train(attempt, base, (0,), order))
+        assert [made.commitment for made in posted] == [expected]  # type: ignore[attr-defined]
 
 
 @dataclass

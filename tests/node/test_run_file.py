@@ -88,6 +88,14 @@ def test_three_in_ten_may_lie_unless_the_file_says_otherwise(tmp_path: Path) -> 
         aggregation('rule = "mean"\ntolerated_percent = 30')
 
 
+def test_a_schedule_is_what_the_file_says(tmp_path: Path) -> None:
+    plain = load_run_file(write(tmp_path, GOOD)).spec(MANIFEST).inner
+    assert (plain.schedule, plain.warmup) == ("constant", 0)
+    text = GOOD.replace("lr = 0.002", 'lr = 0.002\nschedule = "cosine"\nwarmup = 16')
+    inner = load_run_file(write(tmp_path, text)).spec(MANIFEST).inner
+    assert (inner.schedule, inner.warmup) == ("cosine", 16)
+
+
 def test_a_manifest_may_stand_for_the_source(tmp_path: Path) -> None:
     text = GOOD.replace('source = "digits"', f'manifest = "{MANIFEST}"')
     run_file = load_run_file(write(tmp_path, text))
@@ -150,6 +158,8 @@ WRONG = {
     "inner.lr": [("inf", "finite"), ("nan", "finite"), (DIGITS, "finite"), ("-1.0", "above 0")],
     "inner.weight_decay": [(DIGITS, "finite"), ("-1.0", "at least 0")],
     "inner.momentum": [("1", "batch")],
+    "inner.schedule": [('"steps"', "constant, cosine, linear"), ("3", "text")],
+    "inner.warmup": [("160", "0 to 159"), ("-1", "0 to"), ("0.5", "whole")],
     "outer.rule": [('"adam"', "nesterov"), ("1", "text")],
     "outer.lr": [("0.0", "lr: 0.0"), ("nan", "finite")],
     "outer.momentum": [("2.0", "sgd")],

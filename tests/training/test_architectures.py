@@ -146,6 +146,8 @@ def test_parts_cover_the_vector_and_know_their_size(make_spec) -> None:
         ("inner.micro_batches", {"inner": InnerSpec(1, 4, 0.1, 0.0, micro_batches=3)}),
         ("inner.moments", {"inner": InnerSpec(1, 4, 0.1, 0.0, moments="kept")}),
         ("inner.precision", {"inner": InnerSpec(1, 4, 0.1, 0.0, precision="fp8")}),
+        ("inner.schedule", {"inner": InnerSpec(1, 4, 0.1, 0.0, schedule="steps")}),
+        ("inner.warmup", {"inner": InnerSpec(2, 4, 0.1, 0.0, warmup=12)}),
         ("part_values", {"mlp": {"hidden": 8192, "depth": 3}, "part_values": 256}),
     ],
 )

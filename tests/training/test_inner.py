@@ -128,7 +128,7 @@ def test_steps_are_those_of_torchs_adamw(engine, model, theta_P, shard) -> None:
         grad_P = torch.randn(len(theta_P), generator=generator) * 1e-3
         reference_P.grad = grad_P.clone()
         optimizer.step()
-        ours.step(grad_P)
+        ours.step(grad_P, SPEC.lr)
     assert torch.allclose(moved_P, reference_P, rtol=1e-6, atol=1e-8)
     corrected_P = optimizer.state[reference_P]["exp_avg_sq"] / (1 - 0.999**10)
     assert torch.allclose(ours.second(), corrected_P, rtol=1e-5)
@@ -140,14 +140,14 @@ def test_moments_go_on_where_they_were_left(engine, theta_P) -> None:
     whole_P, first_P = theta_P.clone(), theta_P.clone()
     whole, first = AdamW(whole_P, SPEC), AdamW(first_P, SPEC)
     for grad_P in grads:
-        whole.step(grad_P)
+        whole.step(grad_P, SPEC.lr)
     for grad_P in grads[:5]:
-        first.step(grad_P)
+        first.step(grad_P, SPEC.lr)
     mean_P = sum(0.1 * 0.9 ** (4 - i) * grad_P for i, grad_P in enumerate(grads[:5]))
     second = AdamW(first_P, SPEC, Begun(mean_P / (1 - 0.9**5), first.second(), 5))
     assert torch.allclose(second.second(), first.second(), rtol=1e-5)
     for grad_P in grads[5:]:
-        second.step(grad_P)
+        second.step(grad_P, SPEC.lr)
     assert torch.allclose(second.second(), whole.second(), rtol=1e-5)
     assert torch.allclose(first_P, whole_P, atol=1e-6)
 
@@ -159,10 +159,10 @@ def test_the_first_moment_is_what_the_last_round_moved_by(engine, theta_P) -> No
     moved_P = theta_P.clone()
     optimizer = AdamW(moved_P, spec)
     for _ in range(spec.steps):
-        optimizer.step(grad_P)
-    before = begun(theta_P - moved_P, optimizer.second(), spec, spec.steps)
+        optimizer.step(grad_P, spec.lr)
+    before = begun(theta_P - moved_P, optimizer.second(), [spec.lr] * spec.steps, spec.steps)
     assert torch.allclose(before.first_P, grad_P, rtol=1e-2, atol=1e-4)
-    huge = begun((theta_P - moved_P) * 1e6, optimizer.second(), spec, spec.steps)
+    huge = begun((theta_P - moved_P) * 1e6, optimizer.second(), [spec.lr] * spec.steps, spec.steps)
     assert torch.allclose(huge.first_P.abs(), grad_P.abs(), rtol=1e-2, atol=1e-4)
 
 
