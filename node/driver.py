@@ -345,11 +345,11 @@ class RunDriver:
 
     # serving --------------------------------------------------------------------------------------
     async def take(self, sender: Address, message: PartPush | GroupPush | ResultPush) -> None:
-        """What a member's lane brought; what is late is passed over.
+        """What a member's lane brought; what is late or too long is passed over.
 
         Raises `RequestRefused` where the rest of that lane is not wanted either.
         """
-        if message.attempt.round <= self.head.round:
+        if message.attempt.round <= self.head.round or not self.exchange.fits(message, sender):
             return
         if isinstance(message, PartPush):
             await self._take_part(sender, message)
@@ -384,8 +384,6 @@ class RunDriver:
             return False  # it may be asked for by its digest later
         if sender not in members:
             raise RequestRefused("not seated together in this round")
-        if push.part >= self.context.part_count:
-            raise RequestRefused(f"an update has {self.context.part_count} parts")
         return True
 
     def shows_parts_to(self, peer: Address) -> bool:

@@ -44,6 +44,7 @@ from eigen.protocol.types import Address, Cid, Digest
 from eigen.protocol.wire import WireError, decode, encode
 from eigen.training.errors import BadInput
 from eigen.training.results import LocalUpdate, PartAverage
+from eigen.training.spec import group_bytes, part_bytes, result_bytes
 
 log = structlog.get_logger()
 
@@ -105,6 +106,11 @@ class Exchange:
         self._blobs = blobs
         self._worker = worker
         self._blocks = blocks
+        self._bytes_max = {
+            PartPush: part_bytes(context.spec),
+            GroupPush: group_bytes(context.spec),
+            ResultPush: result_bytes(context.spec),
+        }
         self._rounds: dict[int, _Round] = {}
         self._fetching = trio.CapacityLimiter(FETCHES_AT_ONCE)
         self._carried: dict[int, bytes] = {}
@@ -173,6 +179,20 @@ class Exchange:
         return encode(push) if push is not None else None
 
     # inputs and aggregation -----------------------------------------------------------------------
+    def fits(self, push: PartPush | GroupPush | ResultPush, sender: Address) -> bool:
+        """Whether the run has such a part and its codec ever gives so many bytes for it.
+
+        Asked before anything waits with a push or is computed on it. What is too long costs its
+        sender.
+        """
+        bytes_max = self._bytes_max[type(push)]
+        most = bytes_max[push.part] if push.part < len(bytes_max) else 0
+        if len(push.data) <= most:
+            return True
+        fault = f"part {push.part} has {len(push.data)} bytes, at most {most} are possible"
+        self._network.penalize(sender, limits.PENALTY_BAD_DATA, fault)
+        return False
+
     def proves(self, push: PartPush, made: Commitment) -> bool:
         """Whether a pushed part stands at its place under its author's commitment."""
         proof = InclusionProof(

@@ -20,16 +20,13 @@ from eigen.training import moments as folding
 from eigen.training.aggregation import RULES, AggregationRule
 from eigen.training.codecs.blocks import VALUE_MAX
 from eigen.training.codecs.codec import Codec, encode_with_feedback
-from eigen.training.codecs.registry import CODECS
+from eigen.training.codecs.registry import CODECS, GROUP_CODEC
 from eigen.training.errors import BadInput, CodecError, ResidualError
 from eigen.training.results import PartAverage
 from eigen.training.spec import moment_sizes, part_count, part_sizes
 
 Inputs = Sequence[tuple[bytes, int]]
 """Encoded parts and how many samples stand behind each."""
-
-GROUP_CODEC = CODECS["int8"]
-"""How what a group comes to travels: eight bits, whose error is small enough without feedback."""
 
 
 def aggregate(spec: RunSpec, part: int, inputs: Inputs, carried: bytes) -> PartAverage:
@@ -54,7 +51,9 @@ def collect(spec: RunSpec, part: int, inputs: Inputs) -> bytes:
     _check(spec, part, inputs, 1)
     if part >= len(sizes):
         return _median(moment_sizes(spec)[part - len(sizes)], inputs, b"").data
-    return GROUP_CODEC.encode(_combined(spec, inputs, CODECS[spec.codec], sizes[part], None))
+    return CODECS[GROUP_CODEC].encode(
+        _combined(spec, inputs, CODECS[spec.codec], sizes[part], None)
+    )
 
 
 def combine(spec: RunSpec, part: int, inputs: Inputs, carried: bytes) -> PartAverage:
@@ -62,7 +61,7 @@ def combine(spec: RunSpec, part: int, inputs: Inputs, carried: bytes) -> PartAve
 
     The run's rule judges groups here as it judges trainers in `collect`.
     """
-    return _average(spec, part, inputs, GROUP_CODEC, limits.GROUP_MAX, carried)
+    return _average(spec, part, inputs, CODECS[GROUP_CODEC], limits.GROUP_MAX, carried)
 
 
 def _average(

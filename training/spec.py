@@ -11,7 +11,7 @@ from eigen.protocol import limits
 from eigen.protocol.run import AggregationSpec, RunSpec
 from eigen.training.aggregation import RULES
 from eigen.training.architectures import Declaration, declare
-from eigen.training.codecs.registry import CODECS
+from eigen.training.codecs.registry import CODECS, GROUP_CODEC
 from eigen.training.errors import SpecError
 from eigen.training.moments import folded
 from eigen.training.outer import OUTER_RULES
@@ -95,6 +95,11 @@ def moment_sizes(spec: RunSpec) -> list[int]:
 def part_bytes(spec: RunSpec) -> list[int]:
     """The most bytes of each part of an update: what its owner has to allow. Raises `SpecError`."""
     return _bytes(spec, spec.codec)
+
+
+def group_bytes(spec: RunSpec) -> list[int]:
+    """The most bytes of what a group's part comes to. Raises `SpecError`."""
+    return _bytes(spec, GROUP_CODEC)
 
 
 def result_bytes(spec: RunSpec) -> list[int]:

@@ -55,6 +55,7 @@ from eigen.protocol.types import Address, Cid, Digest, RunId
 from eigen.protocol.wire import decode, encode
 from eigen.training.datasets import digits, split, write_shard
 from eigen.training.results import LocalUpdate
+from eigen.training.spec import part_bytes, result_bytes
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -518,6 +519,34 @@ async def test_a_lane_with_other_bytes_ends_and_costs_its_sender(tmp_path: Path)
             await out.send(encode(other), timeout_s=5)
             with pytest.raises(RequestRefused, match="another run"):
                 await out.finish(timeout_s=5)
+
+
+@pytest.mark.parametrize("kind", [PartPush, ResultPush])
+async def test_what_is_longer_than_the_codec_gives_is_passed_over_on_arrival(
+    tmp_path: Path, kind: type[PartPush | ResultPush]
+) -> None:
+    async with cast(tmp_path) as at:
+        attempt, spec = Attempt(at.context.run, 1, 0), at.context.spec
+        most = (part_bytes if kind is PartPush else result_bytes)(spec)[0]
+
+        def push(part: int, size: int) -> PartPush | ResultPush:
+            data = bytes(size)
+            if kind is PartPush:
+                return PartPush(attempt, part, data, ())
+            return ResultPush(attempt, part, 1, data)
+
+        exchange, alice, score = at.bob.driver.exchange, at.alice.address, at.bob.peer.network.score
+        assert exchange.fits(push(0, most), alice)
+        assert score(alice) == 0
+        before = 0.0
+        for wrong in (push(0, most + 1), push(at.context.part_count, 1)):
+            async with lane(at.alice, at.bob) as out:
+                await out.send(encode(wrong), timeout_s=5)
+                await out.finish(timeout_s=5)
+            assert score(alice) < before
+            before = score(alice)
+        assert not exchange._round(1).inputs
+        assert not exchange._round(1).results
 
 
 async def test_one_member_cannot_fill_the_memory_with_results(tmp_path: Path) -> None:

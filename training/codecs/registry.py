@@ -22,3 +22,5 @@ CODECS: dict[str, Codec] = {
 values, or all: an average of sparse parts has more to say than each of them."""
 DEFAULT_CODEC = "2bit"
 """What a run file means that names none."""
+GROUP_CODEC = "int8"
+"""How what a group comes to travels: eight bits, whose error is small enough without feedback."""
