@@ -210,8 +210,9 @@ class RunDriver:
                 self.notes = [*self.notes[-63:], (what, detail)]
             case Train():
                 soon(self._train, effect)
-            case SendPart(attempt=attempt, part=part, owner=owner):
-                self._lanes.post(owner, partial(self.exchange.part_for, attempt, part))
+            case SendPart(attempt=attempt, part=part, owner=owner, reserve=reserve):
+                make = partial(self.exchange.part_for, attempt, part)
+                self._lanes.post(owner, make, reserve=reserve)
             case Aggregate():
                 soon(self._aggregate, effect)
             case SendResult(members=members):

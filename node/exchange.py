@@ -14,7 +14,7 @@ import trio
 from eigen.crypto.merkle import CommitmentTree, InclusionProof, verify_inclusion
 from eigen.node.fetch import BlockExchange
 from eigen.node.ports import BlobStore, Network, NetworkError, RequestRefused
-from eigen.node.together import together
+from eigen.node.together import HEDGE_SHARE, first_of, together
 from eigen.node.worker import TrainingWorker
 from eigen.protocol import limits
 from eigen.protocol.context import RunContext
@@ -247,26 +247,35 @@ class Exchange:
         held = self._round(attempt.round).results.get((part, wanted.digest))
         if held is not None:
             return held.data
-        query = encode(ResultQuery(attempt, part, wanted.digest))
+        query = ResultQuery(attempt, part, wanted.digest)
         start = part % len(sources) if sources else 0
-        for source in [*sources[start:], *sources[:start]]:
-            try:
-                reply = await self._network.request(
-                    source,
-                    RESULT,
-                    query,
-                    reply_bytes_max=PART_MESSAGE_BYTES_MAX,
-                    timeout_s=self.context.deadlines.owner_s,
-                )
-                push = decode(reply, ResultPush, bytes_max=PART_MESSAGE_BYTES_MAX)
-            except (NetworkError, WireError) as error:
-                log.info("a result was not to be had", peer=source.hex(), why=str(error))
-                continue
-            if part_digest(push.data) == wanted.digest:
-                self._round(attempt.round).results[part, wanted.digest] = push
-                return push.data
-            self._network.penalize(source, limits.PENALTY_BAD_DATA, "a result of another digest")
-        raise PartsMissing(f"part {part}: none of {len(sources)} peers gave the agreed result")
+        order = [*sources[start:], *sources[:start]]
+        push = await first_of(
+            (partial(self._ask_result, source, query) for source in order),
+            HEDGE_SHARE * self.context.deadlines.owner_s,
+        )
+        if push is None:
+            raise PartsMissing(f"part {part}: none of {len(sources)} peers gave the agreed result")
+        self._round(attempt.round).results[part, wanted.digest] = push
+        return push.data
+
+    async def _ask_result(self, source: Address, query: ResultQuery) -> ResultPush | None:
+        try:
+            reply = await self._network.request(
+                source,
+                RESULT,
+                encode(query),
+                reply_bytes_max=PART_MESSAGE_BYTES_MAX,
+                timeout_s=self.context.deadlines.owner_s,
+            )
+            push = decode(reply, ResultPush, bytes_max=PART_MESSAGE_BYTES_MAX)
+        except (NetworkError, WireError) as error:
+            log.info("a result was not to be had", peer=source.hex(), why=str(error))
+            return None
+        if part_digest(push.data) == query.digest:
+            return push
+        self._network.penalize(source, limits.PENALTY_BAD_DATA, "a result of another digest")
+        return None
 
     async def results(
         self, attempt: Attempt, results: Sequence[PartResult], sources: Sequence[Address]

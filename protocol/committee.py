@@ -146,6 +146,8 @@ class CommitteeMachine:
     def _on_membership(self, event: MembershipChanged, now: float) -> Effects:
         self._trainers = event.trainers
         effects = self._start(now)
+        if self.stage is Stage.SEATING and self.leader(self.number) == self.me:
+            effects += self._lead(now)  # there were too few
         for seat in self.evidence.proposed(self.number):
             effects += self._vote_seat(seat, now)
         return effects
@@ -161,20 +163,23 @@ class CommitteeMachine:
         self.number = number
         self.stage = Stage.SEATING
         effects: Effects = [self._attempt_timer(now)]
-        if number >= self._promised.given_up and self.leader(number) == self.me:
+        if self.leader(number) == self.me:
             effects += self._lead(now)
         for seat in self.evidence.proposed(number):
             effects += self._vote_seat(seat, now)
         return [*effects, *self._seat_progress(number, now), *self._consider_outcome(now)]
 
     def _lead(self, now: float) -> Effects:
+        if self.number < self._promised.given_up or self._outcomes.settled(self.number):
+            return []
         carried = self._outcomes.carried(self._timeouts.told())
         if carried is not None:
             return self._propose(Outcome(self.attempt, carried.record), now)
         if self.number in self._promised.seat_votes:
             return []
         least = self.context.spec.trainers_min
-        among = candidates(self.evidence.seed, self.number, self._trainers, least)
+        here = tuple(t for t in self._trainers if t not in self._down)
+        among = candidates(self.evidence.seed, self.number, here, least)
         members, _ = self.evidence.assign(among)
         if len(members) < least:
             return [Note("too few trainers", self.attempt, f"{len(members)} can be seated")]
@@ -238,7 +243,7 @@ class CommitteeMachine:
             self.evidence.add(sender, said)
         except Equivocation as error:
             return [Penalize(sender, limits.PENALTY_BAD_DATA, str(error))]
-        return self._progress(said.attempt.number, now)
+        return self._progress(said.attempt.number, now) or self._give_up_in_vain(now)
 
     def _progress(self, number: int, now: float) -> Effects:
         """Whatever has become possible in an attempt: audit, propose, vote."""
@@ -326,6 +331,13 @@ class CommitteeMachine:
         due = event.name == "attempt" and event.attempt == self.attempt
         return self._give_up(now) if due and self.stage is not Stage.IDLE else []
 
+    def _give_up_in_vain(self, now: float) -> Effects:
+        """Do not wait out an attempt that can have no majority without who is lost."""
+        fresh = self.stage is Stage.OPEN and self._promised.given_up <= self.number
+        return (
+            self._give_up(now) if fresh and self.evidence.hopeless(self.number, self._down) else []
+        )
+
     def _give_up(self, now: float) -> Effects:
         """Promise to vote no more in this attempt, and say so until a quorum does."""
         self._promised.given_up = max(self._promised.given_up, self.number + 1)
@@ -394,7 +406,7 @@ class CommitteeMachine:
 
     def _on_down(self, event: PeerDown, now: float) -> Effects:
         self._down.add(event.peer)
-        return self._progress(self.number, now)
+        return self._progress(self.number, now) or self._give_up_in_vain(now)
 
     def _on_up(self, event: PeerUp, _now: float) -> Effects:
         self._down.discard(event.peer)

@@ -3,6 +3,8 @@
 It gathers and answers; `committee` decides.
 """
 
+from collections import Counter
+from collections.abc import Container
 from contextlib import suppress
 
 from eigen.protocol import limits
@@ -159,6 +161,16 @@ class RoundEvidence:
             return False  # it may be on its way; without it the audit could only fail
         self.results[number] = agreed
         return True
+
+    def hopeless(self, number: int, lost: Container[Address]) -> bool:
+        """Whether an open attempt can have no majority any more, without those who are lost."""
+        if number in self.results or number not in self.seats:
+            return False
+        members = self.members(number)
+        cast = self._result_votes.votes(self.seats[number].attempt)
+        most = max(Counter(cast[m] for m in members if m in cast).values(), default=0)
+        open_ = sum(m not in cast and m not in lost for m in members)
+        return most + open_ <= len(members) // 2
 
     def agreeing(self, number: int) -> tuple[Address, ...]:
         """Members who voted for the agreed results, in seat order."""

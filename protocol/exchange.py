@@ -1,11 +1,12 @@
 """The exchange of one attempt: who owns each part, whose inputs are in, which results stand.
 
 Members hand their parts to the parts' owners; an owner aggregates and hands the result to all. An
-owner that is down or late is passed over for the next in the part's order. Methods return effects.
-In which phase they may be called, and what follows once all results are here, `trainer` knows.
+owner that is down or late is passed over for the next in the part's order, who has the owner's own
+input in reserve, and takes a result that the owner left with anybody. Methods return effects. In
+which phase they may be called, and what follows once all results are here, `trainer` knows.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
 from eigen.protocol import limits
@@ -35,11 +36,13 @@ class Part:
 
     owners: list[Address]
     rank: int = 0  # which owner we look to now
+    since_s: float = 0.0  # when we began to look to it
     inputs: dict[Address, None] = field(default_factory=dict)  # ordered set of senders
     aggregating: bool = False
     timer_set: bool = False
     offered: dict[Address, PartResult] = field(default_factory=dict)  # by owner, first word counts
     result: PartResult | None = None
+    handed_on: bool = False  # the result, to all or to the next owner
 
 
 class Exchange:
@@ -52,7 +55,9 @@ class Exchange:
         seat: SeatProposal,
         carried: tuple[Cid, ...],
         down: Unreachable,
+        silent: Iterable[Address] = (),
     ) -> None:
+        """`silent` are members that nobody need wait for: they were in the attempt before."""
         self.context = context
         self.me = me
         self.seat = seat
@@ -68,6 +73,7 @@ class Exchange:
         self.votes: Tally[Attempt, tuple[PartResult, ...]] = Tally()
         self.agreed: tuple[PartResult, ...] = ()  # what a majority voted for
         self._down = down
+        self._silent = set(silent)  # and owners that were passed over
 
     @property
     def shards(self) -> tuple[int, ...] | None:
@@ -82,37 +88,59 @@ class Exchange:
 
     def all_committed(self) -> bool:
         """Whether nobody's commitment is worth waiting for."""
-        return all(m in self.commitments or m in self._down for m in self.members)
+        return all(m in self.commitments or self._gone(m) for m in self.members)
+
+    def _gone(self, member: Address) -> bool:
+        return member in self._down or member in self._silent
 
     # inputs ---------------------------------------------------------------------------------------
     def begin(self, now: float) -> list[Effect]:
         """Send every part to its owner; only who has committed by now takes part."""
         self.expected = frozenset(self.commitments)
-        effects: list[Effect] = [
-            Note("exchange", self.attempt, f"{len(self.expected)} committed"),
-            self._owner_timer(now),
-        ]
+        self._silent = set(self.members) - self.expected
+        effects: list[Effect] = [Note("exchange", self.attempt, f"{len(self.expected)} committed")]
         for index in range(len(self.parts)):
             effects += self._look_to_owner(index, now)
-        return effects
+        return [*effects, self._owner_timer(now)]
 
     def _owner_timer(self, now: float) -> SetTimer:
-        return SetTimer("owner", self.attempt, now + self.context.deadlines.owner_s)
+        """For the first owner that may be passed over, if any is awaited."""
+        due = min(map(self._due, self._awaited()), default=now + self.context.deadlines.owner_s)
+        return SetTimer("owner", self.attempt, due)
+
+    def _awaited(self) -> list[Part]:
+        return [part for part in self.parts if part.result is None and not part.aggregating]
+
+    def _due(self, part: Part) -> float:
+        """Until when we look to a part's owner: it may wait for inputs itself.
+
+        The same for all owners, whoever was heard by whom: members must go round one together.
+        """
+        return part.since_s + self.context.deadlines.inputs_s + self.context.deadlines.owner_s
 
     def _look_to_owner(self, index: int, now: float) -> list[Effect]:
-        """Hand our input of a part to the owner whose turn it is, skipping those who are down."""
+        """Hand our input of a part to the owner whose turn it is, skipping those who are gone."""
         part = self.parts[index]
-        while part.rank < len(part.owners) - 1 and part.owners[part.rank] in self._down:
-            part.rank += 1
+        part.rank = self._next_rank(part, part.rank)
+        part.since_s = now
         if self._take_offer(part):
-            return []
+            return self._answer(index)
         owner = part.owners[part.rank]
         contributing = self.me in self.expected
         if owner != self.me:
             return [SendPart(self.attempt, index, owner)] if contributing else []
+        effects: list[Effect] = []
         if contributing:
             part.inputs[self.me] = None
-        return [*self._input_timer(index, now), *self._aggregate_if_complete(index)]
+            following = part.owners[self._next_rank(part, part.rank + 1)]
+            if following != self.me:
+                effects.append(SendPart(self.attempt, index, following, reserve=True))
+        return [*effects, *self._input_timer(index, now), *self._aggregate_if_complete(index)]
+
+    def _next_rank(self, part: Part, rank: int) -> int:
+        """The first owner from `rank` on that is not gone, or the last owner."""
+        last = len(part.owners) - 1
+        return next((r for r in range(rank, last) if not self._gone(part.owners[r])), last)
 
     def _input_timer(self, index: int, now: float) -> list[Effect]:
         part = self.parts[index]
@@ -132,15 +160,17 @@ class Exchange:
                 Note("part refused", event.attempt, f"{event.sender.hex()}: {reason}"),
             ]
         part = self.parts[event.part]
-        if part.result is not None or part.aggregating:
+        if part.aggregating or event.sender in part.inputs:
             return []
         part.inputs[event.sender] = None
-        if self.me in self.expected:
-            part.inputs[self.me] = None
+        if part.result is not None:
+            return self._answer(event.part, event.sender)
+        if part.owners[part.rank] != self.me:
+            return []  # in reserve: it may become our turn
         return [*self._input_timer(event.part, now), *self._aggregate_if_complete(event.part)]
 
     def _aggregate_if_complete(self, index: int) -> list[Effect]:
-        wanted = {m for m in self.expected if m not in self._down}
+        wanted = {m for m in self.expected if not self._gone(m)}
         return self.aggregate(index) if wanted <= set(self.parts[index].inputs) else []
 
     def aggregate(self, index: int) -> list[Effect]:
@@ -165,6 +195,7 @@ class Exchange:
         others = tuple(m for m in self.members if m != self.me)
         if part.result is None:
             part.result = result
+        part.handed_on = True
         return [*effects, SendResult(event.attempt, event.part, result, others)]
 
     # results --------------------------------------------------------------------------------------
@@ -176,8 +207,17 @@ class Exchange:
             return [Penalize(event.sender, limits.PENALTY_MALFORMED, "a mask outside the seat")]
         part = self.parts[event.part]
         part.offered.setdefault(event.sender, event.result)
+        before = part.result
         self._take_offer(part)
-        return []
+        return self._answer(event.part) if before is None and part.result else []
+
+    def _answer(self, index: int, *senders: Address) -> list[Effect]:
+        """Another owner's result of a part, to `senders`, or all who look to us for the part."""
+        part = self.parts[index]
+        waiting = tuple(m for m in senders or part.inputs if m not in (self.me, *part.offered))
+        if part.result is None or part.handed_on or not waiting:
+            return []
+        return [SendResult(self.attempt, index, part.result, waiting)]
 
     def take_offers(self) -> None:
         """Results that waited for a commitment."""
@@ -188,11 +228,14 @@ class Exchange:
     def _take_offer(self, part: Part) -> bool:
         """Whether there is a result that may stand; a part without one takes it.
 
-        Others than the owners to whom we looked do not decide a part. Nor does a result that names
-        a member whose commitment is not here: no validator could audit it.
+        Others than the owners to whom we looked do not decide a part, but who takes a part over
+        takes what its owner left with anybody: they may have voted for it. Nor does a result decide
+        that names a member whose commitment is not here: no validator could audit it.
         """
         committed = self._mask(self.commitments)
-        offers = (part.offered.get(owner) for owner in part.owners[: part.rank + 1])
+        turn = part.owners[: part.rank + 1]
+        taken_over = turn[-1] == self.me and not self.expected.isdisjoint(turn[:-1])
+        offers = (part.offered.get(member) for member in (part.owners if taken_over else turn))
         best = next((o for o in offers if o is not None and not o.included & ~committed), None)
         if part.result is None:
             part.result = best
@@ -204,25 +247,47 @@ class Exchange:
 
     # failover -------------------------------------------------------------------------------------
     def next_owners(self, now: float) -> list[Effect]:
-        """The owners took too long: look to the next of every part that has no result."""
-        effects: list[Effect] = [self._owner_timer(now), Note("owner failover", self.attempt)]
-        for index, part in enumerate(self.parts):
-            if part.result is None and not part.aggregating:
-                part.rank = min(part.rank + 1, len(part.owners) - 1)
-                effects += self._look_to_owner(index, now)
-        return effects
+        """Go round the owners that took too long, and wait for them no more."""
+        late = {part.owners[part.rank] for part in self._awaited() if now >= self._due(part)}
+        self._silent |= late
+        effects: list[Effect] = [Note("owner failover", self.attempt)] if late else []
+        effects += self._without(late | self._voteless(), now)
+        return [*effects, self._owner_timer(now)]
+
+    def _voteless(self) -> frozenset[Address]:
+        """Members that do not seem to have all results, where we do."""
+        cast = self.votes.votes(self.attempt)
+        return frozenset(m for m in self.members if m not in cast) if self.results else frozenset()
 
     def on_down(self, peer: Address, now: float) -> list[Effect]:
         """Go round an owner that went, and do not wait for the inputs of a member that did."""
+        return self._without({peer}, now)
+
+    def _without(self, gone: Container[Address], now: float) -> list[Effect]:
         effects: list[Effect] = []
         for index, part in enumerate(self.parts):
             if part.result is not None:
+                effects += self._hand_on(index, gone)
+            elif part.aggregating:
                 continue
-            if part.owners[part.rank] == peer:
+            elif part.owners[part.rank] in gone and self._gone(part.owners[part.rank]):
                 effects += self._look_to_owner(index, now)
-            elif part.inputs:
+            elif part.inputs and part.owners[part.rank] == self.me:
                 effects += self._aggregate_if_complete(index)
         return effects
+
+    def _hand_on(self, index: int, gone: Container[Address]) -> list[Effect]:
+        """What an owner that went left here, to the next: others may not have got it."""
+        part = self.parts[index]
+        left = (o for o in part.owners if o in gone and part.offered.get(o) == part.result)
+        owner = next(left, None)
+        if owner is None or part.handed_on or part.result is None:
+            return []
+        following = part.owners[self._next_rank(part, part.owners.index(owner) + 1)]
+        if following in (self.me, owner):
+            return []
+        part.handed_on = True
+        return [SendResult(self.attempt, index, part.result, (following,))]
 
     # agreement ------------------------------------------------------------------------------------
     def majority(self) -> tuple[PartResult, ...] | None:

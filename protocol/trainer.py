@@ -174,7 +174,7 @@ class TrainerMachine:
             return []
         seed = round_seed(self.context.seed, attempt.round, self.head.previous)
         carried = self.head.carried_into(attempt)
-        exchange = Exchange(self.context, self.me, seat, carried, self._down)
+        exchange = Exchange(self.context, self.me, seat, carried, self._down, self._silent())
         self._exchange = exchange
         self._early_parts = [early for early in self._early_parts if early.attempt == attempt]
         effects: list[Effect] = [SeatOpened(seat)]
@@ -193,6 +193,14 @@ class TrainerMachine:
         self._training[attempt] = exchange.shards
         order = order_seed(seed, self.me)
         return [*effects, Train(attempt, Cid(seat.base), exchange.shards, order)]
+
+    def _silent(self) -> frozenset[Address]:
+        """Members that did not vote in an attempt in which this node and a majority did."""
+        before = self._exchange
+        cast = before.votes.votes(before.attempt) if before else {}
+        if before is None or self.me not in cast or 2 * len(cast) <= len(before.members):
+            return frozenset()
+        return frozenset(m for m in before.members if m not in cast)
 
     # train and commit -----------------------------------------------------------------------------
     def _on_trained(self, event: Trained, now: float) -> list[Effect]:
@@ -361,7 +369,7 @@ class TrainerMachine:
             return self._begin(exchange, now)
         if event.name == "inputs" and self.phase is Phase.EXCHANGING:
             return exchange.aggregate(event.part)
-        if event.name == "owner" and self.phase is Phase.EXCHANGING:
+        if event.name == "owner" and self.phase in (Phase.EXCHANGING, Phase.AGREED):
             return exchange.next_owners(now) + self._vote_if_complete(exchange, now)
         return []
 
@@ -372,7 +380,7 @@ class TrainerMachine:
             return []
         if self.phase is Phase.COMMITTED:
             return self._begin_if_all_committed(exchange, now)
-        if self.phase is Phase.EXCHANGING:
+        if self.phase in (Phase.EXCHANGING, Phase.AGREED):
             return exchange.on_down(event.peer, now) + self._vote_if_complete(exchange, now)
         return []
 

@@ -21,6 +21,7 @@ from scenes import (
 
 from eigen.protocol.effects import Effect, Train
 from eigen.protocol.messages import RoundRecord
+from eigen.protocol.types import Address
 from eigen.simulations.heap import HeapNetwork, Links, VirtualNode
 
 SEEDS_EACH = 25
@@ -188,6 +189,57 @@ def test_a_round_is_made_after_however_many_attempts_came_to_nothing() -> None:
         network.restart(address)
     assert network.run(1_500.0, everybody_finished), state(network)
     assert validator.records[1].attempt.number > 8
+
+
+def freeze_in(network: HeapNetwork, victim: Address, at: int) -> tuple[str, list[Effect]]:
+    """Freeze a trainer before one of its effects. Its phase then, and what waits to be done."""
+    phases: list[str] = []
+    held: list[Effect] = []
+
+    def stop(net: HeapNetwork, node: VirtualNode, effect: Effect) -> bool:
+        if node.address != victim or len(phases) > at and not node.frozen:
+            return False
+        assert node.trainer is not None
+        if len(phases) == at:
+            net.freeze(victim)
+        phases.append(node.trainer.phase.value)
+        if node.frozen:
+            held.append(effect)
+        return node.frozen
+
+    network.hooks.append(stop)
+    assert network.run(600.0, lambda net: net.nodes[victim].frozen), "the fault did not happen"
+    return phases[at], held
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_a_frozen_trainer_costs_the_others_a_deadline_and_no_attempt(block: int) -> None:
+    """Wherever it freezes; its connections stay, and no heartbeat runs out meanwhile."""
+    froze: Counter[str] = Counter()
+    for seed in range(block * 30, block * 30 + 30):
+        run = context(2, 2, rounds=4, parts=8)
+        network = HeapNetwork(run, trainers(4), seed)
+        watch = Watch(network)
+        victim = trainers(4)[seed % 4]
+        phase, held = freeze_in(network, victim, network.random.randrange(100))
+        froze[phase] += 1
+        begun, before = network.now, network.nodes[victim].head.round
+        others = [n for n in network.nodes.values() if n.address != victim]
+        assert network.run(
+            600.0, lambda _, o=others, b=before: all(n.head.round >= min(b + 2, 4) for n in o)
+        ), f"seed {seed}: {state(network)}"
+        times = run.deadlines
+        longest_s = max(times.commit_s, times.owner_s + times.inputs_s) + times.notices_s
+        took_s = network.now - begun
+        assert took_s <= 2 * (longest_s + 1.0), f"seed {seed}: two rounds took {took_s} s"
+        network.thaw(victim)
+        for effect in held:
+            network.perform(network.nodes[victim], effect)
+        assert network.run(network.now + 600.0, everybody_finished), f"seed {seed}"
+        watch.check(seed)
+        attempts = [r.attempt.number for n in network.nodes.values() for r in n.records.values()]
+        assert not any(attempts), f"seed {seed}: frozen while {phase}, attempts {attempts}"
+    assert len(froze) >= 5, froze
 
 
 def trace(seed: int) -> str:
