@@ -221,7 +221,9 @@ def test_a_whole_round_of_a_trainer() -> None:
     assert voice.hear(B, commitment(B)) == []
     begun = voice.hear(C, commitment(C))  # the last one: no need to wait for the deadline
     sent = [e for e in begun if isinstance(e, SendPart)]
-    assert {e.part for e in sent} == {0, 1} - set(owned_by(A))
+    assert {e.part for e in sent if not e.reserve} == {0, 1} - set(owned_by(A))
+    reserves = [SendPart(AT, p, part_owners(RUN.seed, p, (A, B, C))[1], True) for p in owned_by(A)]
+    assert [e for e in sent if e.reserve] == reserves
     for part in range(2):
         owner = part_owners(RUN.seed, part, (A, B, C))[0]
         if owner == A:
@@ -294,13 +296,106 @@ def test_the_exchange_begins_without_who_is_late_and_skips_an_owner_that_is_gone
     voice.hear(B, commitment(B))
     effects = voice.tell(TimerFired("commit", AT))
     assert "2 committed" in [e.detail for e in effects if isinstance(e, Note)]
-    late = voice.hear(C, commitment(C))
-    assert late == []
-    moved = voice.tell(PeerDown(C))
-    for part in owned_by(C):
-        second = part_owners(RUN.seed, part, (A, B, C))[1]
-        wants = SetTimer if second == A else SendPart
-        assert wants in kinds(moved)
+    assert voice.hear(C, commitment(C)) == []
+    assert looked_to(voice) == [next(o for o in owners(p) if o != C) for p in range(2)]
+
+
+def owners(part: int) -> list[Address]:
+    return part_owners(RUN.seed, part, (A, B, C))
+
+
+def looked_to(voice: Voice) -> list[Address]:
+    return [part.owners[part.rank] for part in voice.machine._exchange.parts]
+
+
+def result_votes(*voters: Address) -> list[tuple[Address, ResultVote]]:
+    return [(voter, ResultVote(AT, digest(SEAT), RESULTS)) for voter in voters]
+
+
+def test_an_owners_own_input_is_kept_in_reserve_until_our_turn() -> None:
+    first, second, third = owners(0)
+    voice = exchanging(second)
+    assert voice.tell(PartArrived(first, AT, 0, commitment(first).parts_root)) == []
+    assert voice.tell(PartArrived(third, AT, 0, commitment(third).parts_root)) == []
+    [work] = [e for e in voice.tell(PeerDown(first)) if isinstance(e, Aggregate) and e.part == 0]
+    assert {who for who, _ in work.inputs} == {A, B, C}
+
+
+def test_owners_are_passed_over_together_and_not_waited_for_again() -> None:
+    """When an owner had its time for inputs and for the result, whatever has come from it."""
+    first, second, third = owners(0)
+    times = RUN.deadlines
+    for me in (second, third):
+        voice = exchanging(me)
+        voice.machine._exchange.parts[1].result = RESULTS[1]
+        voice.now = times.owner_s + times.inputs_s - 0.1
+        [again] = [e for e in voice.tell(TimerFired("owner", AT)) if isinstance(e, SetTimer)]
+        assert again.at_s == times.owner_s + times.inputs_s
+        assert looked_to(voice)[0] == first
+        voice.now = again.at_s
+        effects = voice.tell(TimerFired("owner", AT))
+        assert looked_to(voice)[0] == second
+        if me == second:
+            root = commitment(third).parts_root
+            [work] = [
+                e for e in voice.tell(PartArrived(third, AT, 0, root)) if isinstance(e, Aggregate)
+            ]
+            assert {who for who, _ in work.inputs} == {second, third}
+        else:
+            assert SendPart(AT, 0, second) in effects
+
+
+def test_a_result_that_an_owner_left_here_goes_to_who_takes_the_part_over() -> None:
+    first, second, third = owners(0)
+    voice = exchanging(third)
+    voice.tell(ResultArrived(first, AT, 0, RESULTS[0]))
+    assert SendResult(AT, 0, RESULTS[0], (second,)) in voice.tell(PeerDown(first))
+    assert SendResult not in kinds(voice.tell(PeerDown(first))), "once"
+
+
+def test_who_takes_a_part_over_takes_and_hands_out_what_its_owner_left_with_others() -> None:
+    first, second, third = owners(0)
+    voice = exchanging(second)
+    part = voice.machine._exchange.parts[0]
+    voice.tell(ResultArrived(third, AT, 0, RESULTS[0]))
+    assert part.result is None, "it is not our turn"
+    voice.tell(PeerDown(first))
+    assert part.result == RESULTS[0]
+    voice = exchanging(second)
+    voice.tell(ResultArrived(first, AT, 0, RESULTS[0]))
+    voice.tell(PeerDown(first))
+    asked = PartArrived(third, AT, 0, commitment(third).parts_root)
+    assert voice.tell(asked) == [SendResult(AT, 0, RESULTS[0], (third,))]
+    assert voice.tell(asked) == [], "once"
+
+
+def test_nobody_decides_a_part_whose_owner_did_not_commit() -> None:
+    """It cannot have left a result with anybody."""
+    first, second, third = owners(0)
+    voice = seated(second)
+    voice.tell(Trained(AT, commitment(second)))
+    voice.hear(third, commitment(third))
+    voice.tell(TimerFired("commit", AT))
+    assert looked_to(voice)[0] == second
+    voice.tell(ResultArrived(third, AT, 0, PartResult(Digest(b"f" * 32), 0b1)))
+    assert voice.machine._exchange.parts[0].result is None
+
+
+def test_who_was_silent_in_the_attempt_before_is_not_waited_for() -> None:
+    again = replace(SEAT, attempt=replace(AT, number=1))
+    for voters, phase in ((B,), Phase.EXCHANGING), ((), Phase.COMMITTED):
+        voice = exchanging()
+        for owner, part in ((owners(p)[0], p) for p in range(2)):
+            voice.tell(ResultArrived(owner, AT, part, RESULTS[part]))
+            voice.tell(Aggregated(AT, part, RESULTS[part].digest, ()))
+        for voter, vote in result_votes(*voters):
+            voice.hear(voter, vote)
+        assert A in voice.machine._exchange.votes.votes(AT)
+        voice.hear(leader(SEED, 1, RUN.validators), again)
+        for validator in VALIDATORS:
+            voice.hear(validator, SeatVote(again.attempt, digest(again)))
+        voice.hear(B, commitment(B, again.attempt))
+        assert voice.machine.phase is phase, "C is waited for unless a majority voted without it"
 
 
 def test_a_result_counts_from_the_owner_whose_turn_it_is() -> None:
@@ -494,6 +589,37 @@ def test_a_failed_audit_proposes_nothing_and_gives_the_attempt_up_at_once() -> N
     assert effects[0].event == "audit failed"
     assert published(effects) == [Timeout(AT, ())]
     assert published(voice.tell(TimerFired("notices", AT))) == []
+
+
+def test_an_attempt_that_can_have_no_majority_any_more_is_given_up_at_once() -> None:
+    voice = opened()
+    assert "attempt timed out" not in events(voice.tell(PeerDown(C)))
+    [(_, vote)] = result_votes(A)
+    assert "attempt timed out" not in events(voice.hear(A, vote))
+    other = replace(vote, results=RESULTS[::-1])
+    assert "attempt timed out" in events(voice.hear(B, other))
+    assert voice.hear(C, vote) == [], "given up once"
+
+
+def test_a_leader_seats_who_comes_where_there_were_too_few() -> None:
+    voice = committee(LEADER)
+    voice.tell(MembershipChanged((A, B)))
+    voice.tell(PeerDown(B))
+    voice.tell(TimerFired("attempt", AT))
+    number = next(n for n in (1, 2) if leader(SEED, n, RUN.validators) == LEADER)
+    effects: list[Any] = []
+    for validator in VALIDATORS:
+        effects += voice.hear(validator, Timeout(replace(AT, number=number - 1), ()))
+    assert "too few trainers" in events(effects)
+    voice.machine._down.discard(B)
+    [seat] = [
+        m for m in published(voice.tell(MembershipChanged((A, B)))) if isinstance(m, SeatProposal)
+    ]
+    assert [m.trainer for m in seat.members] == [A, B]
+
+
+def events(effects: list[Any]) -> list[str]:
+    return [e.event for e in effects if isinstance(e, Note)]
 
 
 def test_only_the_attempts_own_timer_ends_it() -> None:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from scenes import (
     trainers,
 )
 
-from eigen.protocol.effects import Effect, Train
+from eigen.protocol.effects import Effect, SendResult, Train
 from eigen.protocol.messages import RoundRecord
 from eigen.protocol.types import Address
 from eigen.simulations.heap import HeapNetwork, Links, VirtualNode
@@ -240,6 +241,47 @@ def test_a_frozen_trainer_costs_the_others_a_deadline_and_no_attempt(block: int)
         attempts = [r.attempt.number for n in network.nodes.values() for r in n.records.values()]
         assert not any(attempts), f"seed {seed}: frozen while {phase}, attempts {attempts}"
     assert len(froze) >= 5, froze
+
+
+@pytest.mark.parametrize("kill", [True, False])
+def test_results_that_an_owner_left_with_some_before_it_went_cost_no_attempt(kill: bool) -> None:
+    """Each part's result reaches another choice of members, if any; most runs are split so."""
+    split = 0
+    for seed in range(40):
+        run = context(2, 2, rounds=2, parts=8)
+        network = HeapNetwork(run, trainers(4), seed)
+        watch = Watch(network)
+        victim = trainers(4)[seed % 4]
+        handed: list[int] = []
+
+        def leave(
+            net: HeapNetwork,
+            node: VirtualNode,
+            effect: Effect,
+            victim: Address = victim,
+            handed: list[int] = handed,
+        ) -> bool:
+            own = node.address == victim and isinstance(effect, SendResult)
+            if not own or not isinstance(effect, SendResult):
+                return node.address == victim and node.frozen
+            some = tuple(m for m in effect.members if net.random.random() < 0.5)
+            handed.append(len(some))
+            net.perform(node, replace(effect, members=some))
+            if len(handed) == 2:
+                net.kill(victim) if kill else net.freeze(victim)
+            return True
+
+        network.hooks.append(leave)
+        survivors = [n for n in network.nodes.values() if n.address != victim]
+        assert network.run(400.0, lambda _, o=survivors: all(n.head.round == 2 for n in o)), seed
+        assert len(handed) >= 2, "the fault did not happen"
+        split += any(0 < count < 3 for count in handed)
+        if kill:
+            watch.died(victim)
+        watch.check(seed)
+        first = survivors[0].records[1]
+        assert first.attempt.number == 0, f"seed {seed}: handed to {handed}, {first.attempt}"
+    assert split > 20
 
 
 def trace(seed: int) -> str:
