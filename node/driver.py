@@ -58,6 +58,7 @@ from eigen.protocol.head import HeadMachine
 from eigen.protocol.messages import (
     Attempt,
     RoundRecord,
+    StepNotice,
 )
 from eigen.protocol.requests import (
     HeadReply,
@@ -147,11 +148,13 @@ class RunDriver:
 
     def hear(self, said: Said) -> None:
         """A signed round message or attestation of this run."""
-        if said in self.evidence or round_of(said.message) <= self.head.round:
+        ready = isinstance(said.message, StepNotice)  # for the next seat, where the round is over
+        if said in self.evidence or round_of(said.message) < self.head.round + (not ready):
             return
         if isinstance(said.message, VALIDATORS_SAY) and said.author not in self.context.validators:
             return
-        self.evidence.add(said)
+        if round_of(said.message) > self.head.round:
+            self.evidence.add(said)
         self.post(Received(said.author, said.message))
 
     async def run(self) -> None:

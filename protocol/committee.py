@@ -94,6 +94,8 @@ class CommitteeMachine:
         self._trainers: tuple[Address, ...] = ()
         self._down = Unreachable()
         self._ahead = Early()
+        self._announced: frozenset[Address] = frozenset()  # who holds the last round's checkpoint
+        self._ready = frozenset(c.account for c in head.head.trainers) if head.head else frozenset()
         same_round = promises is not None and promises.round == head.round + 1
         self._reset(promises if promises is not None and same_round else Promises())
 
@@ -179,7 +181,9 @@ class CommitteeMachine:
             return []
         least = self.context.spec.trainers_min
         here = tuple(t for t in self._trainers if t not in self._down)
-        among = candidates(self.evidence.seed, self.number, here, least)
+        ready = tuple(t for t in here if t in self._ready)
+        chosen = ready if len(ready) >= least else here
+        among = candidates(self.evidence.seed, self.number, chosen, least)
         members, _ = self.evidence.assign(among)
         if len(members) < least:
             return [Note("too few trainers", self.attempt, f"{len(members)} can be seated")]
@@ -377,7 +381,10 @@ class CommitteeMachine:
         return self._give_up(now)  # said again where it was given up before a restart
 
     # round over, links ----------------------------------------------------------------------------
-    def _on_adopted(self, _event: Adopted, now: float) -> Effects:
+    def _on_adopted(self, event: Adopted, now: float) -> Effects:
+        self._ready = self._announced | self.evidence.holding(event.record.checkpoint)
+        self._ready |= {credit.account for credit in event.record.trainers}
+        self._announced = frozenset()
         self._reset(Promises())
         ahead = self._ahead.take_all()
         effects: Effects = [Persist("promises", self.context.run, None)]
@@ -400,9 +407,18 @@ class CommitteeMachine:
         if round_ == self.head.round + 2:
             self._ahead.add(event.sender, said)  # gossip overtook this round's attestations
             return []
+        if round_ == self.head.round and isinstance(said, StepNotice):
+            self._on_ready(event.sender, said)
+            return []
         if round_ != self.head.round + 1:
             return []
         return accept(self, event.sender, said, now)
+
+    def _on_ready(self, trainer: Address, said: StepNotice) -> None:
+        """A trainer that came late to the last round holds its checkpoint by now."""
+        if said.checkpoint == self.head.checkpoint and trainer in self._trainers:
+            self._announced |= {trainer}
+            self._ready |= {trainer}
 
     def _on_down(self, event: PeerDown, now: float) -> Effects:
         self._down.add(event.peer)

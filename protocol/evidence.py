@@ -197,6 +197,10 @@ class RoundEvidence:
         in_all = (m for i, m in enumerate(self.members(number)) if mask >> i & 1)
         return frozenset(m for m in in_all if self.commitment(number, m))
 
+    def holding(self, checkpoint: str) -> frozenset[Address]:
+        """Who said in any attempt that it holds this checkpoint."""
+        return frozenset().union(*(self._notices.voters(n, Cid(checkpoint)) for n in self.seats))
+
     def creditable(self, number: int) -> frozenset[Address]:
         """Who contributed, voted for the results and holds the checkpoint."""
         stepped = self._notices.voters(number, self.audited[number].checkpoint)

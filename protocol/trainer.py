@@ -345,8 +345,11 @@ class TrainerMachine:
     def _on_step_failed(self, event: StepFailed, _now: float) -> list[Effect]:
         return [Note("step failed", event.attempt, event.reason)]
 
-    def _on_adopted(self, _event: Adopted, now: float) -> list[Effect]:
-        """The round is over: forget it, and take what gossip brought ahead of time."""
+    def _on_adopted(self, event: Adopted, now: float) -> list[Effect]:
+        """The round is over: forget it, and take what gossip brought ahead of time.
+
+        Who is not paid for it was not there to say that it holds the checkpoint, and says so now.
+        """
         self.phase = Phase.WAITING
         self._exchange = self._trained = None
         self._seats.clear()
@@ -356,6 +359,10 @@ class TrainerMachine:
         self._seat_votes = Tally()
         effects: list[Effect] = [Persist("result-vote", key, None) for key in sorted(self._voted)]
         self._voted.clear()  # a round that is over takes no votes
+        record = event.record
+        if self.me not in {c.account for c in record.trainers} and not self.head.finished:
+            notice = StepNotice(record.attempt, Cid(record.checkpoint))
+            effects.append(Publish(Topic.ROUNDS, notice))
         for sender, said in self._ahead.take_all():
             effects += self._received(Received(sender, said), now)
         return effects

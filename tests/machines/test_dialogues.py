@@ -43,6 +43,7 @@ from eigen.protocol.messages import (
     Attempt,
     Attestation,
     Commitment,
+    Credit,
     Outcome,
     OutcomeVote,
     PartResult,
@@ -243,7 +244,8 @@ def test_a_whole_round_of_a_trainer() -> None:
     [step] = voice.hear(B, ResultVote(AT, digest(SEAT), RESULTS))
     assert step == Step(AT, Cid(RUN.genesis), RESULTS, (B,))
     assert published(voice.tell(Stepped(AT, NEXT))) == [StepNotice(AT, NEXT)]
-    [forget] = voice.tell(Adopted(record()))
+    paid = record(trainers=(Credit(A, 100, 1),))
+    [forget] = voice.tell(Adopted(paid))
     assert isinstance(forget, Persist)
     assert forget.value is None
     assert voice.machine.phase is Phase.WAITING
@@ -678,6 +680,42 @@ def test_a_prepared_record_is_attested_again_after_a_restart_and_may_still_time_
     again = committee(LEADER, decode(kept.value, Promises))
     assert again.tell(Started())[0] == attest
     assert Timeout(AT, (outcome,)) in published(again.tell(TimerFired("attempt", AT)))
+
+
+def test_who_was_not_paid_for_a_round_says_that_it_holds_its_checkpoint() -> None:
+    voice = Voice(TrainerMachine(RUN, A, HeadMachine(RUN)))
+    told = record(1, trainers=(Credit(B, 100, 1),))
+    assert published(voice.tell(Adopted(told))) == [StepNotice(told.attempt, Cid(told.checkpoint))]
+    assert published(voice.tell(Adopted(record(2, trainers=(Credit(A, 100, 1),))))) == []
+
+
+def test_a_leader_waits_for_nobody_who_does_not_hold_the_checkpoint() -> None:
+    """Seated are those whom the last round paid, and who has said that it holds the checkpoint."""
+    first = record(1, trainers=(Credit(A, 100, 1), Credit(B, 100, 1)))
+    at = replace(AT, round=2)
+    head = HeadMachine(RUN, first)
+    seed = round_seed(RUN.seed, 2, digest(first))
+    me = leader(seed, 0, RUN.validators)
+    notice = StepNotice(first.attempt, Cid(first.checkpoint))
+    for said, expected in (
+        (notice, [A, B, C]),
+        (replace(notice, checkpoint=NEXT), [A, B]),
+        (replace(notice, attempt=at), [A, B]),
+    ):
+        voice = Voice(CommitteeMachine(RUN, me, head))
+        voice.machine._trainers = (A, B, C)
+        voice.hear(C, said)
+        [seat] = [
+            m
+            for m in published(voice.tell(MembershipChanged((A, B, C))))
+            if isinstance(m, SeatProposal)
+        ]
+        assert [m.trainer for m in seat.members] == expected
+    voice = Voice(CommitteeMachine(RUN, me, head))
+    [seat, *_] = [
+        m for m in published(voice.tell(MembershipChanged((B, C)))) if isinstance(m, SeatProposal)
+    ]
+    assert [m.trainer for m in seat.members] == [B, C], "too few would be left"
 
 
 def test_what_only_validators_may_say_is_blamed_on_others() -> None:
