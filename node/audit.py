@@ -74,11 +74,13 @@ class Auditor:
                     left[part] = await self._blobs.put(again.carried)
 
         await together(partial(check, part) for part in self._parts(len(results)))
-        checkpoint = await self._exchange.apply(Cid(effect.seat.base), results)
+        checkpoint = await self._exchange.apply(attempt, Cid(effect.seat.base), results)
         if not left:
             return Audited(attempt, checkpoint)
         whole = LeftOver(tuple(left[part] for part in sorted(left)))
-        return Audited(attempt, checkpoint, (await self._blobs.put(encode(whole)),))
+        named = await self._blobs.put(encode(whole))
+        await self._exchange.note(attempt.round, named, *whole.parts)
+        return Audited(attempt, checkpoint, (named,))
 
     async def _aggregated_again(self, effect: Audit, part: int) -> PartAverage:
         """One part from its committed inputs, if it comes to the same."""

@@ -107,7 +107,7 @@ class RunDriver:
         validates = me in context.validators
         self.committee = CommitteeMachine(context, me, self.head, promises) if validates else None
         self.exchange = Exchange(
-            context, me, ports.network, ports.blobs, ports.worker, ports.blocks
+            context, me, ports.network, ports.blobs, ports.worker, ports.blocks, ports.retention
         )
         self.auditor = Auditor(self.exchange, me, ports.network, ports.blobs, ports.worker)
         self.history: dict[int, RoundRecord] = {}

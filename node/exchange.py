@@ -14,6 +14,7 @@ import trio
 from eigen.crypto.merkle import CommitmentTree, InclusionProof, verify_inclusion
 from eigen.node.fetch import BlockExchange
 from eigen.node.ports import BlobStore, Network, NetworkError, RequestRefused
+from eigen.node.retention import ONCE_UNNAMED, Retention
 from eigen.node.together import HEDGE_SHARE, first_of, together
 from eigen.node.worker import TrainingWorker
 from eigen.protocol import limits
@@ -77,6 +78,7 @@ class Exchange:
         blobs: BlobStore,
         worker: TrainingWorker,
         blocks: BlockExchange,
+        retention: Retention,
     ) -> None:
         self.context = context
         self._me = me
@@ -84,6 +86,7 @@ class Exchange:
         self._blobs = blobs
         self._worker = worker
         self._blocks = blocks
+        self._retention = retention
         self._rounds: dict[int, _Round] = {}
         self._fetching = trio.CapacityLimiter(FETCHES_AT_ONCE)
         self._carried: dict[int, bytes] = {}
@@ -112,6 +115,7 @@ class Exchange:
         if part not in self._carried:
             fetch = partial(self._blocks.fetch, prefer=sorted(self.context.validators))
             left = decode(await fetch(carried[0]), LeftOver)
+            await self.note(ONCE_UNNAMED, carried[0], left.parts[part])
             self._carried[part] = await fetch(left.parts[part])
         return self._carried[part]
 
@@ -300,13 +304,19 @@ class Exchange:
         Raises `PartsMissing`, or a `TrainingError` where the results cannot be applied.
         """
         results = await self.results(effect.attempt, effect.results, effect.sources)
-        return await self.apply(effect.base, results)
+        return await self.apply(effect.attempt, effect.base, results)
 
-    async def apply(self, base: Cid, results: Sequence[bytes]) -> Cid:
+    async def apply(self, attempt: Attempt, base: Cid, results: Sequence[bytes]) -> Cid:
         """The outer step from `base`. Returns the durable checkpoint's CID."""
         theta = await self._blocks.fetch(base)
         checkpoint = await self._worker.outer_step(self.context.spec, theta, results)
-        return await self._blobs.put(checkpoint)
+        cid = await self._blobs.put(checkpoint)
+        await self.note(attempt.round, cid)
+        return cid
+
+    async def note(self, round_: int, *contents: Cid) -> None:
+        """Remember that a round left these in the blob store, so that they go in time."""
+        await self._retention.note(self.context.run, round_, *contents)
 
 
 def _commit_to(local: LocalUpdate) -> tuple[CommitmentTree, Digest]:

@@ -92,6 +92,11 @@ class BlockExchange:
         if self._routing is not None:
             await self._routing.provide(cid)
 
+    async def withdraw(self, cid: Cid) -> None:
+        """This node does not hold a content any more."""
+        if self._routing is not None:
+            await self._routing.withdraw(cid)
+
     async def _from_peers(self, cid: Cid, sources: "_Sources", turn: int) -> bytes:
         asked = 0
         for attempt in range(ROUNDS_OVER_PEERS):

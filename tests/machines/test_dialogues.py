@@ -373,7 +373,7 @@ def test_who_takes_a_part_over_takes_and_hands_out_what_its_owner_left_with_othe
 
 def test_nobody_decides_a_part_whose_owner_did_not_commit() -> None:
     """It cannot have left a result with anybody."""
-    first, second, third = owners(0)
+    _, second, third = owners(0)
     voice = seated(second)
     voice.tell(Trained(AT, commitment(second)))
     voice.hear(third, commitment(third))

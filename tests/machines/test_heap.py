@@ -198,7 +198,7 @@ def freeze_in(network: HeapNetwork, victim: Address, at: int) -> tuple[str, list
     held: list[Effect] = []
 
     def stop(net: HeapNetwork, node: VirtualNode, effect: Effect) -> bool:
-        if node.address != victim or len(phases) > at and not node.frozen:
+        if node.address != victim or (len(phases) > at and not node.frozen):
             return False
         assert node.trainer is not None
         if len(phases) == at:
