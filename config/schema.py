@@ -151,6 +151,18 @@ class RelaySection:
 
 
 @dataclass(frozen=True, slots=True)
+class StorageSection:
+    """What is kept on disk."""
+
+    keep_checkpoints: int = option(
+        8,
+        kinds.integer(2, 100_000),
+        "Of each run, checkpoints of so many last rounds, with what those rounds left out. Older "
+        "ones are deleted, and of a finished run all but the last, unless they are pinned.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class KeysSection:
     """How the node's keys are kept."""
 
@@ -191,6 +203,7 @@ class NodeConfig:
     chain: ChainSection = ChainSection()
     payout: PayoutSection = PayoutSection()
     relay: RelaySection = RelaySection()
+    storage: StorageSection = StorageSection()
     keys: KeysSection = KeysSection()
     log: LogSection = LogSection()
 

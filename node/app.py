@@ -32,6 +32,7 @@ from eigen.node.libp2p.network import Libp2pNetwork
 from eigen.node.members import Members
 from eigen.node.methods import Methods
 from eigen.node.records import SqliteRecords
+from eigen.node.retention import Retention
 from eigen.node.rounds import Rounds
 from eigen.node.run_ports import RunPorts
 from eigen.node.settlement import Settlement
@@ -105,6 +106,7 @@ async def run_node(
         )
         gossip = Gossip(home.identity, network, network_file.network_id)
         blocks = BlockExchange(network, blobs, network)
+        retention = Retention(records, blobs, blocks, config.storage.keep_checkpoints)
         membership = Membership(me, times.heartbeat_ttl_s)
         offers = {
             TRAINER: config.training.enabled and not config.validator.enabled,
@@ -132,9 +134,20 @@ async def run_node(
             records,
             blobs,
             blocks,
+            retention,
         )
         ports = RunPorts(
-            home.identity, network, gossip, records, blobs, blocks, datasets, worker, chain, upload
+            home.identity,
+            network,
+            gossip,
+            records,
+            blobs,
+            blocks,
+            datasets,
+            worker,
+            chain,
+            retention,
+            upload,
         )
         poll_s = config.chain.poll_s
         settlement = Settlement(me, chain, records, blocks, times.relay_delay_s, poll_s)

@@ -10,12 +10,12 @@ import trio
 
 from eigen.node.exchange import Exchange, part_digest
 from eigen.node.ports import BlobStore, Network, NetworkError
-from eigen.node.together import together
+from eigen.node.together import HEDGE_SHARE, first_of, together
 from eigen.node.worker import TrainingWorker
 from eigen.protocol import limits
 from eigen.protocol.effects import Audit, Audited
-from eigen.protocol.exchange import masked, seat_groups
-from eigen.protocol.messages import Attempt, Commitment, LeftOver
+from eigen.protocol.exchange import masked, part_holders, seat_groups
+from eigen.protocol.messages import Commitment, LeftOver, SeatProposal
 from eigen.protocol.requests import PART, PART_MESSAGE_BYTES_MAX, PartPush, PartQuery
 from eigen.protocol.types import Address, Cid
 from eigen.protocol.wire import WireError, decode, encode
@@ -50,6 +50,7 @@ class Auditor:
         self._network = network
         self._blobs = blobs
         self._worker = worker
+        self._slow: set[Address] = set()
 
     async def audit(self, effect: Audit) -> Audited:
         """Repeat the aggregation from committed inputs, then the outer step.
@@ -59,6 +60,7 @@ class Auditor:
         where the base or what it left over cannot.
         """
         attempt = effect.seat.attempt
+        self._slow.clear()
         results = await self._exchange.results(attempt, effect.results, effect.sources)
         left: dict[int, Cid] = {}
         at_once = trio.CapacityLimiter(PARTS_AT_ONCE)
@@ -72,11 +74,13 @@ class Auditor:
                     left[part] = await self._blobs.put(again.carried)
 
         await together(partial(check, part) for part in self._parts(len(results)))
-        checkpoint = await self._exchange.apply(Cid(effect.seat.base), results)
+        checkpoint = await self._exchange.apply(attempt, Cid(effect.seat.base), results)
         if not left:
             return Audited(attempt, checkpoint)
         whole = LeftOver(tuple(left[part] for part in sorted(left)))
-        return Audited(attempt, checkpoint, (await self._blobs.put(encode(whole)),))
+        named = await self._blobs.put(encode(whole))
+        await self._exchange.note(attempt.round, named, *whole.parts)
+        return Audited(attempt, checkpoint, (named,))
 
     async def _aggregated_again(self, effect: Audit, part: int) -> PartAverage:
         """One part from its committed inputs, if it comes to the same."""
@@ -122,38 +126,56 @@ class Auditor:
                 continue
             if author not in made:
                 raise AuditFailed(f"part {part} includes somebody who did not commit")
-            push = await self._committed(effect.seat.attempt, part, author, made[author], members)
+            push = await self._committed(effect.seat, part, author, made[author])
             inputs.append((push.data, made[author].samples))
         return inputs
 
     async def _committed(
-        self,
-        attempt: Attempt,
-        part: int,
-        author: Address,
-        made: Commitment,
-        members: Sequence[Address],
+        self, seat: SeatProposal, part: int, author: Address, made: Commitment
     ) -> PartPush:
-        """A part with its proof: from here, from its author, or from whoever aggregated it."""
+        """A part with its proof: from here, from its author, or from who owned or would own it."""
+        attempt = seat.attempt
         here = self._exchange.held(attempt, part, author)
         if here is not None and self._exchange.proves(here, made):
             return here
-        query = encode(PartQuery(attempt, part, author))
-        for source in (author, *(m for m in members if m != author)):
-            if source not in self._network.peers():
-                continue
-            try:
-                reply = await self._network.request(
-                    source,
-                    PART,
-                    query,
-                    reply_bytes_max=PART_MESSAGE_BYTES_MAX,
-                    timeout_s=self._context.deadlines.inputs_s,
-                )
-                push = decode(reply, PartPush, bytes_max=PART_MESSAGE_BYTES_MAX)
-            except (NetworkError, WireError):
-                continue
-            if push.part == part and self._exchange.proves(push, made):
-                return push
-            self._network.penalize(source, limits.PENALTY_BAD_DATA, "a part without its proof")
-        raise AuditFailed(f"part {part} of {author.hex()} is not to be had")
+        holders = part_holders(self._context, seat, part, author)
+        others = (m for m in holders if m != author)
+        order = sorted([author, *others], key=self._slow.__contains__)
+        query = PartQuery(attempt, part, author)
+        push = await first_of(
+            (partial(self._ask, peer, query, made) for peer in order), self._patience_s
+        )
+        if push is None:
+            raise AuditFailed(f"part {part} of {author.hex()} is not to be had")
+        return push
+
+    @property
+    def _patience_s(self) -> float:
+        return HEDGE_SHARE * self._context.deadlines.inputs_s
+
+    async def _ask(self, peer: Address, query: PartQuery, made: Commitment) -> PartPush | None:
+        """A part that proves up to its commitment, if the peer has it and says so in time.
+
+        A peer that was slow is asked last in the rest of the audit.
+        """
+        if peer not in self._network.peers():
+            return None
+        begun_s = trio.current_time()
+        try:
+            reply = await self._network.request(
+                peer,
+                PART,
+                encode(query),
+                reply_bytes_max=PART_MESSAGE_BYTES_MAX,
+                timeout_s=self._context.deadlines.inputs_s,
+            )
+            push = decode(reply, PartPush, bytes_max=PART_MESSAGE_BYTES_MAX)
+        except (NetworkError, WireError):
+            return None
+        finally:
+            if trio.current_time() - begun_s >= self._patience_s:
+                self._slow.add(peer)
+        if push.part == query.part and self._exchange.proves(push, made):
+            return push
+        self._network.penalize(peer, limits.PENALTY_BAD_DATA, "a part without its proof")
+        return None

@@ -2,7 +2,9 @@
 
 import os
 import tempfile
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,10 +13,13 @@ import trio
 
 from eigen.node.dag import Node, children
 from eigen.protocol import limits
-from eigen.protocol.cid import CidError, CidMismatch, blocks_of, check_block
+from eigen.protocol.cid import RAW, CidError, CidMismatch, blocks_of, check_block, parse_cid
 from eigen.protocol.types import Cid
 
 log = structlog.get_logger()
+
+IN_USE_S = 60.0
+"""What was read, served or written within this is not deleted: somebody may be in its midst."""
 
 
 class DirectoryBlobs:
@@ -24,8 +29,11 @@ class DirectoryBlobs:
     that it is fetched from somebody else.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, in_use_s: float = IN_USE_S) -> None:
         self._folder = folder
+        self._in_use_s = in_use_s
+        self._used_s: dict[str, float] = {}  # blocks, the one that was used last at the end
+        self._using = threading.Lock()
         self._partial = folder / "partial"
         self._partial.mkdir(parents=True, exist_ok=True)
         self._threads = trio.CapacityLimiter(4)
@@ -96,6 +104,60 @@ class DirectoryBlobs:
 
         return await trio.to_thread.run_sync(find, limiter=self._threads)
 
+    async def drop(self, contents: Iterable[Cid], keep: Iterable[Cid]) -> frozenset[Cid]:
+        """Delete contents, but no block that a content in `keep` has. Returns which are gone.
+
+        One of which a block was read or written within `in_use_s` stays whole. Leaves go before
+        what names them, so that a call that was cut short is done by the next.
+        """
+
+        def delete() -> frozenset[Cid]:
+            blocks = {cid: list(self._blocks(cid)) for cid in contents}
+            busy = {cid for cid, below in blocks.items() if any(map(self._is_in_use, below))}
+            doomed = {block for cid in blocks.keys() - busy for block in blocks[cid]}
+            for cid in [*keep, *busy]:
+                if not doomed:
+                    break
+                doomed.difference_update(self._blocks(cid))
+            gone = set()
+            for cid in blocks.keys() - busy:
+                if all(self._delete(b) for b in reversed(blocks[cid]) if b in doomed):
+                    gone.add(cid)
+            return frozenset(gone)
+
+        return await trio.to_thread.run_sync(delete, limiter=self._threads)
+
+    def _blocks(self, content: Cid) -> Iterator[Cid]:
+        """The blocks of a content as far as its DAG is here, each after what names it."""
+        pending = [Node(content)]
+        while pending:
+            node = pending.pop()
+            yield node.cid
+            if node.level == 0 or parse_cid(node.cid)[0] == RAW:
+                continue
+            block = self._load(node.cid)
+            with suppress(CidError):
+                pending += children(node, block) if block is not None else []
+
+    def _is_in_use(self, block: str) -> bool:
+        return time.monotonic() - self._used_s.get(block, float("-inf")) < self._in_use_s
+
+    def _use(self, block: str) -> None:
+        with self._using:
+            now_s = time.monotonic()
+            self._used_s.pop(block, None)
+            self._used_s[block] = now_s
+            while now_s - self._used_s[oldest := next(iter(self._used_s))] > self._in_use_s:
+                del self._used_s[oldest]
+
+    def _delete(self, block: str) -> bool:
+        """False where somebody has begun to use it."""
+        with self._using:
+            if self._is_in_use(block):
+                return False
+            self._path(block).unlink(missing_ok=True)
+            return True
+
     def _collect(self, node: Node, parts: list[bytes]) -> bool:
         block = self._read(node.cid)
         if block is None:
@@ -106,6 +168,10 @@ class DirectoryBlobs:
         return all(self._collect(child, parts) for child in below)
 
     def _read(self, cid: Cid) -> bytes | None:
+        self._use(cid)
+        return self._load(cid)
+
+    def _load(self, cid: Cid) -> bytes | None:
         path = self._path(cid)
         try:
             with path.open("rb") as file:

@@ -19,6 +19,7 @@ from eigen.node.fetch import BlockExchange
 from eigen.node.gossip import Gossip, Said
 from eigen.node.members import Members
 from eigen.node.ports import BlobStore, Network, NetworkError, RecordStore, Verdict
+from eigen.node.retention import Retention
 from eigen.protocol import limits
 from eigen.protocol.messages import (
     DatasetAnnouncement,
@@ -69,6 +70,7 @@ class Datasets:
         records: RecordStore,
         blobs: BlobStore,
         blocks: BlockExchange,
+        retention: Retention,
     ) -> None:
         self._me = me
         self._network_id = network_id
@@ -79,6 +81,7 @@ class Datasets:
         self._records = records
         self._blobs = blobs
         self._blocks = blocks
+        self._retention = retention
         self._providers: dict[Cid, dict[Address, None]] = {}
         self._manifests: dict[Cid, DatasetManifest] = {}
         gossip.on(DatasetAnnouncement, self._announced)
@@ -87,7 +90,7 @@ class Datasets:
 
     # seeding --------------------------------------------------------------------------------------
     async def seed(self, dataset: Dataset) -> Cid:
-        """Seal (if asked), store and announce a dataset. Returns its manifest's CID."""
+        """Seal (if asked), store, pin and announce a dataset. Returns its manifest's CID."""
         shards: list[ShardInfo] = []
         keys: list[bytes] = []
         for index, (plaintext, samples) in enumerate(dataset.shards):
@@ -102,6 +105,7 @@ class Datasets:
         holdout = await self._blobs.put(dataset.holdout)
         manifest = DatasetManifest(dataset.name, dataset.sealed, self._me, tuple(shards), holdout)
         cid = await self._blobs.put(encode(manifest))
+        await self._retention.pin(cid, holdout, *(shard.cid for shard in shards))
         if dataset.sealed:
             rows = [("data-key", _slot(cid, i), key) for i, key in enumerate(keys)]
             await self._records.commit(rows)

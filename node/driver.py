@@ -62,6 +62,7 @@ from eigen.protocol.head import HeadMachine
 from eigen.protocol.messages import (
     Attempt,
     RoundRecord,
+    StepNotice,
 )
 from eigen.protocol.requests import (
     GroupPush,
@@ -111,7 +112,7 @@ class RunDriver:
         validates = me in context.validators
         self.committee = CommitteeMachine(context, me, self.head, promises) if validates else None
         self.exchange = Exchange(
-            context, me, ports.network, ports.blobs, ports.worker, ports.blocks
+            context, me, ports.network, ports.blobs, ports.worker, ports.blocks, ports.retention
         )
         self.auditor = Auditor(self.exchange, me, ports.network, ports.blobs, ports.worker)
         self.history: dict[int, RoundRecord] = {}
@@ -152,11 +153,13 @@ class RunDriver:
 
     def hear(self, said: Said) -> None:
         """A signed round message or attestation of this run."""
-        if said in self.evidence or round_of(said.message) <= self.head.round:
+        ready = isinstance(said.message, StepNotice)  # for the next seat, where the round is over
+        if said in self.evidence or round_of(said.message) < self.head.round + (not ready):
             return
         if isinstance(said.message, VALIDATORS_SAY) and said.author not in self.context.validators:
             return
-        self.evidence.add(said)
+        if round_of(said.message) > self.head.round:
+            self.evidence.add(said)
         self.post(Received(said.author, said.message))
 
     async def run(self) -> None:
@@ -219,8 +222,9 @@ class RunDriver:
                 self.notes = [*self.notes[-63:], (what, detail)]
             case Train():
                 soon(self._train, effect)
-            case SendPart(attempt=attempt, part=part, owner=owner):
-                self._lanes.post(owner, partial(self.exchange.part_for, attempt, part))
+            case SendPart(attempt=attempt, part=part, owner=owner, reserve=reserve):
+                make = partial(self.exchange.part_for, attempt, part)
+                self._lanes.post(owner, make, reserve=reserve)
             case Aggregate():
                 soon(self._aggregate, partial(self.exchange.aggregate, effect), effect.part)
             case Collect():

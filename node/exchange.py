@@ -15,7 +15,8 @@ import trio
 from eigen.crypto.merkle import CommitmentTree, InclusionProof, verify_inclusion
 from eigen.node.fetch import BlockExchange
 from eigen.node.ports import BlobStore, Network, NetworkError, RequestRefused
-from eigen.node.together import together
+from eigen.node.retention import ONCE_UNNAMED, Retention
+from eigen.node.together import HEDGE_SHARE, first_of, together
 from eigen.node.worker import TrainingWorker
 from eigen.protocol import limits
 from eigen.protocol.context import RunContext
@@ -99,6 +100,7 @@ class Exchange:
         blobs: BlobStore,
         worker: TrainingWorker,
         blocks: BlockExchange,
+        retention: Retention,
     ) -> None:
         self.context = context
         self._me = me
@@ -106,6 +108,7 @@ class Exchange:
         self._blobs = blobs
         self._worker = worker
         self._blocks = blocks
+        self._retention = retention
         self._bytes_max = {
             PartPush: part_bytes(context.spec),
             GroupPush: group_bytes(context.spec),
@@ -139,6 +142,7 @@ class Exchange:
         if part not in self._carried:
             fetch = partial(self._blocks.fetch, prefer=sorted(self.context.validators))
             left = decode(await fetch(carried[0]), LeftOver)
+            await self.note(ONCE_UNNAMED, carried[0], left.parts[part])
             self._carried[part] = await fetch(left.parts[part])
         return self._carried[part]
 
@@ -335,26 +339,35 @@ class Exchange:
         held = self._round(attempt.round).results.get((part, wanted.digest))
         if held is not None:
             return held.data
-        query = encode(ResultQuery(attempt, part, wanted.digest))
+        query = ResultQuery(attempt, part, wanted.digest)
         start = part % len(sources) if sources else 0
-        for source in [*sources[start:], *sources[:start]]:
-            try:
-                reply = await self._network.request(
-                    source,
-                    RESULT,
-                    query,
-                    reply_bytes_max=PART_MESSAGE_BYTES_MAX,
-                    timeout_s=self.context.deadlines.owner_s,
-                )
-                push = decode(reply, ResultPush, bytes_max=PART_MESSAGE_BYTES_MAX)
-            except (NetworkError, WireError) as error:
-                log.info("a result was not to be had", peer=source.hex(), why=str(error))
-                continue
-            if part_digest(push.data) == wanted.digest:
-                self._round(attempt.round).results[part, wanted.digest] = push
-                return push.data
-            self._network.penalize(source, limits.PENALTY_BAD_DATA, "a result of another digest")
-        raise PartsMissing(f"part {part}: none of {len(sources)} peers gave the agreed result")
+        order = [*sources[start:], *sources[:start]]
+        push = await first_of(
+            (partial(self._ask_result, source, query) for source in order),
+            HEDGE_SHARE * self.context.deadlines.owner_s,
+        )
+        if push is None:
+            raise PartsMissing(f"part {part}: none of {len(sources)} peers gave the agreed result")
+        self._round(attempt.round).results[part, wanted.digest] = push
+        return push.data
+
+    async def _ask_result(self, source: Address, query: ResultQuery) -> ResultPush | None:
+        try:
+            reply = await self._network.request(
+                source,
+                RESULT,
+                encode(query),
+                reply_bytes_max=PART_MESSAGE_BYTES_MAX,
+                timeout_s=self.context.deadlines.owner_s,
+            )
+            push = decode(reply, ResultPush, bytes_max=PART_MESSAGE_BYTES_MAX)
+        except (NetworkError, WireError) as error:
+            log.info("a result was not to be had", peer=source.hex(), why=str(error))
+            return None
+        if part_digest(push.data) == query.digest:
+            return push
+        self._network.penalize(source, limits.PENALTY_BAD_DATA, "a result of another digest")
+        return None
 
     async def results(
         self, attempt: Attempt, results: Sequence[PartResult], sources: Sequence[Address]
@@ -379,13 +392,19 @@ class Exchange:
         Raises `PartsMissing`, or a `TrainingError` where the results cannot be applied.
         """
         results = await self.results(effect.attempt, effect.results, effect.sources)
-        return await self.apply(effect.base, results)
+        return await self.apply(effect.attempt, effect.base, results)
 
-    async def apply(self, base: Cid, results: Sequence[bytes]) -> Cid:
+    async def apply(self, attempt: Attempt, base: Cid, results: Sequence[bytes]) -> Cid:
         """The outer step from `base`. Returns the durable checkpoint's CID."""
         theta = await self._blocks.fetch(base)
         checkpoint = await self._worker.outer_step(self.context.spec, theta, results)
-        return await self._blobs.put(checkpoint)
+        cid = await self._blobs.put(checkpoint)
+        await self.note(attempt.round, cid)
+        return cid
+
+    async def note(self, round_: int, *contents: Cid) -> None:
+        """Remember that a round left these in the blob store, so that they go in time."""
+        await self._retention.note(self.context.run, round_, *contents)
 
 
 def _commit_to(local: LocalUpdate) -> tuple[CommitmentTree, Digest]:

@@ -1,6 +1,6 @@
 """Fetching content by its id: blocks from several peers, each checked against its hash."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
 
 import structlog
@@ -8,7 +8,7 @@ import trio
 
 from eigen.node.dag import Node, children
 from eigen.node.ports import BlobStore, ContentRouting, Network, NetworkError
-from eigen.node.together import together
+from eigen.node.together import first_of, together
 from eigen.protocol import limits
 from eigen.protocol.cid import CidError, CidMismatch
 from eigen.protocol.requests import BLOCK, BlockQuery
@@ -92,6 +92,11 @@ class BlockExchange:
         if self._routing is not None:
             await self._routing.provide(cid)
 
+    async def withdraw(self, cid: Cid) -> None:
+        """This node does not hold a content any more."""
+        if self._routing is not None:
+            await self._routing.withdraw(cid)
+
     async def _from_peers(self, cid: Cid, sources: "_Sources", turn: int) -> bytes:
         asked = 0
         for attempt in range(ROUNDS_OVER_PEERS):
@@ -101,33 +106,13 @@ class BlockExchange:
             start = turn % len(first) if first else 0  # spread blocks over the preferred peers
             order = [*first[start:], *first[:start], *rest]
             asked += len(order)
-            block = await self._first_of(order, cid)
+            block = await first_of((partial(self._ask, peer, cid) for peer in order), NEXT_PEER_S)
             if block is not None:
                 return block
             if attempt + 1 < ROUNDS_OVER_PEERS:
                 await sources.look(attempt)
                 await trio.sleep(0.2 * (attempt + 1))
         raise ContentUnavailable(f"no peer has {cid} ({asked} requests)")
-
-    async def _first_of(self, peers: Sequence[Address], cid: Cid) -> bytes | None:
-        """Ask one after another; one that is slow is left to answer beside the next."""
-        found: list[bytes] = []
-
-        async with trio.open_nursery() as nursery:
-
-            async def ask(peer: Address, answered: trio.Event) -> None:
-                block = await self._ask(peer, cid)
-                if block is not None:
-                    found.append(block)
-                    nursery.cancel_scope.cancel()
-                answered.set()
-
-            for peer in peers:
-                answered = trio.Event()
-                nursery.start_soon(ask, peer, answered)
-                with trio.move_on_after(NEXT_PEER_S):
-                    await answered.wait()
-        return found[0] if found else None
 
     async def _ask(self, peer: Address, cid: Cid) -> bytes | None:
         try:

@@ -16,6 +16,7 @@ from eigen.node.evidence_log import run_of
 from eigen.node.fetch import ContentUnavailable
 from eigen.node.gossip import Said
 from eigen.node.ports import NetworkError
+from eigen.node.retention import ONCE_UNNAMED
 from eigen.node.run_ports import RunPorts
 from eigen.protocol import limits
 from eigen.protocol.cid import RAW, cid_of, digest_of
@@ -132,6 +133,7 @@ class HeadSync:
     async def _take(self, reply: HeadReply) -> None:
         """Its blobs first, then the record, then everybody is told."""
         [record] = reply.records
+        await self._ports.retention.note(self._context.run, record.attempt.round, record.checkpoint)
         await self._ports.blocks.fetch(record.checkpoint)
         stored = await self._ports.blobs.put(encode(record))
         run, number = self._context.run, record.attempt.round
@@ -144,11 +146,22 @@ class HeadSync:
         residual = self._residual(number)
         if residual is not None and any(c.account == self._me for c in record.trainers):
             cid = await self._ports.blobs.put(residual)
+            rows += self._ports.retention.rows(run, ONCE_UNNAMED, [cid])
             rows.append(("residual", run, cid.encode()))
         await self._ports.records.commit(rows)
         await self._ports.blocks.provide(stored)
         await self._ports.blocks.provide(record.checkpoint)
         self._taken(reply)
+        await self._ports.retention.collect(record, finished=self._is_last(record))
+
+    def _is_last(self, record: RoundRecord) -> bool:
+        return record.attempt.round >= self._context.spec.rounds
+
+    async def collect(self) -> None:
+        """Delete what old rounds left, where that was cut short before a restart."""
+        if self._head.head is not None:
+            head = self._head.head
+            await self._ports.retention.collect(head, finished=self._is_last(head))
 
     # repairing ------------------------------------------------------------------------------------
     async def repair(self) -> None:

@@ -27,8 +27,27 @@ QUEUED_MAX = 4096
 """Messages waiting for one peer: every part and every result of the largest vector, twice."""
 
 
+class _Queue:
+    """What waits for one peer: the urgent first, what is in reserve when nothing else waits."""
+
+    def __init__(self) -> None:
+        self._urgent: deque[Make] = deque(maxlen=QUEUED_MAX)
+        self._reserve: deque[Make] = deque(maxlen=QUEUED_MAX)
+        self.more = trio.Event()
+
+    def __len__(self) -> int:
+        return len(self._urgent) + len(self._reserve)
+
+    def put(self, make: Make, *, reserve: bool) -> None:
+        (self._reserve if reserve else self._urgent).append(make)
+        self.more.set()
+
+    def take(self) -> Make:
+        return (self._urgent or self._reserve).popleft()
+
+
 class Lanes:
-    """Sends messages of one run to its peers, in the order of posting for each peer.
+    """Sends messages of one run to its peers, in the order of posting for each peer, reserves last.
 
     Error handling: when a peer cannot be reached, or takes longer than `timeout_s` over a message,
     what waits for it is dropped. The machines' deadlines see to the rest.
@@ -48,45 +67,42 @@ class Lanes:
         self._header = header
         self._timeout_s = timeout_s
         self._nursery = nursery
-        self._waiting: dict[Address, deque[Make]] = {}
-        self._more: dict[Address, trio.Event] = {}
+        self._waiting: dict[Address, _Queue] = {}
 
-    def post(self, peer: Address, make: Make) -> None:
-        """Send it after what was posted for the peer before."""
+    def post(self, peer: Address, make: Make, *, reserve: bool = False) -> None:
+        """Send it after what was posted for the peer before; in `reserve`, once nothing waits."""
         queue = self._waiting.get(peer)
         if queue is None:
-            queue = self._waiting[peer] = deque(maxlen=QUEUED_MAX)
-            self._more[peer] = trio.Event()
+            queue = self._waiting[peer] = _Queue()
             self._nursery.start_soon(self._serve, peer, queue)
-        queue.append(make)
-        self._more[peer].set()
+        queue.put(make, reserve=reserve)
 
-    async def _serve(self, peer: Address, queue: deque[Make]) -> None:
+    async def _serve(self, peer: Address, queue: _Queue) -> None:
         try:
             while queue:
                 opening = self._network.open_bulk(
                     peer, EXCHANGE, self._header, timeout_s=self._timeout_s
                 )
                 async with opening as out:
-                    await self._send_all(peer, queue, out)
+                    await self._send_all(queue, out)
                     await out.finish(timeout_s=self._timeout_s)
         except NetworkError as error:
             log.info("parts were not taken", peer=peer.hex(), dropped=len(queue), why=str(error))
         finally:
-            del self._waiting[peer], self._more[peer]
+            del self._waiting[peer]
 
-    async def _send_all(self, peer: Address, queue: deque[Make], out: BulkWriter) -> None:
+    async def _send_all(self, queue: _Queue, out: BulkWriter) -> None:
         while True:
             self._upload.begin(trio.current_time())
             try:
                 while queue:
-                    if (message := queue.popleft()()) is not None:
+                    if (message := queue.take()()) is not None:
                         await out.send(message, timeout_s=self._timeout_s)
                         self._upload.sent(len(message))
             finally:
                 self._upload.end(trio.current_time())
-            self._more[peer] = trio.Event()
+            queue.more = trio.Event()
             with trio.move_on_after(IDLE_S):
-                await self._more[peer].wait()
+                await queue.more.wait()
             if not queue:
                 return

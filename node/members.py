@@ -6,7 +6,7 @@ import structlog
 import trio
 
 from eigen.node.gossip import Gossip, Said
-from eigen.node.ports import Network, PeerConnected, PeerLost
+from eigen.node.ports import Network, PeerConnected, PeerLost, PeerUnreachable
 from eigen.node.upload import UploadMeter
 from eigen.protocol import limits
 from eigen.protocol.effects import PeerDown, PeerUp
@@ -17,7 +17,8 @@ from eigen.protocol.types import Address
 log = structlog.get_logger()
 
 LOST_GRACE_S = 1.0
-"""A connection that drops and is back within this was never gone."""
+"""A connection that drops and is back within this was never gone. Where a peer's addresses refuse
+a new one, as they do when its process was killed, there is nothing to wait for."""
 GREETING_DELAY_S = 0.3
 """After a new peer, so that gossip has it in the mesh; several new peers cost one heartbeat."""
 
@@ -93,13 +94,28 @@ class Members:
 
     async def _lost(self, peer: Address, scope: trio.CancelScope) -> None:
         with scope:
-            await trio.sleep(LOST_GRACE_S)
+            with trio.move_on_after(LOST_GRACE_S):
+                await self._refused(peer)
             self._gone.pop(peer, None)
             if peer in self._network.peers():
                 return
             self.membership.down(peer)
             self._tell(PeerDown(peer))
             self._tell(None)
+
+    async def _refused(self, peer: Address) -> None:
+        """Returns once nothing listens at the peer's addresses any more: its process has ended."""
+        member = self.membership.member(peer)
+        for addr in member.heartbeat.addrs if member else ():
+            try:
+                await self._network.connect(addr, timeout_s=LOST_GRACE_S)
+            except (PeerUnreachable, ValueError):
+                continue
+            break
+        else:
+            if member is not None and member.heartbeat.addrs:
+                return
+        await trio.sleep_forever()
 
     async def _beat(self) -> None:
         while True:

@@ -5,7 +5,7 @@ ones. Every coroutine here is cancel-safe: a cancelled call leaves the other sid
 state from which the next call works.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -204,6 +204,10 @@ class ContentRouting(Protocol):
         """
         ...
 
+    async def withdraw(self, cid: Cid) -> None:
+        """Announce a content no more; what peers have heard of it runs out. Returns at once."""
+        ...
+
     async def find_providers(self, cid: Cid, *, limit: int, timeout_s: float) -> Sequence[Address]:
         """Up to `limit` peers that say they hold a content, all of them connected on return.
 
@@ -234,6 +238,13 @@ class BlobStore(Protocol):
 
     async def missing(self, cid: Cid) -> Sequence[Cid]:
         """Blocks still needed, as far as the DAG is known; empty when the content is whole."""
+        ...
+
+    async def drop(self, contents: Iterable[Cid], keep: Iterable[Cid]) -> frozenset[Cid]:
+        """Delete contents, but no block that a content in `keep` has. Returns which are gone.
+
+        What is being read, served or written stays whole, for a later call.
+        """
         ...
 
 

@@ -17,6 +17,7 @@ from eigen.node.fetch import ContentUnavailable
 from eigen.node.gossip import TYPES, Said
 from eigen.node.members import Members
 from eigen.node.ports import BulkReader, RequestRefused, Verdict
+from eigen.node.retention import ONCE_UNNAMED
 from eigen.node.run_ports import RunPorts
 from eigen.node.worker import WorkerError
 from eigen.protocol.committee import Promises
@@ -140,6 +141,7 @@ class Rounds:
         validators, quorum = await ports.chain.validators()
         manifest = await ports.datasets.manifest(spec.dataset)
         genesis = await ports.blobs.put(await ports.worker.initial_checkpoint(spec))
+        await ports.retention.note(opened.run, ONCE_UNNAMED, genesis)
         context = RunContext(
             opened.run,
             spec,
@@ -177,6 +179,7 @@ class Rounds:
             if row is not None:
                 [record] = decode(row, HeadReply, bytes_max=HEAD_REPLY_BYTES_MAX).records
                 driver.history[number] = record
+        await driver.sync.collect()
         return driver
 
     # gossip and membership ------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from eigen.node.datasets import Datasets
 from eigen.node.fetch import BlockExchange
 from eigen.node.gossip import Gossip
 from eigen.node.ports import BlobStore, BulkNetwork, RecordStore
+from eigen.node.retention import Retention
 from eigen.node.upload import UploadMeter
 from eigen.node.worker import TrainingWorker
 
@@ -25,4 +26,5 @@ class RunPorts:
     datasets: Datasets
     worker: TrainingWorker
     chain: Chain
+    retention: Retention
     upload: UploadMeter = field(default_factory=UploadMeter)

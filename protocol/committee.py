@@ -95,6 +95,8 @@ class CommitteeMachine:
         self._uploads: dict[Address, int] = {}
         self._down = Unreachable()
         self._ahead = Early()
+        self._announced: frozenset[Address] = frozenset()  # who holds the last round's checkpoint
+        self._ready = frozenset(c.account for c in head.head.trainers) if head.head else frozenset()
         same_round = promises is not None and promises.round == head.round + 1
         self._reset(promises if promises is not None and same_round else Promises())
 
@@ -148,6 +150,8 @@ class CommitteeMachine:
         self._trainers = event.trainers
         self._uploads = dict(zip(event.trainers, event.uploads, strict=True))
         effects = self._start(now)
+        if self.stage is Stage.SEATING and self.leader(self.number) == self.me:
+            effects += self._lead(now)  # there were too few
         for seat in self.evidence.proposed(self.number):
             effects += self._vote_seat(seat, now)
         return effects
@@ -163,20 +167,25 @@ class CommitteeMachine:
         self.number = number
         self.stage = Stage.SEATING
         effects: Effects = [self._attempt_timer(now)]
-        if number >= self._promised.given_up and self.leader(number) == self.me:
+        if self.leader(number) == self.me:
             effects += self._lead(now)
         for seat in self.evidence.proposed(number):
             effects += self._vote_seat(seat, now)
         return [*effects, *self._seat_progress(number, now), *self._consider_outcome(now)]
 
     def _lead(self, now: float) -> Effects:
+        if self.number < self._promised.given_up or self._outcomes.settled(self.number):
+            return []
         carried = self._outcomes.carried(self._timeouts.told())
         if carried is not None:
             return self._propose(Outcome(self.attempt, carried.record), now)
         if self.number in self._promised.seat_votes:
             return []
         least = self.context.spec.trainers_min
-        among = candidates(self.evidence.seed, self.number, self._trainers, least)
+        here = tuple(t for t in self._trainers if t not in self._down)
+        ready = tuple(t for t in here if t in self._ready)
+        chosen = ready if len(ready) >= least else here
+        among = candidates(self.evidence.seed, self.number, chosen, least)
         members, _ = self.evidence.assign(among)
         if len(members) < least:
             return [Note("too few trainers", self.attempt, f"{len(members)} can be seated")]
@@ -243,7 +252,7 @@ class CommitteeMachine:
             self.evidence.add(sender, said)
         except Equivocation as error:
             return [Penalize(sender, limits.PENALTY_BAD_DATA, str(error))]
-        return self._progress(said.attempt.number, now)
+        return self._progress(said.attempt.number, now) or self._give_up_in_vain(now)
 
     def _progress(self, number: int, now: float) -> Effects:
         """Whatever has become possible in an attempt: audit, propose, vote."""
@@ -331,6 +340,13 @@ class CommitteeMachine:
         due = event.name == "attempt" and event.attempt == self.attempt
         return self._give_up(now) if due and self.stage is not Stage.IDLE else []
 
+    def _give_up_in_vain(self, now: float) -> Effects:
+        """Do not wait out an attempt that can have no majority without who is lost."""
+        fresh = self.stage is Stage.OPEN and self._promised.given_up <= self.number
+        return (
+            self._give_up(now) if fresh and self.evidence.hopeless(self.number, self._down) else []
+        )
+
     def _give_up(self, now: float) -> Effects:
         """Promise to vote no more in this attempt, and say so until a quorum does."""
         self._promised.given_up = max(self._promised.given_up, self.number + 1)
@@ -370,7 +386,10 @@ class CommitteeMachine:
         return self._give_up(now)  # said again where it was given up before a restart
 
     # round over, links ----------------------------------------------------------------------------
-    def _on_adopted(self, _event: Adopted, now: float) -> Effects:
+    def _on_adopted(self, event: Adopted, now: float) -> Effects:
+        self._ready = self._announced | self.evidence.holding(event.record.checkpoint)
+        self._ready |= {credit.account for credit in event.record.trainers}
+        self._announced = frozenset()
         self._reset(Promises())
         ahead = self._ahead.take_all()
         effects: Effects = [Persist("promises", self.context.run, None)]
@@ -393,13 +412,22 @@ class CommitteeMachine:
         if round_ == self.head.round + 2:
             self._ahead.add(event.sender, said)  # gossip overtook this round's attestations
             return []
+        if round_ == self.head.round and isinstance(said, StepNotice):
+            self._on_ready(event.sender, said)
+            return []
         if round_ != self.head.round + 1:
             return []
         return accept(self, event.sender, said, now)
 
+    def _on_ready(self, trainer: Address, said: StepNotice) -> None:
+        """A trainer that came late to the last round holds its checkpoint by now."""
+        if said.checkpoint == self.head.checkpoint and trainer in self._trainers:
+            self._announced |= {trainer}
+            self._ready |= {trainer}
+
     def _on_down(self, event: PeerDown, now: float) -> Effects:
         self._down.add(event.peer)
-        return self._progress(self.number, now)
+        return self._progress(self.number, now) or self._give_up_in_vain(now)
 
     def _on_up(self, event: PeerUp, _now: float) -> Effects:
         self._down.discard(event.peer)

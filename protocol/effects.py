@@ -65,11 +65,12 @@ class Train:
 
 @dataclass(frozen=True, slots=True)
 class SendPart:
-    """Hand this node's encoded part to its owner."""
+    """Hand this node's encoded part to its owner; `reserve` goes to who would own it next."""
 
     attempt: Attempt
     part: int
     owner: Address
+    reserve: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@
 It gathers and answers; `committee` decides.
 """
 
+from collections import Counter
+from collections.abc import Container
 from contextlib import suppress
 
 from eigen.protocol import limits
@@ -160,6 +162,16 @@ class RoundEvidence:
         self.results[number] = agreed
         return True
 
+    def hopeless(self, number: int, lost: Container[Address]) -> bool:
+        """Whether an open attempt can have no majority any more, without those who are lost."""
+        if number in self.results or number not in self.seats:
+            return False
+        members = self.members(number)
+        cast = self._result_votes.votes(self.seats[number].attempt)
+        most = max(Counter(cast[m] for m in members if m in cast).values(), default=0)
+        open_ = sum(m not in cast and m not in lost for m in members)
+        return most + open_ <= len(members) // 2
+
     def agreeing(self, number: int) -> tuple[Address, ...]:
         """Members who voted for the agreed results, in seat order."""
         voted = self._result_votes.voters(self.seats[number].attempt, self.results[number])
@@ -184,6 +196,10 @@ class RoundEvidence:
             mask &= result.included
         in_all = (m for i, m in enumerate(self.members(number)) if mask >> i & 1)
         return frozenset(m for m in in_all if self.commitment(number, m))
+
+    def holding(self, checkpoint: str) -> frozenset[Address]:
+        """Who said in any attempt that it holds this checkpoint."""
+        return frozenset().union(*(self._notices.voters(n, Cid(checkpoint)) for n in self.seats))
 
     def creditable(self, number: int) -> frozenset[Address]:
         """Who contributed, voted for the results and holds the checkpoint."""

@@ -7,7 +7,7 @@ late is passed over for the next in the part's order. Methods return effects. In
 may be called, and what follows once all results are here, `trainer` knows.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from eigen.protocol import limits
@@ -41,10 +41,11 @@ OWNER_TURNS = 3
 
 @dataclass(slots=True)
 class Turns:
-    """Who does something for a part, first choice first, and whose turn it is as we see it."""
+    """Who gathers a part, first choice first, and whose turn it is as we see it."""
 
     order: Sequence[Address]
     rank: int = 0
+    since_s: float = 0.0  # when we began to look to whose turn it is
 
     @property
     def now(self) -> Address:
@@ -56,14 +57,10 @@ class Turns:
         """Whose turn it is or was."""
         return self.order[: self.rank + 1]
 
-    def pass_on(self) -> None:
-        """The next one's turn; the last keeps it."""
-        self.rank = min(self.rank + 1, len(self.order) - 1)
-
-    def skip(self, down: Unreachable) -> None:
-        """Go past those who are down."""
-        while self.rank < len(self.order) - 1 and self.now in down:
-            self.rank += 1
+    def after(self, rank: int, gone: Container[Address]) -> int:
+        """The first from `rank` on who is not gone, or the last."""
+        last = len(self.order) - 1
+        return next((r for r in range(rank, last) if self.order[r] not in gone), last)
 
 
 @dataclass(slots=True)
@@ -80,6 +77,12 @@ class Part:
     timers: set[str] = field(default_factory=set)
     offered: dict[Address, PartResult] = field(default_factory=dict)  # first word of each counts
     result: PartResult | None = None
+    handed_on: bool = False  # the result, to all or to the next owner
+
+    @property
+    def gatherers(self) -> Turns:
+        """To whom members hand their inputs."""
+        return self.collectors or self.owners
 
 
 class Exchange:
@@ -92,7 +95,9 @@ class Exchange:
         seat: SeatProposal,
         carried: tuple[Cid, ...],
         down: Unreachable,
+        silent: Iterable[Address] = (),
     ) -> None:
+        """`silent` are members that nobody need wait for: they were in the attempt before."""
         self.context = context
         self.me = me
         self.seat = seat
@@ -108,16 +113,13 @@ class Exchange:
         self.votes: Tally[Attempt, tuple[PartResult, ...]] = Tally()
         self.agreed: tuple[PartResult, ...] = ()  # what a majority voted for
         self._down = down
-        self._turn = 0
+        self._silent = set(silent)  # and owners that were passed over
 
     def _parts(self) -> list[Part]:
-        count, seat = self.context.part_count, self.seat
-        owners = part_owners(self.context.seed, count, self.members, seat.uploads)
+        owners = _gatherers(self.context, self.seat, self.members)
         if not self._grouped:
             return [Part(Turns(order), None) for order in owners]
-        uploads = dict(zip(self.members, seat.uploads, strict=True))
-        lines = tuple(uploads[member] for member in self._mine)
-        collectors = part_owners(self.context.seed, count, tuple(self._mine), lines)
+        collectors = _gatherers(self.context, self.seat, self._mine)
         both = zip(owners, collectors, strict=True)
         return [Part(Turns(order), Turns(inner)) for order, inner in both]
 
@@ -143,37 +145,62 @@ class Exchange:
 
     def all_committed(self) -> bool:
         """Whether nobody's commitment is worth waiting for."""
-        return all(m in self.commitments or m in self._down for m in self.members)
+        return all(m in self.commitments or m in self for m in self.members)
+
+    def __contains__(self, member: object) -> bool:
+        """Whether a member is gone: not to be reached, or silent for too long."""
+        return member in self._down or member in self._silent
 
     # inputs ---------------------------------------------------------------------------------------
     def begin(self, now: float) -> list[Effect]:
         """Send every part on its way; only who has committed by now takes part."""
         self.expected = frozenset(self.commitments)
-        effects: list[Effect] = [
-            Note("exchange", self.attempt, f"{len(self.expected)} committed"),
-            self._owner_timer(now),
-        ]
-        for index in range(len(self.parts)):
+        self._silent = set(self.members) - self.expected
+        effects: list[Effect] = [Note("exchange", self.attempt, f"{len(self.expected)} committed")]
+        for index, part in enumerate(self.parts):
+            part.owners.rank, part.owners.since_s = part.owners.after(0, self), now
             effects += self._hand_in(index, now)
-        return effects
+        return [*effects, self._owner_timer(now)]
 
     def _owner_timer(self, now: float) -> SetTimer:
-        return SetTimer("owner", self.attempt, now + self.context.deadlines.owner_s)
+        """For the first owner or collector that may be passed over, if any is awaited."""
+        awaited = (due for part in self.parts for _, due in self._awaited(part))
+        return SetTimer(
+            "owner", self.attempt, min(awaited, default=now + self.context.deadlines.owner_s)
+        )
+
+    def _awaited(self, part: Part) -> Iterator[tuple[Turns, float]]:
+        """To whom we look for a part, and until when: it may wait for inputs itself.
+
+        The time is the same for all owners, whoever was heard by whom: members must go round one
+        together.
+        """
+        times = self.context.deadlines
+        patience_s = times.inputs_s + times.owner_s
+        if part.result is not None or part.aggregating:
+            return
+        if part.collectors is not None and not (part.collecting or part.collected):
+            yield part.collectors, part.collectors.since_s + patience_s
+        turns = OWNER_TURNS if self._grouped else 1
+        yield part.owners, part.owners.since_s + turns * patience_s
 
     def _hand_in(self, index: int, now: float) -> list[Effect]:
-        """Our input of a part to whose turn it is to gather it, skipping those who are down."""
+        """Our input of a part to whose turn it is to gather it, skipping those who are gone."""
         part = self.parts[index]
-        gatherers = part.collectors or part.owners
-        gatherers.skip(self._down)
+        turns = part.gatherers
+        turns.rank, turns.since_s = turns.after(turns.rank, self), now
         effects = self._take(index)
         if part.result is not None:
-            return effects
+            return [*effects, *self._answer(index)]
         contributing = self.me in self.expected
-        if gatherers.now != self.me:
-            return [SendPart(self.attempt, index, gatherers.now)] if contributing else []
+        if turns.now != self.me:
+            return [SendPart(self.attempt, index, turns.now)] if contributing else []
         if contributing:
             part.inputs[self.me] = None
-        return [*self._input_timer(index, now), *self._gather_if_complete(index)]
+            following = turns.order[turns.after(turns.rank + 1, self)]
+            if following != self.me:
+                effects.append(SendPart(self.attempt, index, following, reserve=True))
+        return [*effects, *self._input_timer(index, now), *self._gather_if_complete(index)]
 
     def _timer(self, name: str, index: int, at_s: float) -> list[Effect]:
         """Set once for a part."""
@@ -199,24 +226,18 @@ class Exchange:
                 Note("part refused", event.attempt, f"{event.sender.hex()}: {reason}"),
             ]
         part = self.parts[event.part]
-        if part.result is not None:
-            return self._pass_on(event.part, part.result, (event.sender,))
-        if part.aggregating or part.collecting or part.collected:
+        if part.aggregating or part.collecting or event.sender in part.inputs:
             return []
-        part.inputs[event.sender] = None
-        if self.me in self.expected:
-            part.inputs[self.me] = None
+        if part.collected is None:
+            part.inputs[event.sender] = None
+        if part.result is not None:
+            return self._answer(event.part, event.sender)
+        if part.gatherers.now != self.me:
+            return []  # in reserve: it may become our turn
         return [*self._input_timer(event.part, now), *self._gather_if_complete(event.part)]
 
-    def _pass_on(
-        self, index: int, result: PartResult, members: tuple[Address, ...]
-    ) -> list[Effect]:
-        """A result to members who have to get it through us; without groups there are none."""
-        wanted = self._grouped and members
-        return [SendResult(self.attempt, index, result, members)] if wanted else []
-
     def _gather_if_complete(self, index: int) -> list[Effect]:
-        wanted = {m for m in self._mine if m in self.expected and m not in self._down}
+        wanted = {m for m in self._mine if m in self.expected and m not in self}
         return self.inputs_due(index) if wanted <= set(self.parts[index].inputs) else []
 
     def inputs_due(self, index: int) -> list[Effect]:
@@ -228,8 +249,7 @@ class Exchange:
             return []
         if not part.inputs:
             return []
-        given = ((m, self.commitments[m].samples) for m in self._mine if m in part.inputs)
-        inputs = tuple(given)
+        inputs = tuple((m, self.commitments[m].samples) for m in self._mine if m in part.inputs)
         if self._grouped:
             part.collecting = True
             return [Collect(self.attempt, index, inputs)]
@@ -245,16 +265,15 @@ class Exchange:
             part.inputs.pop(sender, None)
         part.collecting = False
         part.collected = PartResult(event.digest, self._mask(part.inputs))
-        return [*effects, *self._hand_on(event.part, now)]
+        return [*effects, *self._hand_over(event.part, now)]
 
     def _refuse(self, senders: Iterable[Address]) -> list[Effect]:
         reason = "a part that does not decode"
         return [Penalize(sender, limits.PENALTY_BAD_DATA, reason) for sender in senders]
 
-    def _hand_on(self, index: int, now: float) -> list[Effect]:
+    def _hand_over(self, index: int, now: float) -> list[Effect]:
         """Our group's aggregate of a part to the owner whose turn it is."""
         part = self.parts[index]
-        part.owners.skip(self._down)
         if part.collected is None or part.result is not None:
             return []
         if part.owners.now != self.me:
@@ -266,27 +285,31 @@ class Exchange:
         sender, given = event.sender, event.group
         if sender not in self.members or event.part >= len(self.parts) or not self._grouped:
             return []
-        index = next(i for i, group in enumerate(self.groups) if sender in group)
-        if not given.included or given.included & ~self._mask(self.groups[index]):
+        number = next(i for i, group in enumerate(self.groups) if sender in group)
+        if not given.included or given.included & ~self._mask(self.groups[number]):
             return [Penalize(sender, limits.PENALTY_MALFORMED, "a mask outside the group")]
         part = self.parts[event.part]
+        if part.aggregating:
+            return []
+        part.groups.setdefault(number, (sender, given))
         if part.result is not None:
-            return self._pass_on(event.part, part.result, (sender,))
-        if not part.aggregating:
-            part.groups.setdefault(index, (sender, given))
+            return self._answer(event.part, sender)
+        if part.owners.now != self.me:
+            return []  # in reserve: it may become our turn
+        return [*self._group_timer(event.part, now), *self._combine_if_complete(event.part)]
+
+    def _group_timer(self, index: int, now: float) -> list[Effect]:
         times = self.context.deadlines
-        patience = self._timer("groups", event.part, now + times.owner_s + times.inputs_s)
-        return [*patience, *self._combine_if_complete(event.part)]
+        return self._timer("groups", index, now + times.owner_s + 2 * times.inputs_s)
 
     def _combine_if_complete(self, index: int) -> list[Effect]:
         """Once every group that has somebody is in, and all whose data is in them are known."""
         part = self.parts[index]
-        present = (m for m in self.expected if m not in self._down)
-        there = self._mask(present)
-        committed = self._mask(self.commitments)
+        there = self._mask(m for m in self.expected if m not in self)
         for number, group in enumerate(self.groups):
             if number not in part.groups and there & self._mask(group):
                 return []
+        committed = self._mask(self.commitments)
         known = all(not given.included & ~committed for _, given in part.groups.values())
         return self.groups_due(index) if known else []
 
@@ -323,6 +346,7 @@ class Exchange:
         result = PartResult(event.digest, included)
         if part.result is None:
             part.result = result
+        part.handed_on = True
         members = self._receivers(part)
         return [*effects, SendResult(event.attempt, event.part, result, members)]
 
@@ -341,7 +365,19 @@ class Exchange:
             return [Penalize(event.sender, limits.PENALTY_MALFORMED, "a mask outside the seat")]
         part = self.parts[event.part]
         part.offered.setdefault(event.sender, event.result)
-        return self._take(event.part)
+        if part.result is not None:
+            return []
+        effects = self._take(event.part)
+        return [*effects, *self._answer(event.part)] if part.result is not None else []
+
+    def _answer(self, index: int, *senders: Address) -> list[Effect]:
+        """Another owner's result of a part, to `senders`, or all who look to us for the part."""
+        part = self.parts[index]
+        looking = (*part.inputs, *(sender for sender, _ in part.groups.values()))
+        waiting = tuple(m for m in senders or looking if m not in (self.me, *part.offered))
+        if part.result is None or part.handed_on or not waiting:
+            return []
+        return [SendResult(self.attempt, index, part.result, waiting)]
 
     def take_offers(self) -> list[Effect]:
         """Results and groups that waited for a commitment."""
@@ -349,7 +385,7 @@ class Exchange:
         for index, part in enumerate(self.parts):
             if part.offered:
                 effects += self._take(index)
-            if part.groups and part.result is None:
+            if part.groups and part.owners.now == self.me:
                 effects += self._combine_if_complete(index)
         return effects
 
@@ -357,19 +393,24 @@ class Exchange:
         """Take an offered result of a part, and pass it on in our group if we collect for it.
 
         Others than the owners to whom we looked, and than our group's collectors who pass theirs
-        on, do not decide a part. Nor does a result that names a member whose commitment is not
-        here: no validator could audit it.
+        on, do not decide a part, but who takes a part over takes what its owner left with anybody:
+        they may have voted for it. Nor does a result decide that names a member whose commitment is
+        not here: no validator could audit it.
         """
         part = self.parts[index]
         if part.result is not None:
             return []
         committed = self._mask(self.commitments)
         heeded = (*part.owners.had, *(part.collectors.had if part.collectors else ()))
+        before = part.owners.had[:-1]
+        if part.owners.now == self.me and not self.expected.isdisjoint(before):
+            heeded = tuple(part.owners.order)  # we take over
         offers = (part.offered.get(sender) for sender in heeded)
         part.result = next((o for o in offers if o and not o.included & ~committed), None)
         if part.result is None or part.collected is None:
             return []
-        return self._pass_on(index, part.result, tuple(m for m in self._mine if m != self.me))
+        others = tuple(m for m in self._mine if m not in (self.me, *part.offered))
+        return [SendResult(self.attempt, index, part.result, others)] if others else []
 
     def _mask(self, senders: Iterable[Address]) -> int:
         chosen = set(senders)
@@ -377,38 +418,80 @@ class Exchange:
 
     # failover -------------------------------------------------------------------------------------
     def next_owners(self, now: float) -> list[Effect]:
-        """It took too long: look to the next owner or collector of every part without a result."""
-        effects: list[Effect] = [self._owner_timer(now), Note("owner failover", self.attempt)]
-        self._turn += 1
+        """Go round the owners that took too long, and wait for them no more."""
+        late: set[Address] = set()
+        effects: list[Effect] = []
         for index, part in enumerate(self.parts):
-            if part.result is not None or part.aggregating:
-                continue
-            if part.collectors is None or self._turn % OWNER_TURNS == 0:
-                part.owners.pass_on()
-                effects += self._hand_on(index, now)
-            if part.collected or part.collecting:
-                continue
-            if part.collectors is not None:
-                part.collectors.pass_on()
-            effects += self._hand_in(index, now)
-        return effects
+            for turns, due in list(self._awaited(part)):
+                if now < due:
+                    continue
+                if turns is part.owners:
+                    late.add(turns.now)
+                else:  # whose fault it is that no result came, nobody can tell
+                    turns.rank = min(turns.rank + 1, len(turns.order) - 1)
+                    effects += self._hand_in(index, now)
+        self._silent |= late
+        if late or effects:
+            effects.insert(0, Note("owner failover", self.attempt))
+        effects += self._without(late | self._voteless(), now)
+        return [*effects, self._owner_timer(now)]
+
+    def _voteless(self) -> frozenset[Address]:
+        """Members that do not seem to have all results, where we do."""
+        cast = self.votes.votes(self.attempt)
+        return frozenset(m for m in self.members if m not in cast) if self.results else frozenset()
 
     def on_down(self, peer: Address, now: float) -> list[Effect]:
-        """Go round a peer that went, and do not wait for what it would have handed in."""
+        """Go round an owner that went, and do not wait for the inputs of a member that did."""
+        return self._without({peer}, now)
+
+    def _without(self, gone: Container[Address], now: float) -> list[Effect]:
         effects: list[Effect] = []
         for index, part in enumerate(self.parts):
             if part.result is not None:
+                effects += self._hand_on(index, gone)
                 continue
-            gatherer = (part.collectors or part.owners).now
-            if part.collectors is not None and part.owners.now == peer:
-                effects += self._hand_on(index, now)
-            if gatherer == peer:
+            if part.aggregating:
+                continue
+            turns = part.gatherers
+            if part.collectors is not None:
+                effects += self._owner_without(index, gone, now)
+            if turns.now in gone and turns.now in self:
                 effects += self._hand_in(index, now)
-            elif part.inputs:
+            elif part.inputs and turns.now == self.me:
                 effects += self._gather_if_complete(index)
-            if part.groups:
-                effects += self._combine_if_complete(index)
         return effects
+
+    def _owner_without(self, index: int, gone: Container[Address], now: float) -> list[Effect]:
+        """In groups: hand over to the next owner, and as an owner do not wait for who is gone."""
+        part = self.parts[index]
+        owners = part.owners
+        if owners.now in gone and owners.now in self:
+            owners.rank, owners.since_s = owners.after(owners.rank, self), now
+            effects = self._take(index)
+            if part.result is not None:
+                return [*effects, *self._answer(index)]
+            effects += self._hand_over(index, now)
+            if owners.now != self.me or not part.groups:
+                return effects
+            return [*effects, *self._group_timer(index, now), *self._combine_if_complete(index)]
+        if part.groups and owners.now == self.me:
+            return self._combine_if_complete(index)
+        return []
+
+    def _hand_on(self, index: int, gone: Container[Address]) -> list[Effect]:
+        """What an owner that went left here, to the next: others may not have got it."""
+        part = self.parts[index]
+        owners = part.owners
+        left = (o for o in owners.order if o in gone and part.offered.get(o) == part.result)
+        owner = next(left, None)
+        if owner is None or part.handed_on or part.result is None:
+            return []
+        following = owners.order[owners.after(owners.order.index(owner) + 1, self)]
+        if following in (self.me, owner):
+            return []
+        part.handed_on = True
+        return [SendResult(self.attempt, index, part.result, (following,))]
 
     # agreement ------------------------------------------------------------------------------------
     def majority(self) -> tuple[PartResult, ...] | None:
@@ -421,6 +504,25 @@ def seat_groups(context: RunContext, seat: SeatProposal) -> list[list[Address]]:
     """Who hands parts to whom in an attempt: one group, or several whose collectors hand on."""
     seed = round_seed(context.seed, seat.attempt.round, seat.previous)
     return groups(seed, seat.attempt.number, [member.trainer for member in seat.members])
+
+
+def part_holders(
+    context: RunContext, seat: SeatProposal, part: int, author: Address
+) -> tuple[Address, ...]:
+    """Who may hold a member's part besides the member: to whom it is handed in, in turn."""
+    group = next(group for group in seat_groups(context, seat) if author in group)
+    return _gatherers(context, seat, group)[part]
+
+
+def _gatherers(
+    context: RunContext, seat: SeatProposal, members: Iterable[Address]
+) -> tuple[tuple[Address, ...], ...]:
+    """Who gathers each part among some members of a seat, first choice first."""
+    named = (member.trainer for member in seat.members)
+    uploads = dict(zip(named, seat.uploads, strict=True))
+    among = tuple(members)
+    lines = tuple(uploads[member] for member in among)
+    return part_owners(context.seed, context.part_count, among, lines)
 
 
 def masked(members: Iterable[Address], mask: int) -> list[Address]:

@@ -177,7 +177,7 @@ class TrainerMachine:
             return []
         seed = round_seed(self.context.seed, attempt.round, self.head.previous)
         carried = self.head.carried_into(attempt)
-        exchange = Exchange(self.context, self.me, seat, carried, self._down)
+        exchange = Exchange(self.context, self.me, seat, carried, self._down, self._silent())
         self._exchange = exchange
         self._early_parts = [early for early in self._early_parts if early.attempt == attempt]
         effects: list[Effect] = [SeatOpened(seat)]
@@ -196,6 +196,14 @@ class TrainerMachine:
         self._training[attempt] = exchange.shards
         order = order_seed(seed, self.me)
         return [*effects, Train(attempt, Cid(seat.base), exchange.shards, order)]
+
+    def _silent(self) -> frozenset[Address]:
+        """Members that did not vote in an attempt in which this node and a majority did."""
+        before = self._exchange
+        cast = before.votes.votes(before.attempt) if before else {}
+        if before is None or self.me not in cast or 2 * len(cast) <= len(before.members):
+            return frozenset()
+        return frozenset(m for m in before.members if m not in cast)
 
     # train and commit -----------------------------------------------------------------------------
     def _on_trained(self, event: Trained, now: float) -> list[Effect]:
@@ -348,8 +356,11 @@ class TrainerMachine:
     def _on_step_failed(self, event: StepFailed, _now: float) -> list[Effect]:
         return [Note("step failed", event.attempt, event.reason)]
 
-    def _on_adopted(self, _event: Adopted, now: float) -> list[Effect]:
-        """The round is over: forget it, and take what gossip brought ahead of time."""
+    def _on_adopted(self, event: Adopted, now: float) -> list[Effect]:
+        """The round is over: forget it, and take what gossip brought ahead of time.
+
+        Who is not paid for it was not there to say that it holds the checkpoint, and says so now.
+        """
         self.phase = Phase.WAITING
         self._exchange = self._trained = None
         self._seats.clear()
@@ -359,6 +370,10 @@ class TrainerMachine:
         self._seat_votes = Tally()
         effects: list[Effect] = [Persist("result-vote", key, None) for key in sorted(self._voted)]
         self._voted.clear()  # a round that is over takes no votes
+        record = event.record
+        if self.me not in {c.account for c in record.trainers} and not self.head.finished:
+            notice = StepNotice(record.attempt, Cid(record.checkpoint))
+            effects.append(Publish(Topic.ROUNDS, notice))
         for sender, said in self._ahead.take_all():
             effects += self._received(Received(sender, said), now)
         return effects
@@ -374,7 +389,7 @@ class TrainerMachine:
             return exchange.inputs_due(event.part)
         if event.name == "groups" and self.phase is Phase.EXCHANGING:
             return exchange.groups_due(event.part)
-        if event.name == "owner" and self.phase is Phase.EXCHANGING:
+        if event.name == "owner" and self.phase in (Phase.EXCHANGING, Phase.AGREED):
             return exchange.next_owners(now) + self._vote_if_complete(exchange, now)
         return []
 
@@ -385,7 +400,7 @@ class TrainerMachine:
             return []
         if self.phase is Phase.COMMITTED:
             return self._begin_if_all_committed(exchange, now)
-        if self.phase is Phase.EXCHANGING:
+        if self.phase in (Phase.EXCHANGING, Phase.AGREED):
             return exchange.on_down(event.peer, now) + self._vote_if_complete(exchange, now)
         return []
 

@@ -56,6 +56,7 @@ from eigen.protocol.exchange import masked, seat_groups
 from eigen.protocol.head import HeadMachine
 from eigen.protocol.limits import SKETCH_BYTES
 from eigen.protocol.messages import (
+    Attempt,
     Attestation,
     Commitment,
     PartResult,
@@ -84,7 +85,10 @@ class VirtualNode:
     address: Address
     validator: bool
     alive: bool = True
+    frozen: bool = False  # it does nothing and its connections stay, as under SIGSTOP
     boots: int = 0
+    backlog: list[Event] = field(default_factory=list)  # what came while it was frozen
+    inputs: set[tuple[Attempt, int, Address]] = field(default_factory=set)  # parts held here
     disk: dict[tuple[str, bytes], bytes] = field(default_factory=dict)
     records: dict[int, RoundRecord] = field(default_factory=dict)  # adopted, by round
     head: HeadMachine = field(init=False)
@@ -134,7 +138,9 @@ class HeapNetwork:
     # life and death -------------------------------------------------------------------------------
     def _boot(self, node: VirtualNode) -> None:
         node.alive = True
-        node.timers.clear()
+        node.frozen = False
+        for held in (node.timers, node.backlog, node.inputs):
+            held.clear()
         node.boots += 1
         last = node.records[max(node.records)] if node.records else None
         node.head = HeadMachine(self.context, last)
@@ -155,6 +161,18 @@ class HeapNetwork:
             self._post(other, self.links.down_notice_s, PeerDown(address))
         self._tell_membership(self.links.down_notice_s)
 
+    def freeze(self, address: Address) -> None:
+        """SIGSTOP: the node stands still, and nothing tells the others."""
+        self.nodes[address].frozen = True
+
+    def thaw(self, address: Address) -> None:
+        """SIGCONT: the node goes on with all that came meanwhile."""
+        node = self.nodes[address]
+        node.frozen = False
+        backlog, node.backlog = node.backlog, []
+        for event in backlog:
+            self._post(node, 0.0, event)
+
     def restart(self, address: Address) -> None:
         """Boot from disk; the node repairs what it missed."""
         node = self.nodes[address]
@@ -165,7 +183,7 @@ class HeapNetwork:
 
     def _repair(self, node: VirtualNode) -> None:
         """One peer, drawn at random, answers with its head and with what it heard of the round."""
-        others = [n for n in self.nodes.values() if n.alive and n is not node]
+        others = [n for n in self.nodes.values() if n.alive and not n.frozen and n is not node]
         if not others:
             return
         peer = self.random.choice(others)
@@ -199,6 +217,9 @@ class HeapNetwork:
             node = self.nodes[address]
             if not node.alive or boot != node.boots:
                 continue
+            if node.frozen:
+                node.backlog.append(event)
+                continue
             if isinstance(event, PeerDown) and self.nodes[event.peer].alive:
                 continue  # it was back before anybody noticed
             if isinstance(event, MembershipChanged):
@@ -229,6 +250,8 @@ class HeapNetwork:
         if isinstance(event, Adopted):  # a node's head is on disk before its machines hear of it
             node.records[event.record.attempt.round] = event.record
             node.heard = [r for r in node.heard if _round_of(r) > event.record.attempt.round]
+        if isinstance(event, PartArrived):
+            node.inputs.add((event.attempt, event.part, event.sender))
         for machine in (node.head, node.trainer, node.committee):
             if machine is None:
                 continue
@@ -280,10 +303,16 @@ class HeapNetwork:
             case Step(attempt=attempt, base=base, results=results):
                 self._post(node, 0.01, Stepped(attempt, _checkpoint(base, results)))
             case Audit(seat=seat, results=results):
-                reason = _fault(self.context, effect)
+                lost = self._lost_input(effect)
+                took = self.context.deadlines.inputs_s if lost and self.nodes[lost].frozen else 0.02
+                reason = (
+                    f"an input of {lost.hex()} is not to be had"
+                    if lost
+                    else _fault(self.context, effect)
+                )
                 checkpoint = Cid("") if reason else _checkpoint(seat.base, results)
                 left = (raw_cid(_hash("left", results)),)
-                self._post(node, 0.02, Audited(seat.attempt, checkpoint, left, reason))
+                self._post(node, took, Audited(seat.attempt, checkpoint, left, reason))
             case Attest(record=record):
                 self._attest(node, record)
             case Adopt(round=round_, record=wanted):
@@ -316,6 +345,18 @@ class HeapNetwork:
                 roots = self._roots(node, inputs)
                 value = _aggregate(attempt.round, part, inputs, roots, effect.carried)
                 self._post(node, 0.005, Aggregated(attempt, part, value, ()))
+
+    def _lost_input(self, audit: Audit) -> Address | None:
+        """Whose committed input nobody who answers has, if there is one; one's own, one has."""
+        answering = [n for n in self.nodes.values() if n.alive and not n.frozen]
+        held = {slot for node in answering for slot in node.inputs}
+        own = {n.address for n in answering if n.trainer and n.trainer.commitment_of(n.address)}
+        for part, result in enumerate(audit.results):
+            for i, member in enumerate(audit.seat.members):
+                slot = (audit.seat.attempt, part, member.trainer)
+                if result.included >> i & 1 and member.trainer not in own and slot not in held:
+                    return member.trainer
+        return None
 
     def send(self, to: Address, event: Event) -> None:
         """An event for one node, after a latency; nothing where it is down."""

@@ -323,6 +323,11 @@ class Kad:
         self._own[key] = 0.0
         self._news.set()
 
+    def withdraw(self, key: bytes) -> None:
+        """Announce a content no more."""
+        self._own.pop(key, None)
+        self._gaps_s.pop(key, None)
+
     async def find_providers(self, key: bytes, *, limit: int, timeout_s: float) -> list[Address]:
         """Up to `limit` peers that say they provide a content, and are connected by now.
 

@@ -222,6 +222,12 @@ class Libp2pNetwork:
         if self._kad is not None:
             self._kad.provide(multihash_of(cid))
 
+    async def withdraw(self, cid: Cid) -> None:
+        """See `ports.ContentRouting.withdraw`."""
+        await trio.lowlevel.checkpoint()
+        if self._kad is not None:
+            self._kad.withdraw(multihash_of(cid))
+
     async def find_providers(self, cid: Cid, *, limit: int, timeout_s: float) -> Sequence[Address]:
         """See `ports.ContentRouting.find_providers`."""
         if self._kad is None:

@@ -43,6 +43,7 @@ from eigen.protocol.messages import (
     Attempt,
     Attestation,
     Commitment,
+    Credit,
     Outcome,
     OutcomeVote,
     PartResult,
@@ -226,7 +227,9 @@ def test_a_whole_round_of_a_trainer() -> None:
     assert voice.hear(B, commitment(B)) == []
     begun = voice.hear(C, commitment(C))  # the last one: no need to wait for the deadline
     sent = [e for e in begun if isinstance(e, SendPart)]
-    assert {e.part for e in sent} == {0, 1} - set(owned_by(A))
+    assert {e.part for e in sent if not e.reserve} == {0, 1} - set(owned_by(A))
+    reserves = [SendPart(AT, p, OWNERS[p][1], True) for p in owned_by(A)]
+    assert [e for e in sent if e.reserve] == reserves
     for part in range(2):
         owner = OWNERS[part][0]
         if owner == A:
@@ -246,7 +249,8 @@ def test_a_whole_round_of_a_trainer() -> None:
     [step] = voice.hear(B, ResultVote(AT, digest(SEAT), RESULTS))
     assert step == Step(AT, Cid(RUN.genesis), RESULTS, (B,))
     assert published(voice.tell(Stepped(AT, NEXT))) == [StepNotice(AT, NEXT)]
-    [forget] = voice.tell(Adopted(record()))
+    paid = record(trainers=(Credit(A, 100, 1),))
+    [forget] = voice.tell(Adopted(paid))
     assert isinstance(forget, Persist)
     assert forget.value is None
     assert voice.machine.phase is Phase.WAITING
@@ -299,13 +303,106 @@ def test_the_exchange_begins_without_who_is_late_and_skips_an_owner_that_is_gone
     voice.hear(B, commitment(B))
     effects = voice.tell(TimerFired("commit", AT))
     assert "2 committed" in [e.detail for e in effects if isinstance(e, Note)]
-    late = voice.hear(C, commitment(C))
-    assert late == []
-    moved = voice.tell(PeerDown(C))
-    for part in owned_by(C):
-        second = OWNERS[part][1]
-        wants = SetTimer if second == A else SendPart
-        assert wants in kinds(moved)
+    assert voice.hear(C, commitment(C)) == []
+    assert looked_to(voice) == [next(o for o in owners(p) if o != C) for p in range(2)]
+
+
+def owners(part: int) -> tuple[Address, ...]:
+    return OWNERS[part]
+
+
+def looked_to(voice: Voice) -> list[Address]:
+    return [part.owners.now for part in voice.machine._exchange.parts]
+
+
+def result_votes(*voters: Address) -> list[tuple[Address, ResultVote]]:
+    return [(voter, ResultVote(AT, digest(SEAT), RESULTS)) for voter in voters]
+
+
+def test_an_owners_own_input_is_kept_in_reserve_until_our_turn() -> None:
+    first, second, third = owners(0)
+    voice = exchanging(second)
+    assert voice.tell(PartArrived(first, AT, 0, commitment(first).parts_root)) == []
+    assert voice.tell(PartArrived(third, AT, 0, commitment(third).parts_root)) == []
+    [work] = [e for e in voice.tell(PeerDown(first)) if isinstance(e, Aggregate) and e.part == 0]
+    assert {who for who, _ in work.inputs} == {A, B, C}
+
+
+def test_owners_are_passed_over_together_and_not_waited_for_again() -> None:
+    """When an owner had its time for inputs and for the result, whatever has come from it."""
+    first, second, third = owners(0)
+    times = RUN.deadlines
+    for me in (second, third):
+        voice = exchanging(me)
+        voice.machine._exchange.parts[1].result = RESULTS[1]
+        voice.now = times.owner_s + times.inputs_s - 0.1
+        [again] = [e for e in voice.tell(TimerFired("owner", AT)) if isinstance(e, SetTimer)]
+        assert again.at_s == times.owner_s + times.inputs_s
+        assert looked_to(voice)[0] == first
+        voice.now = again.at_s
+        effects = voice.tell(TimerFired("owner", AT))
+        assert looked_to(voice)[0] == second
+        if me == second:
+            root = commitment(third).parts_root
+            [work] = [
+                e for e in voice.tell(PartArrived(third, AT, 0, root)) if isinstance(e, Aggregate)
+            ]
+            assert {who for who, _ in work.inputs} == {second, third}
+        else:
+            assert SendPart(AT, 0, second) in effects
+
+
+def test_a_result_that_an_owner_left_here_goes_to_who_takes_the_part_over() -> None:
+    first, second, third = owners(0)
+    voice = exchanging(third)
+    voice.tell(ResultArrived(first, AT, 0, RESULTS[0]))
+    assert SendResult(AT, 0, RESULTS[0], (second,)) in voice.tell(PeerDown(first))
+    assert SendResult not in kinds(voice.tell(PeerDown(first))), "once"
+
+
+def test_who_takes_a_part_over_takes_and_hands_out_what_its_owner_left_with_others() -> None:
+    first, second, third = owners(0)
+    voice = exchanging(second)
+    part = voice.machine._exchange.parts[0]
+    voice.tell(ResultArrived(third, AT, 0, RESULTS[0]))
+    assert part.result is None, "it is not our turn"
+    voice.tell(PeerDown(first))
+    assert part.result == RESULTS[0]
+    voice = exchanging(second)
+    voice.tell(ResultArrived(first, AT, 0, RESULTS[0]))
+    voice.tell(PeerDown(first))
+    asked = PartArrived(third, AT, 0, commitment(third).parts_root)
+    assert voice.tell(asked) == [SendResult(AT, 0, RESULTS[0], (third,))]
+    assert voice.tell(asked) == [], "once"
+
+
+def test_nobody_decides_a_part_whose_owner_did_not_commit() -> None:
+    """It cannot have left a result with anybody."""
+    _, second, third = owners(0)
+    voice = seated(second)
+    voice.tell(Trained(AT, commitment(second)))
+    voice.hear(third, commitment(third))
+    voice.tell(TimerFired("commit", AT))
+    assert looked_to(voice)[0] == second
+    voice.tell(ResultArrived(third, AT, 0, PartResult(Digest(b"f" * 32), 0b1)))
+    assert voice.machine._exchange.parts[0].result is None
+
+
+def test_who_was_silent_in_the_attempt_before_is_not_waited_for() -> None:
+    again = replace(SEAT, attempt=replace(AT, number=1))
+    for voters, phase in ((B,), Phase.EXCHANGING), ((), Phase.COMMITTED):
+        voice = exchanging()
+        for owner, part in ((owners(p)[0], p) for p in range(2)):
+            voice.tell(ResultArrived(owner, AT, part, RESULTS[part]))
+            voice.tell(Aggregated(AT, part, RESULTS[part].digest, ()))
+        for voter, vote in result_votes(*voters):
+            voice.hear(voter, vote)
+        assert A in voice.machine._exchange.votes.votes(AT)
+        voice.hear(leader(SEED, 1, RUN.validators), again)
+        for validator in VALIDATORS:
+            voice.hear(validator, SeatVote(again.attempt, digest(again)))
+        voice.hear(B, commitment(B, again.attempt))
+        assert voice.machine.phase is phase, "C is waited for unless a majority voted without it"
 
 
 def test_a_result_counts_from_the_owner_whose_turn_it_is() -> None:
@@ -501,6 +598,39 @@ def test_a_failed_audit_proposes_nothing_and_gives_the_attempt_up_at_once() -> N
     assert published(voice.tell(TimerFired("notices", AT))) == []
 
 
+def test_an_attempt_that_can_have_no_majority_any_more_is_given_up_at_once() -> None:
+    voice = opened()
+    assert "attempt timed out" not in events(voice.tell(PeerDown(C)))
+    [(_, vote)] = result_votes(A)
+    assert "attempt timed out" not in events(voice.hear(A, vote))
+    other = replace(vote, results=RESULTS[::-1])
+    assert "attempt timed out" in events(voice.hear(B, other))
+    assert voice.hear(C, vote) == [], "given up once"
+
+
+def test_a_leader_seats_who_comes_where_there_were_too_few() -> None:
+    voice = committee(LEADER)
+    voice.tell(MembershipChanged((A, B), (0, 0)))
+    voice.tell(PeerDown(B))
+    voice.tell(TimerFired("attempt", AT))
+    number = next(n for n in (1, 2) if leader(SEED, n, RUN.validators) == LEADER)
+    effects: list[Any] = []
+    for validator in VALIDATORS:
+        effects += voice.hear(validator, Timeout(replace(AT, number=number - 1), ()))
+    assert "too few trainers" in events(effects)
+    voice.machine._down.discard(B)
+    [seat] = [
+        m
+        for m in published(voice.tell(MembershipChanged((A, B), (0, 0))))
+        if isinstance(m, SeatProposal)
+    ]
+    assert [m.trainer for m in seat.members] == [A, B]
+
+
+def events(effects: list[Any]) -> list[str]:
+    return [e.event for e in effects if isinstance(e, Note)]
+
+
 def test_only_the_attempts_own_timer_ends_it() -> None:
     voice = opened()
     for name in ("repair", "commit", "owner", "inputs", "something"):
@@ -557,6 +687,44 @@ def test_a_prepared_record_is_attested_again_after_a_restart_and_may_still_time_
     again = committee(LEADER, decode(kept.value, Promises))
     assert again.tell(Started())[0] == attest
     assert Timeout(AT, (outcome,)) in published(again.tell(TimerFired("attempt", AT)))
+
+
+def test_who_was_not_paid_for_a_round_says_that_it_holds_its_checkpoint() -> None:
+    voice = Voice(TrainerMachine(RUN, A, HeadMachine(RUN)))
+    told = record(1, trainers=(Credit(B, 100, 1),))
+    assert published(voice.tell(Adopted(told))) == [StepNotice(told.attempt, Cid(told.checkpoint))]
+    assert published(voice.tell(Adopted(record(2, trainers=(Credit(A, 100, 1),))))) == []
+
+
+def test_a_leader_waits_for_nobody_who_does_not_hold_the_checkpoint() -> None:
+    """Seated are those whom the last round paid, and who has said that it holds the checkpoint."""
+    first = record(1, trainers=(Credit(A, 100, 1), Credit(B, 100, 1)))
+    at = replace(AT, round=2)
+    head = HeadMachine(RUN, first)
+    seed = round_seed(RUN.seed, 2, digest(first))
+    me = leader(seed, 0, RUN.validators)
+    notice = StepNotice(first.attempt, Cid(first.checkpoint))
+    for said, expected in (
+        (notice, [A, B, C]),
+        (replace(notice, checkpoint=NEXT), [A, B]),
+        (replace(notice, attempt=at), [A, B]),
+    ):
+        voice = Voice(CommitteeMachine(RUN, me, head))
+        voice.machine._trainers = (A, B, C)
+        voice.hear(C, said)
+        [seat] = [
+            m
+            for m in published(voice.tell(MembershipChanged((A, B, C), (0, 0, 0))))
+            if isinstance(m, SeatProposal)
+        ]
+        assert [m.trainer for m in seat.members] == expected
+    voice = Voice(CommitteeMachine(RUN, me, head))
+    [seat, *_] = [
+        m
+        for m in published(voice.tell(MembershipChanged((B, C), (0, 0))))
+        if isinstance(m, SeatProposal)
+    ]
+    assert [m.trainer for m in seat.members] == [B, C], "too few would be left"
 
 
 def test_what_only_validators_may_say_is_blamed_on_others() -> None:

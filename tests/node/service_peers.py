@@ -18,6 +18,7 @@ from eigen.node.libp2p.config import Libp2pConfig
 from eigen.node.libp2p.network import Libp2pNetwork
 from eigen.node.members import Members
 from eigen.node.records import SqliteRecords
+from eigen.node.retention import Retention
 from eigen.protocol.membership import Membership
 from eigen.protocol.messages import Heartbeat
 from eigen.protocol.types import Address
@@ -25,6 +26,7 @@ from eigen.protocol.types import Address
 NETWORK_ID = "testnet"
 HEARTBEAT_S = 0.5
 TTL_S = 3.0
+KEEP_CHECKPOINTS = 3
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Peer:
     gossip: Gossip
     members: Members
     datasets: Datasets
+    retention: Retention
     nursery: trio.Nursery
 
     @property
@@ -70,7 +73,7 @@ async def peer(
     me = identity.address
     async with AsyncExitStack() as stack:
         records = stack.enter_context(closing(SqliteRecords(home / "node.sqlite3")))
-        blobs = DirectoryBlobs(home / "blobs")
+        blobs = DirectoryBlobs(home / "blobs", in_use_s=0.0)
         network = host(identity)
         gossip = Gossip(identity, network, NETWORK_ID)
         blocks = BlockExchange(network, blobs, network)
@@ -78,15 +81,25 @@ async def peer(
             time.time_ns() // 1_000_000, 0, roles, me, sealing.public_bytes, (), "test"
         )
         members = Members(Membership(me, TTL_S), network, gossip, template, HEARTBEAT_S)
+        retention = Retention(records, blobs, blocks, KEEP_CHECKPOINTS)
         datasets = Datasets(
-            me, NETWORK_ID, sealing, network, gossip, members, records, blobs, blocks
+            me, NETWORK_ID, sealing, network, gossip, members, records, blobs, blocks, retention
         )
         gossip.join()
         async with trio.open_nursery() as nursery:
             await nursery.start(network.run)
             nursery.start_soon(members.run)
             yield Peer(
-                identity, network, records, blobs, blocks, gossip, members, datasets, nursery
+                identity,
+                network,
+                records,
+                blobs,
+                blocks,
+                gossip,
+                members,
+                datasets,
+                retention,
+                nursery,
             )
             nursery.cancel_scope.cancel()
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from eigen.node.blobs import DirectoryBlobs
 from eigen.protocol.cid import CidError, CidMismatch, blocks_of, content_cid, raw_cid
 from eigen.protocol.limits import BLOCK_BYTES_MAX
+from eigen.protocol.types import Cid
 
 LARGE = secrets.token_bytes(2 * BLOCK_BYTES_MAX + 5)
 
@@ -204,3 +205,67 @@ def test_blocks_are_for_their_owner_alone(tmp_path: Path) -> None:
     blobs = DirectoryBlobs(tmp_path / "blobs")
     cid = trio.run(blobs.put, b"mine")
     assert the_file(tmp_path / "blobs", cid).stat().st_mode & 0o077 == 0
+
+
+# dropping ---------------------------------------------------------------------------------------
+@pytest.fixture
+def idle(folder: Path) -> DirectoryBlobs:
+    return DirectoryBlobs(folder, in_use_s=0.0)
+
+
+async def test_a_dropped_content_leaves_no_file_and_can_be_put_again(
+    idle: DirectoryBlobs, folder: Path
+) -> None:
+    kept, cid = await idle.put(b"something else"), await idle.put(LARGE)
+    assert await idle.drop([cid], []) == {cid}
+    assert [path.name for path in everything(folder)] == [kept]
+    assert await idle.get(cid) is None
+    assert await idle.drop([cid], []) == {cid}, "there is nothing to do"
+    assert await idle.put(LARGE) == cid
+    assert await idle.get(cid) == LARGE
+
+
+async def test_blocks_that_a_kept_content_shares_stay(idle: DirectoryBlobs, folder: Path) -> None:
+    changed = LARGE[:-1] + bytes([LARGE[-1] ^ 1])
+    old, new = await idle.put(LARGE), await idle.put(changed)
+    before = len(everything(folder))
+    assert await idle.drop([old], [new]) == {old}
+    assert await idle.get(new) == changed
+    assert len(everything(folder)) == before - 2, "the old root and its last leaf"
+    assert await idle.drop([new], [new]) == {new}
+    assert await idle.get(new) == changed
+
+
+async def test_what_was_read_written_or_served_a_moment_ago_stays_whole(
+    idle: DirectoryBlobs, folder: Path
+) -> None:
+    cid, twin = await idle.put(LARGE), await idle.put(LARGE[:BLOCK_BYTES_MAX] + b"twin")
+    store = DirectoryBlobs(folder, in_use_s=1.0)
+    for cid_of_block, _ in list(blocks_of(LARGE))[1:2]:  # as a peer that fetches asks for it
+        assert await store.get_block(Cid(cid_of_block)) is not None
+    assert await store.drop([cid, twin], []) == {twin}
+    assert await idle.get(cid) == LARGE, "with the blocks that it shares with what went"
+    await trio.sleep(1.1)
+    assert await store.drop([cid], []) == {cid}
+
+
+async def test_a_drop_that_was_cut_short_is_done_by_the_next(
+    idle: DirectoryBlobs, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cid = await idle.put(LARGE)
+    deleted: list[str] = []
+    delete = idle._delete
+
+    def cut(block: str) -> bool:
+        if len(deleted) == 2:
+            raise OSError("power cut")
+        deleted.append(block)
+        return delete(block)
+
+    monkeypatch.setattr(idle, "_delete", cut)
+    with pytest.raises(OSError, match="power cut"):
+        await idle.drop([cid], [])
+    assert files(folder, cid), "the root goes last: it names the rest"
+    again = DirectoryBlobs(folder, in_use_s=0.0)
+    assert await again.drop([cid], []) == {cid}
+    assert everything(folder) == []

@@ -1,5 +1,6 @@
 """Membership over real connections: heard, lost after the grace, and back."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -27,10 +28,29 @@ async def test_a_peer_is_a_member_once_its_heartbeat_is_heard(tmp_path: Path) ->
         assert heard.heartbeat.sealing_key == bob.datasets._sealing.public_bytes
 
 
-async def test_a_lost_peer_is_down_after_the_grace_and_not_before(tmp_path: Path) -> None:
+async def test_a_peer_whose_process_ended_is_down_at_once(tmp_path: Path) -> None:
+    """Its addresses refuse a new connection: the grace is for lines that drop."""
     async with peer(tmp_path) as alice, peer(tmp_path) as bob:
         await alice.meet(bob)
         await until(lambda: bob.address in alice.members.with_role("trainer"))
+        changes: list[tuple[float, object]] = []
+        alice.members.watch(lambda change: changes.append((trio.current_time(), change)))
+        bob.stop()
+        await until(lambda: bob.address not in alice.network.peers())
+        lost_s = trio.current_time()
+        await until(lambda: bob.address not in alice.members.with_role("trainer"))
+        [down_s] = [at for at, change in changes if change == PeerDown(bob.address)]
+        assert down_s < lost_s + LOST_GRACE_S / 2
+
+
+async def test_a_lost_peer_that_cannot_be_dialled_is_down_after_the_grace(tmp_path: Path) -> None:
+    async with peer(tmp_path) as alice, peer(tmp_path) as bob:
+        await alice.meet(bob)
+        await until(lambda: bob.address in alice.members.with_role("trainer"))
+        member = alice.members.membership.member(bob.address)
+        assert member is not None
+        hidden = replace(member, heartbeat=replace(member.heartbeat, addrs=()))
+        alice.members.membership._members[bob.address] = hidden
         changes: list[tuple[float, object]] = []
         alice.members.watch(lambda change: changes.append((trio.current_time(), change)))
         bob.stop()

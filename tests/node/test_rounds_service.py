@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import trio
-from service_peers import Peer, peer, until
+from service_peers import KEEP_CHECKPOINTS, Peer, peer, until
 
 from eigen.chain.evm import EvmChain
 from eigen.chain.port import Contracts
@@ -24,6 +24,7 @@ from eigen.node.datasets import Dataset
 from eigen.node.driver import RunDriver
 from eigen.node.exchange import RESULTS_PER_SENDER_MAX, PartsMissing, part_digest
 from eigen.node.ports import BulkWriter, RequestRefused
+from eigen.node.retention import NOTED, ONCE_UNNAMED
 from eigen.node.rounds import Rounds, payout_root
 from eigen.node.run_ports import RunPorts
 from eigen.node.worker import TrainingWorker
@@ -186,6 +187,7 @@ async def _member(one: Peer, context: RunContext, genesis: bytes, worker: Traini
         one.datasets,
         worker,
         chain,
+        one.retention,
     )
     trains = one.address not in context.validators
     rounds = Rounds(ports, one.members, Parameters(), trains=trains, on_adopted=lambda *_: None)
@@ -250,6 +252,30 @@ async def test_groups_hand_on_what_they_come_to_and_validators_repeat_it(
         assert records[0] == records[1] == records[2]
         assert {c.account for c in records[0].trainers} == set(at.trainers)
         assert at.val.notes("audit failed") == []
+
+
+async def test_the_disk_does_not_fill_with_rounds(tmp_path: Path) -> None:
+    """Checkpoints, what results left out, and residuals: those of the last rounds, no others."""
+    async with cast(tmp_path) as at:
+        at.start()
+        members = (at.alice, at.bob, at.val)
+        wanted = 2 * KEEP_CHECKPOINTS + 2
+        await until(lambda: all(m.driver.head.round >= wanted for m in members), 120)
+        for member in members:
+            noted: dict[int, list[Cid]] = {}
+            for key, _ in await member.peer.records.scan(NOTED):
+                noted.setdefault(int.from_bytes(key[32:40], "big"), []).append(
+                    Cid(key[40:].decode())
+                )
+            residuals = noted.pop(ONCE_UNNAMED, [])
+            assert len(residuals) <= 4, "the last, and what is being replaced"
+            assert min(noted) > wanted - KEEP_CHECKPOINTS - 1
+            old = member.driver.history[wanted - KEEP_CHECKPOINTS - 1]
+            assert [await member.peer.blobs.get(cid) for cid in (old.checkpoint, *old.left)] == [
+                None for _ in (old.checkpoint, *old.left)
+            ]
+            newest = member.driver.head.checkpoint
+            assert await member.peer.blobs.get(Cid(newest)) is not None
 
 
 async def test_an_owner_whose_result_does_not_follow_fails_the_audit_and_is_not_attested(

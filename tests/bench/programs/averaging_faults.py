@@ -4,6 +4,7 @@ import contextlib
 import random
 import signal
 import statistics
+import sys
 import time
 from collections import Counter
 from typing import Any
@@ -55,7 +56,9 @@ class Faults:
         if kind == "kill":
             assert victim.process.wait(10) == -signal.SIGKILL
         survivors = [t for t in self.network.trainers if t is not victim]
-        self.commit_s[kind].append(self._committed(survivors, before, struck) - struck)
+        took_s = self._committed(survivors, before, struck) - struck
+        self.commit_s[kind].append(took_s)
+        print(f"{kind} in {victim.phase}: {took_s:.2f} s", file=sys.stderr, flush=True)
         if kind == "kill":
             victim.start()
         else:

@@ -32,6 +32,7 @@ from eigen.node.libp2p.config import Libp2pConfig
 from eigen.node.libp2p.network import Libp2pNetwork
 from eigen.node.members import Members
 from eigen.node.records import SqliteRecords
+from eigen.node.retention import Retention
 from eigen.node.rounds import Rounds
 from eigen.node.run_ports import RunPorts
 from eigen.node.worker import TrainingWorker
@@ -163,10 +164,13 @@ async def main(home: Path, wanted: dict[str, Any]) -> None:
         )
         membership = Membership(me, deadlines.heartbeat_ttl_s)
         members = Members(membership, network, gossip, template, deadlines.heartbeat_s)
+        retention = Retention(records, blobs, blocks, wanted.get("keep_checkpoints", 8))
         datasets = Datasets(
-            me, NETWORK_ID, sealing, network, gossip, members, records, blobs, blocks
+            me, NETWORK_ID, sealing, network, gossip, members, records, blobs, blocks, retention
         )
-        ports = RunPorts(identity, network, gossip, records, blobs, blocks, datasets, worker, chain)
+        ports = RunPorts(
+            identity, network, gossip, records, blobs, blocks, datasets, worker, chain, retention
+        )
         rounds = Rounds(ports, members, deadlines, trains=not validates, on_adopted=lambda *_: None)
         gossip.join()
         async with trio.open_nursery() as nursery:
