@@ -3,14 +3,12 @@
 It gathers and answers; `committee` decides.
 """
 
-from collections import Counter
 from collections.abc import Container
 from contextlib import suppress
 
 from eigen.protocol import limits
 from eigen.protocol.context import RunContext
 from eigen.protocol.effects import Audited
-from eigen.protocol.exchange import majority_result
 from eigen.protocol.messages import (
     Attempt,
     Commitment,
@@ -147,7 +145,7 @@ class RoundEvidence:
         if number in self.results or number not in self.seats:
             return False
         attempt = self.seats[number].attempt
-        agreed = majority_result(self._result_votes, attempt, self.members(number))
+        agreed = self._result_votes.leading(attempt, len(self.members(number)) // 2 + 1)
         if agreed is None or len(agreed) != self.context.part_count:
             return False
         included = 0
@@ -168,7 +166,7 @@ class RoundEvidence:
             return False
         members = self.members(number)
         cast = self._result_votes.votes(self.seats[number].attempt)
-        most = max(Counter(cast[m] for m in members if m in cast).values(), default=0)
+        most = self._result_votes.most(self.seats[number].attempt)
         open_ = sum(m not in cast and m not in lost for m in members)
         return most + open_ <= len(members) // 2
 

@@ -496,7 +496,7 @@ class Exchange:
     # agreement ------------------------------------------------------------------------------------
     def majority(self) -> tuple[PartResult, ...] | None:
         """Results of all parts for which more than half of the seat voted, if there are any."""
-        chosen = majority_result(self.votes, self.attempt, self.members)
+        chosen = self.votes.leading(self.attempt, len(self.members) // 2 + 1)
         return chosen if chosen is not None and len(chosen) == len(self.parts) else None
 
 
@@ -528,15 +528,3 @@ def _gatherers(
 def masked(members: Iterable[Address], mask: int) -> list[Address]:
     """The members whose bits are set."""
     return [member for i, member in enumerate(members) if mask >> i & 1]
-
-
-def majority_result(
-    votes: Tally[Attempt, tuple[PartResult, ...]], attempt: Attempt, members: tuple[Address, ...]
-) -> tuple[PartResult, ...] | None:
-    """The results for which more than half of the seat voted, if there are any."""
-    cast = votes.votes(attempt)
-    counted: Tally[int, tuple[PartResult, ...]] = Tally()
-    for member in members:
-        if member in cast:
-            counted.add(0, member, cast[member])
-    return counted.leading(0, len(members) // 2 + 1)

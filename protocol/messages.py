@@ -5,8 +5,10 @@ checks (ballots, attestations) carry their own EIP-712 signature inside as well.
 """
 
 import hashlib
+from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated
 
 from eigen.protocol import limits
@@ -34,7 +36,8 @@ class Topic(StrEnum):
     ATTESTATIONS = "attestations"
 
 
-def digest(value: object) -> Digest:
+@lru_cache(maxsize=256)
+def digest(value: Hashable) -> Digest:
     """SHA-256 of a message's canonical bytes: its name in votes."""
     return Digest(hashlib.sha256(encode(value)).digest())
 

@@ -9,6 +9,7 @@ import hashlib
 import heapq
 import itertools
 import random
+import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,6 +68,15 @@ from eigen.protocol.trainer import TrainerMachine
 from eigen.protocol.types import Address, Cid, Digest
 from eigen.protocol.wire import decode
 
+_TRACED = struct.Struct("<dIHQ")
+_HANDLED: dict[type, frozenset[type]] = {
+    HeadMachine: frozenset(HeadMachine.TRANSITIONS) | {Attestation},
+    TrainerMachine: frozenset(TrainerMachine.TRANSITIONS) | frozenset(TrainerMachine.MESSAGES),
+    CommitteeMachine: frozenset(CommitteeMachine.TRANSITIONS)
+    | frozenset(CommitteeMachine.MESSAGES),
+}
+"""Events and messages that mean anything to a machine: it need not be asked about others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Links:
@@ -84,20 +94,59 @@ class VirtualNode:
 
     address: Address
     validator: bool
+    index: int
     alive: bool = True
     frozen: bool = False  # it does nothing and its connections stay, as under SIGSTOP
     boots: int = 0
-    backlog: list[Event] = field(default_factory=list)  # what came while it was frozen
+    backlog: list[tuple[Event, int]] = field(default_factory=list)  # what came while it was frozen
     inputs: set[tuple[Attempt, int, Address]] = field(default_factory=set)  # parts held here
     disk: dict[tuple[str, bytes], bytes] = field(default_factory=dict)
     records: dict[int, RoundRecord] = field(default_factory=dict)  # adopted, by round
     head: HeadMachine = field(init=False)
     trainer: TrainerMachine | None = None
     committee: CommitteeMachine | None = None
-    heard: list[Received] = field(default_factory=list)  # signed messages of the round
+    heard: dict[int, Received] = field(default_factory=dict)  # signed messages of the round
     timers: dict[TimerFired, float] = field(default_factory=dict)
     penalties: list[Penalize] = field(default_factory=list)
     notes: list[tuple[float, Note]] = field(default_factory=list)
+
+
+class Trace:
+    """Hashes events as they happen: when, at which node, of which kind, and which message."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.blake2b(digest_size=32)
+        self._kinds: dict[type, int] = {}
+        self._waiting: list[bytes] = []
+
+    def add(self, now: float, node: int, kind: type, number: int) -> None:
+        """One event."""
+        code = self._kinds.setdefault(kind, len(self._kinds))
+        self._waiting.append(_TRACED.pack(now, node, code, number))
+        if len(self._waiting) == 1024:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._hash.update(b"".join(self._waiting))
+        self._waiting.clear()
+
+    @property
+    def hexdigest(self) -> str:
+        """Of all events so far."""
+        self._flush()
+        return self._hash.hexdigest()
+
+
+@dataclass(slots=True)
+class _Broadcast:
+    """A gossiped message on its way: when it is at which node (in which life), the next one last.
+
+    All of it is one entry of the heap, which moves on from arrival to arrival.
+    """
+
+    received: Received
+    number: int
+    arrivals: list[tuple[float, int, int]]
 
 
 Hook = Callable[["HeapNetwork", VirtualNode, Effect], bool]
@@ -126,11 +175,13 @@ class HeapNetwork:
         self.hooks: list[Hook] = []
         self.attested: dict[int, dict[Address, set[tuple[Digest, Digest]]]] = {}
         self._published: dict[Digest, RoundRecord] = {}  # any node serves any attested record
-        self._trace = hashlib.sha256()
-        self._heap: list[tuple[float, int, Address, int, Event]] = []
+        self._trace = Trace()
+        self._heap: list[tuple[float, int, VirtualNode | None, int, Event | _Broadcast, int]] = []
         self._count = itertools.count()
+        self._messages = itertools.count(1)
         names = [(a, False) for a in trainers] + [(a, True) for a in sorted(context.validators)]
-        self.nodes = {address: VirtualNode(address, validator) for address, validator in names}
+        self.nodes = {a: VirtualNode(a, v, i) for i, (a, v) in enumerate(names)}
+        self._by_index = list(self.nodes.values())
         for node in self.nodes.values():
             self._boot(node)
         self._tell_membership()
@@ -170,8 +221,8 @@ class HeapNetwork:
         node = self.nodes[address]
         node.frozen = False
         backlog, node.backlog = node.backlog, []
-        for event in backlog:
-            self._post(node, 0.0, event)
+        for event, number in backlog:
+            self._post(node, 0.0, event, number)
 
     def restart(self, address: Address) -> None:
         """Boot from disk; the node repairs what it missed."""
@@ -190,8 +241,8 @@ class HeapNetwork:
         delay_s = 2 * self._latency()
         if peer.records and max(peer.records) > node.head.round:
             self._post(node, delay_s, Adopted(peer.records[max(peer.records)]))
-        for received in peer.heard:
-            self._post(node, delay_s + 1e-6, received)
+        for number, received in peer.heard.items():
+            self._post(node, delay_s + 1e-6, received, number)
 
     def _tell_membership(self, delay_s: float = 0.0) -> None:
         for node in self.nodes.values():
@@ -206,19 +257,32 @@ class HeapNetwork:
     def _latency(self) -> float:
         return self.random.uniform(self.links.latency_s_min, self.links.latency_s_max)
 
-    def _post(self, node: VirtualNode, delay_s: float, event: Event) -> None:
-        entry = (self.now + delay_s, next(self._count), node.address, node.boots, event)
+    def _post(self, node: VirtualNode, delay_s: float, event: Event, number: int = 0) -> None:
+        """`number` names a gossiped message."""
+        entry = (self.now + delay_s, next(self._count), node, node.boots, event, number)
         heapq.heappush(self._heap, entry)
+
+    def _next(self) -> tuple[float, VirtualNode, int, Event, int]:
+        at_s, order, node, boot, event, number = self._heap[0]
+        if not isinstance(event, _Broadcast):
+            heapq.heappop(self._heap)
+            assert node is not None
+            return at_s, node, boot, event, number
+        _, index, boot = event.arrivals.pop()
+        if event.arrivals:
+            heapq.heapreplace(self._heap, (event.arrivals[-1][0], order, None, 0, event, 0))
+        else:
+            heapq.heappop(self._heap)
+        return at_s, self._by_index[index], boot, event.received, event.number
 
     def run(self, until_s: float, done: Callable[["HeapNetwork"], bool] | None = None) -> bool:
         """Advance virtual time: True once `done` holds, False at `until_s` or with no event."""
         while self._heap and self._heap[0][0] <= until_s:
-            self.now, _, address, boot, event = heapq.heappop(self._heap)
-            node = self.nodes[address]
+            self.now, node, boot, event, number = self._next()
             if not node.alive or boot != node.boots:
                 continue
             if node.frozen:
-                node.backlog.append(event)
+                node.backlog.append((event, number))
                 continue
             if isinstance(event, PeerDown) and self.nodes[event.peer].alive:
                 continue  # it was back before anybody noticed
@@ -227,33 +291,34 @@ class HeapNetwork:
             if isinstance(event, TimerFired) and node.timers.get(event, 0.0) > self.now:
                 continue  # moved since
             self.events += 1
-            self._trace.update(f"{self.now:.9f}{address.hex()}{event!r}".encode())
-            self._deliver(node, event)
+            self._trace.add(self.now, node.index, type(event), number)
+            self._deliver(node, event, number)
             if done is not None and done(self):
                 return True
         return False
 
     @property
     def trace(self) -> str:
-        """Hash of everything that happened; equal for equal seeds."""
-        return self._trace.hexdigest()
+        """Hash of what happened to whom when; equal for equal seeds."""
+        return self._trace.hexdigest
 
-    def _deliver(self, node: VirtualNode, event: Event) -> None:
-        if isinstance(event, Adopted) and event.record.attempt.round <= node.head.round:
-            return
-        if (
-            isinstance(event, Received)
-            and event not in node.heard
-            and _round_of(event) > node.head.round
-        ):
-            node.heard.append(event)
-        if isinstance(event, Adopted):  # a node's head is on disk before its machines hear of it
-            node.records[event.record.attempt.round] = event.record
-            node.heard = [r for r in node.heard if _round_of(r) > event.record.attempt.round]
-        if isinstance(event, PartArrived):
+    def _deliver(self, node: VirtualNode, event: Event, number: int) -> None:
+        kind: type = type(event)
+        if kind is Received:
+            assert isinstance(event, Received)
+            kind = type(event.message)
+            if number not in node.heard:
+                node.heard[number] = event
+        elif isinstance(event, Adopted):  # on disk before the machines hear of it
+            over = event.record.attempt.round
+            if over <= node.head.round:
+                return
+            node.records[over] = event.record
+            node.heard = {n: r for n, r in node.heard.items() if _round_of(r) > over}
+        elif isinstance(event, PartArrived):
             node.inputs.add((event.attempt, event.part, event.sender))
         for machine in (node.head, node.trainer, node.committee):
-            if machine is None:
+            if machine is None or kind not in _HANDLED[type(machine)]:
                 continue
             for effect in machine.handle(event, self.now):
                 if not node.alive:
@@ -264,19 +329,28 @@ class HeapNetwork:
     # the world ------------------------------------------------------------------------------------
     def gossip(self, sender: VirtualNode, message: object) -> None:
         """To every live node but the sender, each with its own latency and loss."""
-        for node in self.nodes.values():
-            if node is sender:
-                continue
-            if self.random.random() < self.links.loss:
-                self.lost += 1
-            else:
-                self._post(node, self._latency(), Received(sender.address, message))
+        received, number = Received(sender.address, message), next(self._messages)
+        sender.heard[number] = received
+        draw, loss = self.random.random, self.links.loss
+        soonest, spread = self.now + self.links.latency_s_min, self.links.latency_s_max
+        spread -= self.links.latency_s_min
+        arrivals = [
+            (soonest + spread * draw(), node.index, node.boots)
+            for node in self._by_index
+            if node is not sender and not (loss and draw() < loss)
+        ]
+        self.lost += len(self._by_index) - 1 - len(arrivals)
+        if not arrivals:
+            return
+        arrivals.sort(reverse=True)
+        message = _Broadcast(received, number, arrivals)
+        entry = (arrivals[-1][0], next(self._count), None, 0, message, 0)
+        heapq.heappush(self._heap, entry)
 
     def perform(self, node: VirtualNode, effect: Effect) -> None:
         """What the world does for an effect; a hook may call it with another one instead."""
         match effect:
             case Publish(message=message):
-                node.heard.append(Received(node.address, message))
                 self.gossip(node, message)
             case Repair():
                 self._repair(node)
