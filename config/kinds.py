@@ -104,6 +104,18 @@ def number(low: float, high: float) -> Kind[float]:
     return Kind(f"a number from {low:g} to {high:g}", parse, from_text, lambda value: value)
 
 
+def text(most: int) -> Kind[str]:
+    """Up to `most` characters on one line."""
+
+    def parse(value: object, _: Path) -> str:
+        found = _text(value)
+        if len(found) > most or "\n" in found:
+            raise NotAccepted(f"{_name(found)} is no line of up to {most} characters")
+        return found
+
+    return Kind(f"a line of up to {most} characters", parse, lambda given: given, str)
+
+
 def choice(*words: str) -> Kind[str]:
     """One of a few words."""
 

@@ -10,16 +10,16 @@ import hashlib
 import re
 import tomllib
 from base64 import b32encode
-from dataclasses import MISSING, dataclass, field, fields
-from difflib import get_close_matches
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import Final, TypeVar
 
 from eigen.config import kinds
 from eigen.config.errors import NetworkFileError, NotAccepted
 from eigen.config.kinds import Kind
 from eigen.config.schema import option
-from eigen.config.toml_text import Plain, document, line_of, place
+from eigen.config.tables import TableReader, required
+from eigen.config.toml_text import Plain, document
 from eigen.protocol.types import Address
 
 T = TypeVar("T")
@@ -34,12 +34,6 @@ NETWORK_ID_BYTES: Final = 10
 """80 bits: 16 characters in a topic, and too many to find a second network with the same id."""
 
 _SECONDS: Final = kinds.number(0.01, 86_400)
-
-
-def required(kind: Kind[T], description: str) -> T:
-    """A field that has no default."""
-    made: object = field(metadata={"kind": kind, "description": description})
-    return cast(T, made)
 
 
 def _parse_name(value: object, _: Path) -> str:
@@ -150,7 +144,7 @@ def parse_network(text: str, source: Path) -> NetworkFile:
         table = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise NetworkFileError(f"{source}: not valid TOML: {error}") from error
-    network = _Reader(text, source).table(NetworkFile, "", table)
+    network = TableReader(text, source, NetworkFileError).table(NetworkFile, table)
     _check(network, source)
     return network
 
@@ -168,44 +162,6 @@ def dump_network(network: NetworkFile) -> str:
                 for inner in fields(value)
             }
     return document(tables)
-
-
-@dataclass(frozen=True, slots=True)
-class _Reader:
-    """Fills the dataclasses above from tables, and says where something is wrong."""
-
-    text: str
-    source: Path
-
-    def table(self, made: type[T], prefix: str, table: dict[str, Any]) -> T:
-        known = {f.name: f for f in fields(cast(Any, made))}
-        for name in table:
-            if name not in known:
-                meant = get_close_matches(name, known, 1, 0.6)
-                hint = f"did you mean {meant[0]}?" if meant else f"there are {', '.join(known)}"
-                raise self.error(prefix + name, f"no such key; {hint}")
-        values = {}
-        for name, f in known.items():
-            if name in table:
-                values[name] = self.value(
-                    f.metadata.get("kind"), f.type, prefix + name, table[name]
-                )
-            elif f.default is MISSING:
-                raise self.error(prefix + name, "is missing")
-        return made(**values)
-
-    def value(self, kind: Kind[Any] | None, made: Any, key: str, value: object) -> object:
-        if kind is None:
-            if not isinstance(value, dict):
-                raise self.error(key, f"is a table: write [{key}] and its keys below it")
-            return self.table(made, f"{key}.", value)
-        try:
-            return kind.parse(value, self.source.parent)
-        except ValueError as error:
-            raise self.error(key, f"{error}; it must be {kind.accepts}") from error
-
-    def error(self, key: str, reason: str) -> NetworkFileError:
-        return NetworkFileError(f"{place(self.source, line_of(self.text, key))}: {key}: {reason}")
 
 
 def _check(network: NetworkFile, source: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -36,22 +37,32 @@ _HEADER: Final = re.compile(r"\s*\[+([^\]]*)\]")
 _ASSIGNMENT: Final = re.compile(r"\s*([\w\s.\"'-]+?)\s*=")
 
 
-def line_of(text: str, key: str) -> int | None:
+def line_of(text: str, key: str, item: int = 0) -> int | None:
     """Line on which `section` or `section.key` is first set; None where it is not found.
 
-    Good enough for a message: it follows headers, plain and dotted keys, not inline tables.
+    Of an array of tables, the one with the number `item` is meant; where that does not set the key,
+    its header's line is given. Good enough for a message:
+    it follows headers, plain and dotted keys, not inline tables.
     """
-    section = ""
+    section, seen, within = "", Counter[str](), None
     for number, line in enumerate(text.splitlines(), start=1):
         if header := _HEADER.match(line):
             section = found = _bare(header[1])
+            if within is not None:
+                return within
+            if line.lstrip().startswith("[["):
+                seen[section] += 1
+                if key.startswith(f"{section}.") and seen[section] == item + 1:
+                    within = number
+                elif seen[section] != item + 1:
+                    section = found = "\0"  # another table of the array
         elif assignment := _ASSIGNMENT.match(line):
             found = f"{section}.{_bare(assignment[1])}".lstrip(".")
         else:
             continue
         if found == key or found.startswith(f"{key}."):
             return number
-    return None
+    return within
 
 
 def _bare(name: str) -> str:

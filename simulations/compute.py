@@ -1,0 +1,119 @@
+"""What virtual nodes compute: updates, averages, steps and audits, named by digests.
+
+`Hashes` computes nothing, fast: every name is a hash of what it was made from, so a wrong input
+gives a wrong name, as it would in truth. `learning.Learning` really trains, behind the same methods.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Protocol
+
+from eigen.protocol.cid import raw_cid
+from eigen.protocol.context import RunContext
+from eigen.protocol.effects import Audit, Train
+from eigen.protocol.exchange import masked, seat_groups
+from eigen.protocol.limits import SKETCH_BYTES
+from eigen.protocol.messages import Commitment, PartResult, RoundRecord
+from eigen.protocol.types import Address, Cid, Digest
+
+Named = Sequence[tuple[Digest, int]]
+"""Inputs of a part: the update's Merkle root, or the name of a group's part, and its weight."""
+
+
+class Compute(Protocol):
+    """The arithmetic of one run, as a function of names."""
+
+    def train(self, trainer: Address, effect: Train) -> Commitment:
+        """Local steps; what the trainer commits to."""
+        ...
+
+    def collect(self, part: int, inputs: Named) -> Digest:
+        """One part of a group."""
+        ...
+
+    def combine(self, round_: int, part: int, groups: Named, carried: tuple[Cid, ...]) -> Digest:
+        """One part from what groups come to."""
+        ...
+
+    def aggregate(self, round_: int, part: int, inputs: Named, carried: tuple[Cid, ...]) -> Digest:
+        """One part from all trainers'."""
+        ...
+
+    def step(self, base: str, results: Sequence[PartResult]) -> Cid:
+        """The next checkpoint."""
+        ...
+
+    def left(self, results: Sequence[PartResult]) -> tuple[Cid, ...]:
+        """What results left out, by name."""
+        ...
+
+    def adopted(self, record: RoundRecord) -> None:
+        """A round is final."""
+        ...
+
+
+class Hashes:
+    """Names alone."""
+
+    def train(self, trainer: Address, effect: Train) -> Commitment:
+        """See `Compute`."""
+        root = _hash("update", trainer, effect.base, effect.shards, effect.order_seed)
+        samples = 100 * len(effect.shards)
+        zero = Digest(bytes(32))
+        sketch = bytes(SKETCH_BYTES)
+        return Commitment(effect.attempt, effect.base, root, zero, sketch, samples, (1.0,))
+
+    def collect(self, part: int, inputs: Named) -> Digest:
+        """See `Compute`."""
+        return _hash("collect", part, inputs)
+
+    def combine(self, round_: int, part: int, groups: Named, carried: tuple[Cid, ...]) -> Digest:
+        """See `Compute`."""
+        return _hash("combine", round_, part, groups, carried)
+
+    def aggregate(self, round_: int, part: int, inputs: Named, carried: tuple[Cid, ...]) -> Digest:
+        """See `Compute`."""
+        return _hash("aggregate", round_, part, inputs, carried)
+
+    def step(self, base: str, results: Sequence[PartResult]) -> Cid:
+        """See `Compute`."""
+        return raw_cid(_hash("step", base, tuple(results)))
+
+    def left(self, results: Sequence[PartResult]) -> tuple[Cid, ...]:
+        """See `Compute`."""
+        return (raw_cid(_hash("left", tuple(results))),)
+
+    def adopted(self, record: RoundRecord) -> None:
+        """Nothing to do."""
+
+
+def fault(context: RunContext, compute: Compute, audit: Audit) -> str:
+    """How results do not follow from the commitments; empty where they do."""
+    made = dict(audit.commitments)
+    for part, result in enumerate(audit.results):
+        authors = masked([m.trainer for m in audit.seat.members], result.included)
+        if any(author not in made for author in authors):
+            return f"part {part} includes somebody who did not commit"
+        if _again(context, compute, audit, part, authors) != result.digest:
+            return f"part {part} does not follow from its committed inputs"
+    return ""
+
+
+def _again(
+    context: RunContext, compute: Compute, audit: Audit, part: int, authors: Sequence[Address]
+) -> Digest:
+    made, round_ = dict(audit.commitments), audit.seat.attempt.round
+    groups = seat_groups(context, audit.seat)
+    collected = []
+    for group in groups:
+        inputs = [(made[a].parts_root, made[a].samples) for a in group if a in authors]
+        if len(groups) == 1:
+            return compute.aggregate(round_, part, inputs, audit.carried)
+        if inputs:
+            weight = sum(samples for _, samples in inputs)
+            collected.append((compute.collect(part, inputs), weight))
+    return compute.combine(round_, part, collected, audit.carried)
+
+
+def _hash(*parts: object) -> Digest:
+    return Digest(hashlib.sha256(repr(parts).encode()).digest())
