@@ -176,13 +176,15 @@ class CommitteeMachine:
     def _lead(self, now: float) -> Effects:
         if self.number < self._promised.given_up or self._outcomes.settled(self.number):
             return []
-        carried = self._outcomes.carried(self._timeouts.told())
+        carried = self._outcomes.carried(self._timeouts)
         if carried is not None:
             return self._propose(Outcome(self.attempt, carried.record), now)
         if self.number in self._promised.seat_votes:
             return []
         least = self.context.spec.trainers_min
         here = tuple(t for t in self._trainers if t not in self._down)
+        trusted = tuple(t for t in here if t not in self.evidence.equivocated)
+        here = trusted if len(trusted) >= least else here
         ready = tuple(t for t in here if t in self._ready)
         chosen = ready if len(ready) >= least else here
         among = candidates(self.evidence.seed, self.number, chosen, least)

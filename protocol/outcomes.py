@@ -3,13 +3,12 @@
 Decides and counts; `committee` publishes, stores and attests.
 """
 
-from collections.abc import Iterable
-
 from eigen.protocol.context import RunContext
 from eigen.protocol.evidence import RoundEvidence
 from eigen.protocol.messages import Outcome, OutcomeVote, RoundRecord, digest
 from eigen.protocol.promises import Promised
 from eigen.protocol.tally import Tally
+from eigen.protocol.timeouts import Timeouts
 from eigen.protocol.types import Address, Digest
 
 
@@ -40,15 +39,28 @@ class Outcomes:
         """A validator's vote; its first in an attempt counts."""
         self._votes.add(vote.attempt.number, voter, vote.record)
 
-    def carried(self, told: Iterable[Outcome]) -> Outcome | None:
-        """What an earlier attempt came to: our own, else the latest told that we can bear out."""
+    def carried(self, timeouts: Timeouts) -> Outcome | None:
+        """What an earlier attempt came to: our own, else the latest told that we can bear out.
+
+        What too few have voted for to be prepared anywhere is carried into the next attempt alone:
+        if the others could bear it out, they would have by then.
+        """
         if self._promised.prepared is not None:
             return self._promised.prepared
-        known = list(told)
+        known = list(timeouts.told())
         if self._promised.checked is not None:
             known.append(self._promised.checked)
         known.sort(key=lambda o: o.attempt.number, reverse=True)
-        return next((o for o in known if self._borne_out(o.record)), None)
+        last = timeouts.passed()
+        return next(
+            (
+                o
+                for o in known
+                if (timeouts.may_be_prepared(o.record) or o.record.attempt.number == last)
+                and self._borne_out(o.record)
+            ),
+            None,
+        )
 
     def vote(self, number: int) -> OutcomeVote | None:
         """Promise to vote once our own evidence bears the record out; until then it is pending."""

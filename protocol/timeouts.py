@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from eigen.protocol.context import RunContext
-from eigen.protocol.messages import Outcome, Timeout
+from eigen.protocol.messages import Outcome, RoundRecord, Timeout
 from eigen.protocol.types import Address
 
 
@@ -24,6 +24,12 @@ class Timeouts:
     def told(self) -> Iterator[Outcome]:
         """Outcomes that validators say they prepared, or voted for."""
         return (outcome for timeout in self._latest.values() for outcome in timeout.prepared)
+
+    def may_be_prepared(self, record: RoundRecord) -> bool:
+        """Whether a quorum can have voted for a record: who tells it, or has not told, or lies."""
+        telling = sum(any(o.record == record for o in t.prepared) for t in self._latest.values())
+        silent = len(self.context.validators) - len(self._latest)
+        return telling + silent + self.context.tolerated >= self.context.quorum
 
     def passed(self) -> int | None:
         """The last attempt that a quorum has given up, if there is one."""

@@ -1,7 +1,7 @@
 """What virtual nodes compute: updates, averages, steps and audits, named by digests.
 
 `Hashes` computes nothing, fast: every name is a hash of what it was made from, so a wrong input
-gives a wrong name, as it would in truth. `learning.Learning` really trains, behind the same methods.
+gives a wrong name, as it would in truth. `learning.Learning` trains, behind the same methods.
 """
 
 import hashlib

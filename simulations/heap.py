@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from eigen.protocol.cid import digest_of, raw_cid
+from eigen.protocol.cid import digest_of
 from eigen.protocol.committee import CommitteeMachine, Promises
 from eigen.protocol.context import RunContext
 from eigen.protocol.effects import (
@@ -53,20 +53,17 @@ from eigen.protocol.effects import (
     Train,
     Trained,
 )
-from eigen.protocol.exchange import masked, seat_groups
 from eigen.protocol.head import HeadMachine
-from eigen.protocol.limits import SKETCH_BYTES
 from eigen.protocol.messages import (
     Attempt,
     Attestation,
-    Commitment,
-    PartResult,
     RoundRecord,
     digest,
 )
 from eigen.protocol.trainer import TrainerMachine
 from eigen.protocol.types import Address, Cid, Digest
 from eigen.protocol.wire import decode
+from eigen.simulations.compute import Compute, Hashes, fault
 
 _TRACED = struct.Struct("<dIHQ")
 _HANDLED: dict[type, frozenset[type]] = {
@@ -163,7 +160,10 @@ class HeapNetwork:
         seed: int,
         links: Links | None = None,
         train_s: tuple[float, float] = (0.2, 0.6),
+        compute: Compute | None = None,
     ) -> None:
+        """`compute` names what nodes compute; hashes, if it is left out."""
+        self.compute = compute or Hashes()
         self.context = context
         self.links = links or Links()
         self.random = random.Random(seed)
@@ -171,6 +171,7 @@ class HeapNetwork:
         self.uploads: dict[Address, int] = {}
         self.now = 0.0
         self.events = 0
+        self.adopted_round = 0  # the last that anybody holds
         self.lost = 0  # gossiped messages that never arrived
         self.hooks: list[Hook] = []
         self.attested: dict[int, dict[Address, set[tuple[Digest, Digest]]]] = {}
@@ -204,6 +205,10 @@ class HeapNetwork:
             node.trainer = TrainerMachine(self.context, node.address, node.head, voted)
         node.heard.clear()
         self._post(node, 0.0, Started())
+
+    def train_time_s(self, node: VirtualNode) -> float:
+        """How long a node takes over its local steps."""
+        return self.random.uniform(*self.train_s)
 
     def kill(self, address: Address) -> None:
         """`kill -9`: memory is gone, the disk stays; peers notice after a while."""
@@ -313,6 +318,9 @@ class HeapNetwork:
             over = event.record.attempt.round
             if over <= node.head.round:
                 return
+            if over > self.adopted_round:
+                self.adopted_round = over
+                self.compute.adopted(event.record)
             node.records[over] = event.record
             node.heard = {n: r for n, r in node.heard.items() if _round_of(r) > over}
         elif isinstance(event, PartArrived):
@@ -332,12 +340,11 @@ class HeapNetwork:
         received, number = Received(sender.address, message), next(self._messages)
         sender.heard[number] = received
         draw, loss = self.random.random, self.links.loss
-        soonest, spread = self.now + self.links.latency_s_min, self.links.latency_s_max
-        spread -= self.links.latency_s_min
+        delays = self.gossip_s(sender, message)
         arrivals = [
-            (soonest + spread * draw(), node.index, node.boots)
-            for node in self._by_index
-            if node is not sender and not (loss and draw() < loss)
+            (self.now + delay_s, node.index, node.boots)
+            for node, delay_s in zip(self._by_index, delays, strict=True)
+            if node is not sender and delay_s >= 0.0 and not (loss and draw() < loss)
         ]
         self.lost += len(self._by_index) - 1 - len(arrivals)
         if not arrivals:
@@ -346,6 +353,12 @@ class HeapNetwork:
         message = _Broadcast(received, number, arrivals)
         entry = (arrivals[-1][0], next(self._count), None, 0, message, 0)
         heapq.heappush(self._heap, entry)
+
+    def gossip_s(self, sender: VirtualNode, message: object) -> Iterable[float]:
+        """How long a message takes to each node in order; negative where it never arrives."""
+        draw, shortest = self.random.random, self.links.latency_s_min
+        spread = self.links.latency_s_max - shortest
+        return (shortest + spread * draw() for _ in self._by_index)
 
     def perform(self, node: VirtualNode, effect: Effect) -> None:
         """What the world does for an effect; a hook may call it with another one instead."""
@@ -367,25 +380,24 @@ class HeapNetwork:
             case Note():
                 node.notes.append((self.now, effect))
             case Train():
-                made = self._commitment(node, effect)
-                took = self.random.uniform(*self.train_s)
-                self._post(node, took, Trained(effect.attempt, made))
+                made = self.compute.train(node.address, effect)
+                self._post(node, self.train_time_s(node), Trained(effect.attempt, made))
             case SendPart() | SendGroup() | SendResult():
                 self._hand_over(node, effect)
             case Collect() | Combine() | Aggregate():
                 self._compute(node, effect)
             case Step(attempt=attempt, base=base, results=results):
-                self._post(node, 0.01, Stepped(attempt, _checkpoint(base, results)))
+                self._post(node, 0.01, Stepped(attempt, self.compute.step(base, results)))
             case Audit(seat=seat, results=results):
                 lost = self._lost_input(effect)
                 took = self.context.deadlines.inputs_s if lost and self.nodes[lost].frozen else 0.02
                 reason = (
                     f"an input of {lost.hex()} is not to be had"
                     if lost
-                    else _fault(self.context, effect)
+                    else fault(self.context, self.compute, effect)
                 )
-                checkpoint = Cid("") if reason else _checkpoint(seat.base, results)
-                left = (raw_cid(_hash("left", results)),)
+                checkpoint = Cid("") if reason else self.compute.step(seat.base, results)
+                left = () if reason else self.compute.left(results)
                 self._post(node, took, Audited(seat.attempt, checkpoint, left, reason))
             case Attest(record=record):
                 self._attest(node, record)
@@ -399,25 +411,26 @@ class HeapNetwork:
                 mine = node.trainer.commitment_of(node.address)
                 assert mine is not None
                 arrived = PartArrived(node.address, attempt, part, mine.parts_root)
-                self.send(owner, arrived)
+                self.send(node, owner, arrived, part)
             case SendGroup(attempt=attempt, part=part, group=group, owner=owner):
-                self.send(owner, GroupArrived(node.address, attempt, part, group))
+                self.send(node, owner, GroupArrived(node.address, attempt, part, group), part)
             case SendResult(attempt=attempt, part=part, result=result, members=members):
                 for member in members:
-                    self.send(member, ResultArrived(node.address, attempt, part, result))
+                    handed = ResultArrived(node.address, attempt, part, result)
+                    self.send(node, member, handed, part)
 
     def _compute(self, node: VirtualNode, effect: Collect | Combine | Aggregate) -> None:
         match effect:
             case Collect(attempt=attempt, part=part, inputs=inputs):
-                value = _collected(part, inputs, self._roots(node, inputs))
+                value = self.compute.collect(part, self._named(node, inputs))
                 self._post(node, 0.005, Collected(attempt, part, value, ()))
             case Combine(attempt=attempt, part=part, groups=groups):
                 named = [(group.digest, weight) for _, group, weight in groups]
-                value = _combined(attempt.round, part, named, effect.carried)
+                value = self.compute.combine(attempt.round, part, named, effect.carried)
                 self._post(node, 0.005, Aggregated(attempt, part, value, ()))
             case Aggregate(attempt=attempt, part=part, inputs=inputs):
-                roots = self._roots(node, inputs)
-                value = _aggregate(attempt.round, part, inputs, roots, effect.carried)
+                named = self._named(node, inputs)
+                value = self.compute.aggregate(attempt.round, part, named, effect.carried)
                 self._post(node, 0.005, Aggregated(attempt, part, value, ()))
 
     def _lost_input(self, audit: Audit) -> Address | None:
@@ -432,27 +445,22 @@ class HeapNetwork:
                     return member.trainer
         return None
 
-    def send(self, to: Address, event: Event) -> None:
-        """An event for one node, after a latency; nothing where it is down."""
-        if self.nodes[to].alive:
-            self._post(self.nodes[to], self._latency(), event)
+    def send(self, sender: VirtualNode, to: Address, event: Event, part: int) -> None:
+        """Part `part` of an update for one node, after a while; nothing where that is down."""
+        node = self.nodes[to]
+        if node.alive:
+            self._post(node, self.transfer_s(sender, node, event, part), event)
 
-    def _roots(self, node: VirtualNode, inputs: tuple[tuple[Address, int], ...]) -> list[Digest]:
+    def transfer_s(self, sender: VirtualNode, to: VirtualNode, event: Event, part: int) -> float:
+        """How long a part is on its way."""
+        return self._latency()
+
+    def _named(
+        self, node: VirtualNode, inputs: tuple[tuple[Address, int], ...]
+    ) -> list[tuple[Digest, int]]:
         assert node.trainer is not None
-        made = [node.trainer.commitment_of(sender) for sender, _ in inputs]
-        return [c.parts_root for c in made if c is not None]
-
-    def _commitment(self, node: VirtualNode, effect: Train) -> Commitment:
-        root = _hash("update", node.address, effect.base, effect.shards, effect.order_seed)
-        return Commitment(
-            effect.attempt,
-            effect.base,
-            root,
-            Digest(bytes(32)),
-            bytes(SKETCH_BYTES),
-            100 * len(effect.shards),
-            (1.0,),
-        )
+        made = [(node.trainer.commitment_of(sender), weight) for sender, weight in inputs]
+        return [(said.parts_root, weight) for said, weight in made if said is not None]
 
     def _attest(self, node: VirtualNode, record: RoundRecord) -> None:
         root = (digest(record), digest_of(record.checkpoint))
@@ -477,57 +485,3 @@ def _round_of(event: Received) -> int:
     message: Any = event.message
     at = message if isinstance(message, Attestation) else message.attempt
     return int(at.round)
-
-
-def _hash(*parts: object) -> Digest:
-    return Digest(hashlib.sha256(repr(parts).encode()).digest())
-
-
-def _aggregate(
-    round_: int,
-    part: int,
-    inputs: tuple[tuple[Address, int], ...],
-    roots: list[Digest],
-    carried: tuple[Cid, ...],
-) -> Digest:
-    return _hash("aggregate", round_, part, inputs, roots, carried)
-
-
-def _collected(part: int, inputs: tuple[tuple[Address, int], ...], roots: list[Digest]) -> Digest:
-    return _hash("collect", part, inputs, roots)
-
-
-def _combined(
-    round_: int, part: int, groups: list[tuple[Digest, int]], carried: tuple[Cid, ...]
-) -> Digest:
-    return _hash("combine", round_, part, groups, carried)
-
-
-def _fault(context: RunContext, audit: Audit) -> str:
-    """How results do not follow from the commitments; empty where they do."""
-    for part, result in enumerate(audit.results):
-        authors = masked([m.trainer for m in audit.seat.members], result.included)
-        if any(author not in dict(audit.commitments) for author in authors):
-            return f"part {part} includes somebody who did not commit"
-        if _again(context, audit, part, authors) != result.digest:
-            return f"part {part} does not follow from its committed inputs"
-    return ""
-
-
-def _again(context: RunContext, audit: Audit, part: int, authors: list[Address]) -> Digest:
-    made, round_ = dict(audit.commitments), audit.seat.attempt.round
-    groups = seat_groups(context, audit.seat)
-    collected = []
-    for group in groups:
-        inputs = tuple((author, made[author].samples) for author in group if author in authors)
-        roots = [made[author].parts_root for author, _ in inputs]
-        if len(groups) == 1:
-            return _aggregate(round_, part, inputs, roots, audit.carried)
-        if inputs:
-            weight = sum(samples for _, samples in inputs)
-            collected.append((_collected(part, inputs, roots), weight))
-    return _combined(round_, part, collected, audit.carried)
-
-
-def _checkpoint(base: str, results: tuple[PartResult, ...]) -> Cid:
-    return raw_cid(_hash("step", base, results))

@@ -7,10 +7,11 @@ Shape legend: P parameters, H honest updates of a round.
 """
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import torch
@@ -37,6 +38,9 @@ BATCH: Final = 16
 """Samples of a step, and the fewest in a shard."""
 HIDDEN: Final = 64
 LEAST_SHARD: Final = BATCH
+ROUNDS_KEPT: Final = 4
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 def digits_spec(scenario: Scenario) -> RunSpec:
@@ -70,8 +74,31 @@ class _Update:
     """What a trainer committed to, and the vector [P] that its bytes stand for."""
 
     trainer: Address
+    round: int
     local: LocalUpdate
     sent_P: Tensor
+
+
+class _Recent(dict[K, V]):
+    """What was made in the last rounds: a slow node may still ask for it."""
+
+    def __init__(self, first: Mapping[K, V] | None = None) -> None:
+        super().__init__()
+        self._rounds: deque[list[K]] = deque([[]])
+        for key, value in (first or {}).items():
+            self[key] = value
+
+    def __setitem__(self, key: K, value: V) -> None:
+        if key not in self:
+            self._rounds[-1].append(key)
+        super().__setitem__(key, value)
+
+    def end_round(self) -> None:
+        """Forget the oldest round."""
+        self._rounds.append([])
+        if len(self._rounds) > ROUNDS_KEPT:
+            for key in self._rounds.popleft():
+                self.pop(key, None)
 
 
 class Learning:
@@ -91,13 +118,13 @@ class Learning:
         self._flipped = [write_shard(replace(s, y_N=(9 - s.y_N).astype(np.uint8))) for s in shards]
         genesis = self._engine.initial_checkpoint(spec)
         self.genesis = raw_cid(genesis)
-        self._checkpoints: dict[str, bytes] = {self.genesis: genesis}
-        self._updates: dict[Digest, _Update] = {}  # by Merkle root, of the round in progress
+        self._checkpoints: _Recent[str, bytes] = _Recent({self.genesis: genesis})
+        self._updates: _Recent[Digest, _Update] = _Recent()  # by Merkle root
         self._residuals: dict[Address, bytes] = {}
-        self._parts: dict[Digest, bytes] = {}
-        self._done: dict[tuple[object, ...], Digest] = {}
-        self._carried: dict[tuple[int, Digest], bytes] = {}
-        self._left: dict[str, list[bytes]] = {}
+        self._parts: _Recent[Digest, bytes] = _Recent()
+        self._done: _Recent[tuple[object, ...], Digest] = _Recent()
+        self._carried: _Recent[tuple[int, Digest], bytes] = _Recent()
+        self._left: _Recent[str, list[bytes]] = _Recent()
         self._previous_P: Tensor | None = None
         self._round = 0
         self.contributed: dict[Address, float] = {}
@@ -127,12 +154,12 @@ class Learning:
         )
         sent_P = self._vector(local)
         if behaviour in DISTORTIONS:
-            honest = [u.sent_P for u in self._updates.values() if u.trainer not in self._behaviours]
+            honest = [u.sent_P for u in self._updates.values() if self._counts(u)]
             wrong_P = DISTORTIONS[behaviour](sent_P, honest, self._previous_P)
             local = replace(local, parts=self._encoded(wrong_P), residual=b"")
             sent_P = wrong_P
         tree = CommitmentTree(local.parts)
-        self._updates[tree.root] = _Update(trainer, local, sent_P)
+        self._updates[tree.root] = _Update(trainer, self._round, local, sent_P)
         honest_norm = 0.0 if trainer in self._behaviours else float(sent_P.norm())
         self.contributed[trainer] = honest_norm
         zero = Digest(bytes(32))
@@ -145,6 +172,9 @@ class Learning:
             local.samples,
             tuple(local.loss_trace),
         )
+
+    def _counts(self, update: _Update) -> bool:
+        return update.round == self._round and update.trainer not in self._behaviours
 
     def _begin(self, attempt: Attempt) -> None:
         if attempt.round != self._round:
@@ -230,18 +260,19 @@ class Learning:
         """Keep what the next round needs, and forget the rest."""
         paid = {credit.account for credit in record.trainers}
         for update in self._updates.values():
-            if update.trainer in paid:
+            if update.trainer in paid and update.round == record.attempt.round:
                 self._residuals[update.trainer] = update.local.residual
         before, after = (self._theta(cid) for cid in (record.base, record.checkpoint))
         self._previous_P = before - after
-        self._updates.clear()
-        self._parts.clear()
-        self._done.clear()
-        self._carried.clear()
-        self._left = {cid: kept for cid, kept in self._left.items() if cid in record.left}
-        self._checkpoints = {
-            cid: data for cid, data in self._checkpoints.items() if cid == record.checkpoint
-        }
+        for recent in (
+            self._updates,
+            self._parts,
+            self._done,
+            self._carried,
+            self._left,
+            self._checkpoints,
+        ):
+            recent.end_round()
 
     def _theta(self, checkpoint: str) -> Tensor:
         declared = check(self.spec)
