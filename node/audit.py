@@ -14,7 +14,7 @@ from eigen.node.together import HEDGE_SHARE, first_of, together
 from eigen.node.worker import TrainingWorker
 from eigen.protocol import limits
 from eigen.protocol.effects import Audit, Audited
-from eigen.protocol.exchange import masked, part_holders, seat_groups
+from eigen.protocol.exchange import makers, masked, part_holders, seat_groups
 from eigen.protocol.messages import Commitment, LeftOver, SeatProposal
 from eigen.protocol.requests import PART, PART_MESSAGE_BYTES_MAX, PartPush, PartQuery
 from eigen.protocol.types import Address, Cid
@@ -30,7 +30,14 @@ PARTS_AT_ONCE = 4
 
 
 class AuditFailed(Exception):
-    """Results do not follow from the commitments, or what shows it could not be had."""
+    """Results do not follow from the commitments, or what shows it could not be had.
+
+    `suspects` made the result that does not follow, unless they were passed over.
+    """
+
+    def __init__(self, reason: str, suspects: tuple[Address, ...] = ()) -> None:
+        super().__init__(reason)
+        self.suspects = suspects
 
 
 class Auditor:
@@ -101,7 +108,8 @@ class Auditor:
         except TrainingError as error:
             raise AuditFailed(f"part {part} cannot be aggregated: {error}") from error
         if part_digest(again.data) != effect.results[part].digest:
-            raise AuditFailed(f"part {part} does not follow from its committed inputs")
+            suspects = makers(self._context, effect.seat, part)
+            raise AuditFailed(f"part {part} does not follow from its committed inputs", suspects)
         return again
 
     @property

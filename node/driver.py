@@ -336,7 +336,8 @@ class RunDriver:
             TrainingError,
             WorkerError,
         ) as error:
-            self.post(Audited(attempt, Cid(""), (), str(error)))
+            suspects = error.suspects if isinstance(error, AuditFailed) else ()
+            self.post(Audited(attempt, Cid(""), (), str(error), suspects))
 
     async def _attest(self, record: RoundRecord) -> None:
         attestation = self.sync.attestation(record)

@@ -183,7 +183,7 @@ class CommitteeMachine:
             return []
         least = self.context.spec.trainers_min
         here = tuple(t for t in self._trainers if t not in self._down)
-        trusted = tuple(t for t in here if t not in self.evidence.equivocated)
+        trusted = tuple(t for t in here if t not in self.evidence.suspected)
         here = trusted if len(trusted) >= least else here
         ready = tuple(t for t in here if t in self._ready)
         chosen = ready if len(ready) >= least else here
@@ -278,6 +278,7 @@ class CommitteeMachine:
         if event.attempt.round != self.head.round + 1 or number not in self.evidence.results:
             return []
         if event.reason:
+            self.evidence.suspected |= set(event.suspects)
             note = Note("audit failed", event.attempt, event.reason)
             hopeless = number == self.number and self.stage is Stage.AUDITING
             return [note, *(self._give_up(now) if hopeless else [])]

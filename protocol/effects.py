@@ -343,12 +343,16 @@ class StepFailed:
 
 @dataclass(frozen=True, slots=True)
 class Audited:
-    """Results follow from the commitments (or `reason` says how they do not)."""
+    """Results follow from the commitments, or `reason` says how they do not.
+
+    `suspects` made a result that does not follow, unless they were passed over.
+    """
 
     attempt: Attempt
     checkpoint: Cid
     left: tuple[Cid, ...] = ()
     reason: str = ""
+    suspects: tuple[Address, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

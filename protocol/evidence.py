@@ -50,7 +50,7 @@ class RoundEvidence:
         self.audited: dict[int, Audited] = {}  # attempt -> what our own audit came to
         self.results: dict[int, tuple[PartResult, ...]] = {}
         self.seats: dict[int, SeatProposal] = {}  # attempt -> the seat that a quorum opened
-        self.equivocated: set[Address] = set()  # trainers that said two things in one slot
+        self.suspected: set[Address] = set()  # who said two things in one slot, or spoiled a part
         self._floor = 0  # attempts below this one are forgotten
         self._proposed = ProposedSeats()
         self._early = Early()
@@ -117,11 +117,11 @@ class RoundEvidence:
         match said:
             case Commitment():
                 if self._commitments.setdefault((number, trainer), said) != said:
-                    self.equivocated.add(trainer)
+                    self.suspected.add(trainer)
                     raise Equivocation("two commitments in one attempt")
             case ResultVote():
                 if not self._result_votes.add(said.attempt, trainer, said.results):
-                    self.equivocated.add(trainer)
+                    self.suspected.add(trainer)
                     raise Equivocation("two result votes in one attempt")
             case StepNotice():
                 self._notices.add(number, trainer, said.checkpoint)

@@ -514,6 +514,15 @@ def part_holders(
     return _gatherers(context, seat, group)[part]
 
 
+def makers(context: RunContext, seat: SeatProposal, part: int) -> tuple[Address, ...]:
+    """Who makes a part's result where nobody is passed over: its owner, and groups' collectors."""
+    groups = seat_groups(context, seat)
+    owner = _gatherers(context, seat, (m.trainer for m in seat.members))[part][0]
+    if len(groups) == 1:
+        return (owner,)
+    return (owner, *(_gatherers(context, seat, group)[part][0] for group in groups))
+
+
 def _gatherers(
     context: RunContext, seat: SeatProposal, members: Iterable[Address]
 ) -> tuple[tuple[Address, ...], ...]:

@@ -11,7 +11,7 @@ from typing import Protocol
 from eigen.protocol.cid import raw_cid
 from eigen.protocol.context import RunContext
 from eigen.protocol.effects import Audit, Train
-from eigen.protocol.exchange import masked, seat_groups
+from eigen.protocol.exchange import makers, masked, seat_groups
 from eigen.protocol.limits import SKETCH_BYTES
 from eigen.protocol.messages import Commitment, PartResult, RoundRecord
 from eigen.protocol.types import Address, Cid, Digest
@@ -87,16 +87,17 @@ class Hashes:
         """Nothing to do."""
 
 
-def fault(context: RunContext, compute: Compute, audit: Audit) -> str:
-    """How results do not follow from the commitments; empty where they do."""
+def fault(context: RunContext, compute: Compute, audit: Audit) -> tuple[str, tuple[Address, ...]]:
+    """How results do not follow from the commitments, and who made them; empty where they do."""
     made = dict(audit.commitments)
     for part, result in enumerate(audit.results):
         authors = masked([m.trainer for m in audit.seat.members], result.included)
         if any(author not in made for author in authors):
-            return f"part {part} includes somebody who did not commit"
+            return f"part {part} includes somebody who did not commit", ()
         if _again(context, compute, audit, part, authors) != result.digest:
-            return f"part {part} does not follow from its committed inputs"
-    return ""
+            reason = f"part {part} does not follow from its committed inputs"
+            return reason, makers(context, audit.seat, part)
+    return "", ()
 
 
 def _again(

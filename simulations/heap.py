@@ -10,7 +10,7 @@ import heapq
 import itertools
 import random
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -136,12 +136,12 @@ class Trace:
 
 @dataclass(slots=True)
 class _Broadcast:
-    """A gossiped message on its way: when it is at which node (in which life), the next one last.
+    """An event on its way to many: when it is at which node (in which life), the next one last.
 
     All of it is one entry of the heap, which moves on from arrival to arrival.
     """
 
-    received: Received
+    event: Event
     number: int
     arrivals: list[tuple[float, int, int]]
 
@@ -161,8 +161,10 @@ class HeapNetwork:
         links: Links | None = None,
         train_s: tuple[float, float] = (0.2, 0.6),
         compute: Compute | None = None,
+        absent: Container[Address] = (),
     ) -> None:
-        """`compute` names what nodes compute; hashes, if it is left out."""
+        """`compute` names what nodes compute; hashes, if it is left out. Who is `absent` is down
+        at first."""
         self.compute = compute or Hashes()
         self.context = context
         self.links = links or Links()
@@ -184,7 +186,11 @@ class HeapNetwork:
         self.nodes = {a: VirtualNode(a, v, i) for i, (a, v) in enumerate(names)}
         self._by_index = list(self.nodes.values())
         for node in self.nodes.values():
-            self._boot(node)
+            if node.address in absent:
+                node.alive = False
+                node.head = HeadMachine(context)
+            else:
+                self._boot(node)
         self._tell_membership()
 
     # life and death -------------------------------------------------------------------------------
@@ -212,10 +218,11 @@ class HeapNetwork:
 
     def kill(self, address: Address) -> None:
         """`kill -9`: memory is gone, the disk stays; peers notice after a while."""
-        self.nodes[address].alive = False
-        for other in self.nodes.values():
-            self._post(other, self.links.down_notice_s, PeerDown(address))
-        self._tell_membership(self.links.down_notice_s)
+        node = self.nodes[address]
+        node.alive = False
+        noticed_s = self.links.down_notice_s
+        self._spread(PeerDown(address), 0, self.connected(node), lambda _: noticed_s)
+        self._tell_membership(noticed_s)
 
     def freeze(self, address: Address) -> None:
         """SIGSTOP: the node stands still, and nothing tells the others."""
@@ -233,9 +240,9 @@ class HeapNetwork:
         """Boot from disk; the node repairs what it missed."""
         node = self.nodes[address]
         self._boot(node)
-        for other in self.nodes.values():
-            self._post(other, self._latency(), PeerUp(address))
-        self._tell_membership(self._latency())
+        connected = self.connected(node)
+        self._spread(PeerUp(address), 0, connected, lambda to: self.latency_s(node, to))
+        self._tell_membership(0.0)
 
     def _repair(self, node: VirtualNode) -> None:
         """One peer, drawn at random, answers with its head and with what it heard of the round."""
@@ -243,15 +250,17 @@ class HeapNetwork:
         if not others:
             return
         peer = self.random.choice(others)
-        delay_s = 2 * self._latency()
+        delay_s = 2 * self.latency_s(peer, node)
         if peer.records and max(peer.records) > node.head.round:
             self._post(node, delay_s, Adopted(peer.records[max(peer.records)]))
         for number, received in peer.heard.items():
             self._post(node, delay_s + 1e-6, received, number)
 
     def _tell_membership(self, delay_s: float = 0.0) -> None:
-        for node in self.nodes.values():
-            self._post(node, delay_s + self._latency(), self._membership())
+        """Heartbeats, as far as they change who may be seated: that concerns validators."""
+        among = [node for node in self._by_index if node.validator]
+        told = self._membership()
+        self._spread(told, 0, among, lambda to: delay_s + self.latency_s(to, to))
 
     def _membership(self) -> MembershipChanged:
         alive = (a for a, n in self.nodes.items() if n.alive and not n.validator)
@@ -259,8 +268,17 @@ class HeapNetwork:
         return MembershipChanged(trainers, tuple(self.uploads.get(t, 0) for t in trainers))
 
     # the heap -------------------------------------------------------------------------------------
-    def _latency(self) -> float:
+    def latency_s(self, sender: VirtualNode, to: VirtualNode) -> float:
+        """How long a small message takes between two nodes."""
         return self.random.uniform(self.links.latency_s_min, self.links.latency_s_max)
+
+    def connected(self, node: VirtualNode) -> Iterable[VirtualNode]:
+        """Who notices that a node goes or comes."""
+        return self._by_index
+
+    def audience(self, sender: VirtualNode, message: object) -> Iterable[VirtualNode]:
+        """Whom a gossiped message means something to; others would do nothing with it."""
+        return self._by_index
 
     def _post(self, node: VirtualNode, delay_s: float, event: Event, number: int = 0) -> None:
         """`number` names a gossiped message."""
@@ -278,7 +296,7 @@ class HeapNetwork:
             heapq.heapreplace(self._heap, (event.arrivals[-1][0], order, None, 0, event, 0))
         else:
             heapq.heappop(self._heap)
-        return at_s, self._by_index[index], boot, event.received, event.number
+        return at_s, self._by_index[index], boot, event.event, event.number
 
     def run(self, until_s: float, done: Callable[["HeapNetwork"], bool] | None = None) -> bool:
         """Advance virtual time: True once `done` holds, False at `until_s` or with no event."""
@@ -292,7 +310,7 @@ class HeapNetwork:
             if isinstance(event, PeerDown) and self.nodes[event.peer].alive:
                 continue  # it was back before anybody noticed
             if isinstance(event, MembershipChanged):
-                event = self._membership()
+                event = self._membership()  # as it is by now
             if isinstance(event, TimerFired) and node.timers.get(event, 0.0) > self.now:
                 continue  # moved since
             self.events += 1
@@ -340,25 +358,33 @@ class HeapNetwork:
         received, number = Received(sender.address, message), next(self._messages)
         sender.heard[number] = received
         draw, loss = self.random.random, self.links.loss
-        delays = self.gossip_s(sender, message)
-        arrivals = [
-            (self.now + delay_s, node.index, node.boots)
-            for node, delay_s in zip(self._by_index, delays, strict=True)
-            if node is not sender and delay_s >= 0.0 and not (loss and draw() < loss)
-        ]
-        self.lost += len(self._by_index) - 1 - len(arrivals)
-        if not arrivals:
-            return
-        arrivals.sort(reverse=True)
-        message = _Broadcast(received, number, arrivals)
-        entry = (arrivals[-1][0], next(self._count), None, 0, message, 0)
-        heapq.heappush(self._heap, entry)
+        reached = [node for node in self.audience(sender, message) if node is not sender]
+        if loss:
+            whole = len(reached)
+            reached = [node for node in reached if draw() >= loss]
+            self.lost += whole - len(reached)
+        self._spread(received, number, reached, lambda to: self.latency_s(sender, to))
 
-    def gossip_s(self, sender: VirtualNode, message: object) -> Iterable[float]:
-        """How long a message takes to each node in order; negative where it never arrives."""
-        draw, shortest = self.random.random, self.links.latency_s_min
-        spread = self.links.latency_s_max - shortest
-        return (shortest + spread * draw() for _ in self._by_index)
+    def _spread(
+        self,
+        event: Event,
+        number: int,
+        among: Iterable[VirtualNode],
+        delay_s: Callable[[VirtualNode], float],
+    ) -> None:
+        now = self.now
+        arrivals = [(now + delay_s(node), node.index, node.boots) for node in among]
+        if arrivals:
+            arrivals.sort(reverse=True)
+            entry = (
+                arrivals[-1][0],
+                next(self._count),
+                None,
+                0,
+                _Broadcast(event, number, arrivals),
+                0,
+            )
+            heapq.heappush(self._heap, entry)
 
     def perform(self, node: VirtualNode, effect: Effect) -> None:
         """What the world does for an effect; a hook may call it with another one instead."""
@@ -391,14 +417,13 @@ class HeapNetwork:
             case Audit(seat=seat, results=results):
                 lost = self._lost_input(effect)
                 took = self.context.deadlines.inputs_s if lost and self.nodes[lost].frozen else 0.02
-                reason = (
-                    f"an input of {lost.hex()} is not to be had"
-                    if lost
-                    else fault(self.context, self.compute, effect)
-                )
+                reason, suspects = fault(self.context, self.compute, effect)
+                if lost:
+                    reason, suspects = f"an input of {lost.hex()} is not to be had", ()
                 checkpoint = Cid("") if reason else self.compute.step(seat.base, results)
                 left = () if reason else self.compute.left(results)
-                self._post(node, took, Audited(seat.attempt, checkpoint, left, reason))
+                audited = Audited(seat.attempt, checkpoint, left, reason, suspects)
+                self._post(node, took, audited)
             case Attest(record=record):
                 self._attest(node, record)
             case Adopt(round=round_, record=wanted):
@@ -453,7 +478,7 @@ class HeapNetwork:
 
     def transfer_s(self, sender: VirtualNode, to: VirtualNode, event: Event, part: int) -> float:
         """How long a part is on its way."""
-        return self._latency()
+        return self.latency_s(sender, to)
 
     def _named(
         self, node: VirtualNode, inputs: tuple[tuple[Address, int], ...]
@@ -478,7 +503,7 @@ class HeapNetwork:
     def _adopt(self, node: VirtualNode, round_: int, wanted: Digest) -> None:
         record = self._published[wanted]
         assert record.attempt.round == round_
-        self._post(node, self._latency(), Adopted(record))
+        self._post(node, self.latency_s(node, node), Adopted(record))
 
 
 def _round_of(event: Received) -> int:

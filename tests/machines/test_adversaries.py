@@ -234,7 +234,7 @@ def test_a_trainer_that_never_commits_holds_the_round_up_once_and_is_not_paid() 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_two_commitments_are_blamed_and_hold_the_round_up_for_an_attempt_or_two(seed: int) -> None:
-    """Validators that heard different ones first come to different verdicts, and must not stay so."""
+    """Validators that heard different ones first come to different verdicts at first."""
     run = context(2, 2, rounds=2)
     liar = trainers(4)[0]
 

@@ -1,0 +1,249 @@
+"""Plays a scenario, records it, and says whether what was expected held."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from eigen.protocol.effects import (
+    Attest,
+    Effect,
+    Note,
+    Penalize,
+    Publish,
+    Step,
+    Train,
+)
+from eigen.protocol.messages import Attempt, Commitment, ResultVote, RoundRecord, SeatProposal
+from eigen.protocol.types import Address
+from eigen.simulations.adversaries import HONEST
+from eigen.simulations.heap import HeapNetwork, VirtualNode
+from eigen.simulations.scenario import Expectation, Fault, Scenario
+from eigen.simulations.tier1 import ScenarioNetwork
+
+
+class Record(Protocol):
+    """Where events and metrics go."""
+
+    def event(
+        self, time_s: float, node: str, kind: str, round_: int, attempt: int, detail: str = ""
+    ) -> None:
+        """Something that a node did, or that happened to it."""
+        ...
+
+    def metric(
+        self, time_s: float, name: str, value: float, node: str = "", round_: int = 0
+    ) -> None:
+        """Something that was measured."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a run came to. `held` has each expectation in words, whether it held, and its figure."""
+
+    held: tuple[tuple[str, bool, str], ...]
+    rounds: int
+    virtual_s: float
+    events: int
+    trace: str
+
+
+class Play:
+    """One run of one scenario on tier 1."""
+
+    def __init__(self, scenario: Scenario, record: Record | None = None) -> None:
+        self.scenario = scenario
+        self.network = ScenarioNetwork(scenario)
+        self._record = record
+        self._ended_s: dict[int, float] = {0: 0.0}
+        self._records: dict[int, RoundRecord] = {}
+        self._accuracy: dict[int, float] = {}
+        self._sent: dict[Address, int] = {}
+        self.network.hooks.insert(0, self._see)
+        for fault in scenario.faults:
+            self._plan(fault)
+
+    def run(self, progress: Callable[[float, int], None] | None = None) -> Answer:
+        """Play until the run has ended or `until_s`. `progress` gets virtual time and round."""
+        network = self.network
+
+        def done(_: HeapNetwork) -> bool:
+            if network.adopted_round not in self._ended_s:
+                self._end_round()
+                if progress is not None:
+                    progress(network.now, network.adopted_round)
+            return network.adopted_round >= self.scenario.run.rounds and self._all_have_it()
+
+        network.play(self.scenario.until_s, done)
+        held = tuple(self._judge(wanted) for wanted in self.scenario.expect)
+        if self._record is not None:
+            for what, true, detail in held:
+                self._record.event(network.now, "", "assert", 0, 0, f"{what}: {detail}; {true}")
+        return Answer(held, network.adopted_round, network.now, network.events, network.trace)
+
+    def _all_have_it(self) -> bool:
+        last = self.network.adopted_round
+        return all(n.head.round == last for n in self.network.nodes.values() if n.alive)
+
+    # faults ---------------------------------------------------------------------------------------
+    def _plan(self, fault: Fault) -> None:
+        self.network.schedule(fault.at_s, lambda: self._begin(fault))
+
+    def _begin(self, fault: Fault) -> None:
+        network = self.network
+        group = [a for a, d in network.devices.items() if d.group.name == fault.nodes]
+        count = round(len(group) * fault.share)
+        hit = network.random.sample(sorted(group), count)
+        self._note("fault", f"{fault.what} {count} of {fault.nodes} for {fault.for_s:g} s")
+        match fault.what:
+            case "partition":
+                network.cut_off(hit)
+                network.schedule(network.now + fault.for_s, lambda: network.cut_off(()))
+            case "freeze":
+                for address in hit:
+                    network.freeze(address)
+                    network.schedule(network.now + fault.for_s, _thaw(network, address))
+            case _:
+                for address in hit:
+                    if network.nodes[address].alive:
+                        network.kill(address)
+                        network.schedule(network.now + fault.for_s, _restart(network, address))
+
+    def _note(self, kind: str, detail: str) -> None:
+        if self._record is not None:
+            self._record.event(self.network.now, "", kind, 0, 0, detail)
+
+    # what is seen ---------------------------------------------------------------------------------
+    def _see(self, network: HeapNetwork, node: VirtualNode, effect: Effect) -> bool:
+        if self._record is None:
+            return False
+        kind = _kind(effect)
+        if kind:
+            at = _attempt(effect)
+            detail = ""
+            if isinstance(effect, Penalize):
+                device = self.network.devices.get(effect.peer)
+                detail = f"{device.name if device else effect.peer.hex()}: {effect.reason}"
+            name = self.network.devices[node.address].name
+            round_, number = (at.round, at.number) if at else (node.head.round + 1, 0)
+            self._record.event(network.now, name, kind, round_, number, detail)
+        return False
+
+    def _end_round(self) -> None:
+        """A round is attested: what it took and who was paid."""
+        network, last = self.network, self.network.adopted_round
+        record = next(n.records[last] for n in network.nodes.values() if last in n.records)
+        before = max(self._ended_s)
+        self._ended_s[last] = network.now
+        self._records[last] = record
+        evaluation = getattr(network.compute, "evaluate", None)
+        judged = evaluation(record.checkpoint) if evaluation else None
+        if judged is not None:
+            self._accuracy[last] = judged.accuracy
+        if self._record is None:
+            return
+        out, now = self._record.metric, network.now
+        out(now, "round_s", now - self._ended_s[before], "", last)
+        out(now, "attempts", record.attempt.number + 1.0, "", last)
+        out(now, "alive", float(sum(n.alive for n in network.nodes.values())), "", last)
+        out(now, "seated", float(len(network.seated)), "", last)
+        if judged is not None:
+            out(now, "loss", judged.loss, "", last)
+            out(now, "accuracy", judged.accuracy, "", last)
+        whole = sum(credit.amount for credit in record.trainers) or 1
+        for credit in record.trainers:
+            name = network.devices[credit.account].name
+            out(now, "credited", credit.amount / whole, name, last)
+        for address, amount in getattr(network.compute, "contributed", {}).items():
+            out(now, "contributed", amount, network.devices[address].name, last)
+        for figure, counts in (
+            ("bytes_sent", network.sent_bytes),
+            ("bytes_received", network.received_bytes),
+        ):
+            for address, size in counts.items():
+                out(now, figure, float(size), network.devices[address].name, last)
+            counts.clear()
+        for node in network.nodes.values():
+            if node.head.round == last:
+                self._record.event(
+                    now, network.devices[node.address].name, "adopt", last, record.attempt.number
+                )
+
+    # expectations ---------------------------------------------------------------------------------
+    def _judge(self, wanted: Expectation) -> tuple[str, bool, str]:
+        figure = self._figure(wanted)
+        bounds = [f"at least {wanted.least:g}"] if wanted.least > 0 else []
+        bounds += [f"at most {wanted.most:g}"] if wanted.most < 1e9 else []
+        of = f" of {wanted.nodes}" if wanted.nodes else ""
+        round_ = f" in round {wanted.round}" if wanted.round else ""
+        what = f"{wanted.what}{of}{round_}: {' and '.join(bounds)}"
+        return what, wanted.least <= figure <= wanted.most, f"{figure:.4g}"
+
+    def _figure(self, wanted: Expectation) -> float:
+        network, last = self.network, wanted.round or self.scenario.run.rounds
+        took = [(self._ended_s[r] - self._ended_s.get(r - 1, 0.0)) for r in self._ended_s if r]
+        match wanted.what:
+            case "committed":
+                among = [
+                    network.nodes[a]
+                    for a, d in network.devices.items()
+                    if d.group.behaviour == HONEST
+                    and wanted.nodes in ("", d.group.name)
+                    and network.nodes[a].alive
+                ]
+                return sum(n.head.round >= last for n in among) / max(1, len(among))
+            case "attempts":
+                counts = [r.attempt.number + 1 for r in self._records.values()]
+                return sum(counts) / max(1, len(counts))
+            case "round-seconds":
+                return sum(took) / len(took) if took else float("inf")
+            case "accuracy":
+                known = max((r for r in self._accuracy if r <= last), default=0)
+                return self._accuracy.get(known, 0.0)
+            case _:
+                return self._paid(wanted.nodes)
+
+    def _paid(self, group: str) -> float:
+        """Of all that trainers were paid, the share that went to a group."""
+        paid = [c for record in self._records.values() for c in record.trainers]
+        whole = sum(c.amount for c in paid)
+        ours = sum(c.amount for c in paid if self._group(c.account) == group)
+        return ours / whole if whole else 0.0
+
+    def _group(self, address: Address) -> str:
+        return self.network.devices[address].group.name
+
+
+def _thaw(network: ScenarioNetwork, address: Address) -> Callable[[], None]:
+    return lambda: network.thaw(address)
+
+
+def _restart(network: ScenarioNetwork, address: Address) -> Callable[[], None]:
+    return lambda: None if network.nodes[address].alive else network.restart(address)
+
+
+_KINDS: Final[Mapping[type, str]] = {
+    Train: "train",
+    Step: "step",
+    Attest: "attest",
+    Penalize: "penalize",
+}
+_SAID: Final[Mapping[type, str]] = {
+    SeatProposal: "seat",
+    Commitment: "commit",
+    ResultVote: "vote",
+}
+
+
+def _kind(effect: Effect) -> str:
+    if isinstance(effect, Publish):
+        return _SAID.get(type(effect.message), "")
+    if isinstance(effect, Note):
+        return "exchange" if effect.event == "exchange" else "note"
+    return _KINDS.get(type(effect), "")
+
+
+def _attempt(effect: object) -> Attempt | None:
+    said = getattr(effect, "message", None) or getattr(effect, "record", None) or effect
+    at = getattr(said, "attempt", None)
+    return at if isinstance(at, Attempt) else None
