@@ -276,8 +276,8 @@ def share_scatter(shares: Mapping[str, Shares]) -> Figure | None:
         line={"color": "#999", "dash": "dot", "width": 1},
         hoverinfo="skip",
     )
-    figure.update_xaxes(tickformat=".1~%")
-    figure.update_yaxes(tickformat=".1~%")
+    figure.update_xaxes(tickformat=".3~p")
+    figure.update_yaxes(tickformat=".3~p")
     return _finished(figure, "contributed (mean share of a round)", "credited (mean share)")
 
 
