@@ -1,0 +1,325 @@
+"""What a recorded run's tables say, as arrays: curves, phases, shares, who was caught when.
+
+Everything here is a function of a `RunFolder` alone; reports, comparisons and sweeps share it.
+Values that are not finite become NaN, which plots leave out and quantiles ignore.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from eigen.simulations.record import RunFolder
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+PHASES: Final = ("seat", "train", "commit", "exchange", "vote", "step", "audit", "attest")
+"""What a node does in a round; each lasts until the node begins the next."""
+
+PHASE_ENDS: Final = ("adopt", "down")
+"""Events after which a node is in no phase."""
+
+QUANTILES: Final = (0.1, 0.5, 0.9, 1.0)
+HONEST: Final = "honest"
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One measure of the whole network, ordered by virtual time."""
+
+    time_s: Floats
+    value: Floats
+    round: Ints
+
+    def last(self) -> float | None:
+        """The last finite value; None where there is none."""
+        finite = self.value[np.isfinite(self.value)]
+        return float(finite[-1]) if finite.size else None
+
+
+@dataclass(frozen=True, slots=True)
+class ByRound:
+    """One measure of each node, as `QUANTILES` over the nodes and a sum, of each round (R rows)."""
+
+    round: Ints
+    quantiles: Floats  # (R, len(QUANTILES))
+    total: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class ByNode:
+    """One measure of each of N nodes in each of R rounds; NaN where there is none."""
+
+    nodes: list[str]
+    round: Ints
+    value_nr: Floats  # (N, R)
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Intervals of virtual time (S of them); `node` and `phase` index `nodes` and `PHASES`."""
+
+    nodes: list[str]
+    node: Ints
+    phase: Ints
+    round: Ints
+    attempt: Ints
+    start_s: Floats
+    end_s: Floats
+
+    def __len__(self) -> int:
+        return self.phase.size
+
+    def where(self, mask: npt.NDArray[np.bool_]) -> "Spans":
+        """The spans that `mask` keeps."""
+        return Spans(
+            self.nodes,
+            self.node[mask],
+            self.phase[mask],
+            self.round[mask],
+            self.attempt[mask],
+            self.start_s[mask],
+            self.end_s[mask],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Of each node its mean share over the rounds, in [0, 1]: of the pay, and of the work."""
+
+    nodes: list[str]
+    behaviour: list[str]
+    credited: Floats
+    contributed: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Penalties:
+    """Who penalized whom, when and why (one entry each), in order of time."""
+
+    time_s: Floats
+    by: list[str]
+    whom: list[str]
+    why: list[str]
+
+    def first(self) -> dict[str, float]:
+        """When each penalized node was penalized first."""
+        first: dict[str, float] = {}
+        for whom, time_s in zip(self.whom, self.time_s, strict=True):
+            first.setdefault(whom, float(time_s))
+        return first
+
+
+def curve(run: RunFolder, name: str) -> Curve:
+    """The network-wide rows of a metric (those without a node)."""
+    table = _of_network(run.metrics([name])).sort_by("time_s")
+    return Curve(_floats(table["time_s"]), _floats(table["value"]), _ints(table["round"]))
+
+
+def by_round(run: RunFolder, name: str) -> ByRound:
+    """The per-node rows of a metric, over the nodes of each round."""
+    table = _of_nodes(run.metrics([name]))
+    rounds, index = np.unique(_ints(table["round"]), return_inverse=True)
+    values = _floats(table["value"])
+    order = np.argsort(index, kind="stable")
+    groups = np.split(values[order], np.cumsum(np.bincount(index))[:-1]) if rounds.size else []
+    finite = [group[np.isfinite(group)] for group in groups]
+    quantiles = [
+        np.quantile(group, QUANTILES) if group.size else np.full(len(QUANTILES), np.nan)
+        for group in finite
+    ]
+    return ByRound(
+        rounds,
+        np.array(quantiles).reshape(-1, len(QUANTILES)),
+        np.array([group.sum() for group in finite]),
+    )
+
+
+def by_node(run: RunFolder, name: str, nodes_max: int) -> ByNode | None:
+    """The per-node rows of a metric; None where there are none, or more nodes than `nodes_max`."""
+    table = _of_nodes(run.metrics([name]))
+    node, nodes = np.unique(table["node"].to_numpy(), return_inverse=True)[::-1]
+    if not 0 < nodes.size <= nodes_max:
+        return None
+    rounds, index = np.unique(_ints(table["round"]), return_inverse=True)
+    value_nr = np.full((nodes.size, rounds.size), np.nan)
+    value_nr[node, index] = _floats(table["value"])
+    return ByNode(nodes.tolist(), rounds, value_nr)
+
+
+def phase_spans(run: RunFolder) -> Spans:
+    """Each node's phases. One without an end (the run stopped in it) is left out."""
+    table = run.events([*PHASES, *PHASE_ENDS])
+    node, nodes = _words(table["node"])
+    kind, kinds = _words(table["kind"])
+    phase_of = np.array([PHASES.index(k) if k in PHASES else -1 for k in kinds], dtype=np.int64)
+    phase = phase_of[kind] if kinds else kind
+    time_s, round_, attempt = (
+        _floats(table["time_s"]),
+        _ints(table["round"]),
+        _ints(table["attempt"]),
+    )
+    order = np.lexsort((time_s, node))  # stable: what a node did at one instant stays in order
+    node, phase, time_s = node[order], phase[order], time_s[order]
+    here, after = slice(None, -1), slice(1, None)
+    kept = (node[here] == node[after]) & (phase[here] >= 0)
+    return Spans(
+        nodes,
+        node[here][kept],
+        phase[here][kept],
+        round_[order][here][kept],
+        attempt[order][here][kept],
+        time_s[here][kept],
+        time_s[after][kept],
+    )
+
+
+def round_spans(spans: Spans) -> Spans:
+    """Of each phase of each attempt: from the first node's beginning to the last node's end."""
+    columns = {
+        name: getattr(spans, name) for name in ("phase", "round", "attempt", "start_s", "end_s")
+    }
+    grouped = (
+        pa.table(columns)
+        .group_by(["round", "attempt", "phase"])
+        .aggregate([("start_s", "min"), ("end_s", "max")])
+        .sort_by("start_s_min")
+    )
+    return Spans(
+        [""],
+        np.zeros(grouped.num_rows, dtype=np.int64),
+        _ints(grouped["phase"]),
+        _ints(grouped["round"]),
+        _ints(grouped["attempt"]),
+        _floats(grouped["start_s_min"]),
+        _floats(grouped["end_s_max"]),
+    )
+
+
+def adversaries(run: RunFolder) -> Mapping[str, str]:
+    """Each adversary's behaviour by node, as `run.json` has it; empty where it says nothing."""
+    found = run.about.get("adversaries")
+    if not isinstance(found, dict):
+        return {}
+    return {str(node): str(behaviour) for node, behaviour in found.items()}
+
+
+def shares(run: RunFolder) -> Shares:
+    """Credited against contributed. A contribution that is not finite counts as none."""
+    table = _of_nodes(run.metrics(["credited", "contributed"]))
+    node, nodes = _words(table["node"])
+    name, names = _words(table["name"])
+    mean = {}
+    for wanted in ("credited", "contributed"):
+        rows = name == names.index(wanted) if wanted in names else np.zeros(node.size, dtype=bool)
+        rounds, index = np.unique(_ints(table["round"])[rows], return_inverse=True)
+        value = np.nan_to_num(_floats(table["value"])[rows])
+        total = np.bincount(index, value, rounds.size)
+        paid = total > 0
+        share = np.where(paid[index], value / np.where(paid, total, 1)[index], 0)
+        summed = np.bincount(node[rows], share, len(nodes))
+        mean[wanted] = summed / max(1, int(paid.sum()))
+    seen = np.bincount(node, minlength=len(nodes)) > 0
+    behaviours = adversaries(run)
+    kept = [n for n, present in zip(nodes, seen, strict=True) if present]
+    return Shares(
+        kept,
+        [behaviours.get(n, HONEST) for n in kept],
+        mean["credited"][seen],
+        mean["contributed"][seen],
+    )
+
+
+def penalties(run: RunFolder) -> Penalties:
+    """The `penalize` events; their detail is the penalized node's name, a space, and the reason."""
+    table = run.events(["penalize"]).sort_by("time_s")
+    parts = [detail.partition(" ") for detail in table["detail"].to_pylist()]
+    return Penalties(
+        _floats(table["time_s"]),
+        table["node"].to_pylist(),
+        [whom for whom, _, _ in parts],
+        [why for _, _, why in parts],
+    )
+
+
+def faults(run: RunFolder) -> list[tuple[float, str]]:
+    """When the scenario broke something, and what, in order of time."""
+    table = run.events(["fault"]).sort_by("time_s")
+    return list(zip(table["time_s"].to_pylist(), table["detail"].to_pylist(), strict=True))
+
+
+def metric_names(run: RunFolder) -> list[str]:
+    """Every metric that was recorded, in order of name."""
+    return sorted(pc.unique(run.metrics()["name"].cast(pa.string())).to_pylist())
+
+
+def adopted_rounds(run: RunFolder) -> int:
+    """How many rounds some node adopted."""
+    return int(pc.count_distinct(run.events(["adopt"])["round"]).as_py())
+
+
+def headline(run: RunFolder) -> dict[str, float | int | str | bool | None]:
+    """The figures of a run that fit into a row of a table; None for what was not recorded."""
+    about, cheats, first = run.about, adversaries(run), penalties(run).first()
+    times, accuracy, attempts = (curve(run, name) for name in ("round_s", "accuracy", "attempts"))
+    sent, share = by_round(run, "bytes_sent"), shares(run)
+    to_cheats = np.array([behaviour != HONEST for behaviour in share.behaviour], dtype=bool)
+    assertions = about["assertions"]
+    return {
+        "assertions held": sum(1 for a in assertions if a["held"]),
+        "assertions": len(assertions),
+        "partial": run.partial,
+        "rounds": adopted_rounds(run),
+        "loss": curve(run, "loss").last(),
+        "accuracy": accuracy.last(),
+        "round_s median": _quantile(times.value, 0.5),
+        "round_s p95": _quantile(times.value, 0.95),
+        "attempts mean": _mean(attempts.value),
+        "bytes sent": float(sent.total.sum()) if sent.round.size else None,
+        "adversaries": len(cheats),
+        "adversaries caught": sum(1 for node in cheats if node in first),
+        "honest penalized": sum(1 for node in first if node not in cheats),
+        "pay to adversaries": float(share.credited[to_cheats].sum()) if share.nodes else None,
+        "virtual_s": about.get("virtual_s"),
+        "wall_s": about.get("wall_s"),
+        "events": about.get("events"),
+    }
+
+
+def _of_network(table: Any) -> Any:
+    return table.filter(pc.equal(table["node"].cast(pa.string()), ""))
+
+
+def _of_nodes(table: Any) -> Any:
+    return table.filter(pc.not_equal(table["node"].cast(pa.string()), ""))
+
+
+def _floats(column: Any) -> Floats:
+    values = column.to_numpy().astype(np.float64)
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _ints(column: Any) -> Ints:
+    values: Ints = column.to_numpy().astype(np.int64)
+    return values
+
+
+def _words(column: Any) -> tuple[Ints, list[str]]:
+    """A dictionary column as codes, and the words that they index."""
+    array = column.combine_chunks()
+    return array.indices.to_numpy().astype(np.int64), array.dictionary.to_pylist()
+
+
+def _quantile(values: Floats, share: float) -> float | None:
+    finite = values[np.isfinite(values)]
+    return float(np.quantile(finite, share)) if finite.size else None
+
+
+def _mean(values: Floats) -> float | None:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else None
