@@ -31,8 +31,12 @@ COMMANDS: Final = {
     "network": "Show the network that this node has joined.",
     "demo": "Train a model with four nodes and a chain on this machine.",
     "stop": "End the running node.",
+    "sim": "Simulate networks of thousands of nodes.",
 }
 """Every command with its line in `eigen --help`, in the order of a first visit."""
+
+MODULES: Final = {"sim": "eigen.simulations.command"}
+"""Commands that are elsewhere: the node does not know the simulator."""
 
 EXIT_CODES: Final = (
     ("eigen.config.errors", "ConfigError", ExitCode.CONFIGURATION),
@@ -63,7 +67,7 @@ class CommandTable(click.Group):
             hint = f"did you mean {near[0]}?" if near else "see: eigen --help"
             raise click.UsageError(f"there is no command {cmd_name}; {hint}", ctx)
         try:
-            module = import_module(f"eigen.node.commands.{cmd_name}")
+            module = import_module(MODULES.get(cmd_name, f"eigen.node.commands.{cmd_name}"))
         except ModuleNotFoundError as error:
             if error.name is None or error.name.startswith("eigen."):
                 raise

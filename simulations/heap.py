@@ -173,6 +173,7 @@ class HeapNetwork:
         self.uploads: dict[Address, int] = {}
         self.now = 0.0
         self.events = 0
+        self.last: tuple[VirtualNode, Event]
         self.adopted_round = 0  # the last that anybody holds
         self.lost = 0  # gossiped messages that never arrived
         self.hooks: list[Hook] = []
@@ -315,6 +316,7 @@ class HeapNetwork:
                 continue  # moved since
             self.events += 1
             self._trace.add(self.now, node.index, type(event), number)
+            self.last = (node, event)
             self._deliver(node, event, number)
             if done is not None and done(self):
                 return True

@@ -1,6 +1,6 @@
 """Plays a scenario, records it, and says whether what was expected held."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -19,6 +19,11 @@ from eigen.simulations.adversaries import HONEST
 from eigen.simulations.heap import HeapNetwork, VirtualNode
 from eigen.simulations.scenario import Expectation, Fault, Scenario
 from eigen.simulations.tier1 import ScenarioNetwork
+
+LOOK_S: Final = 1.0
+"""Whether everybody holds the last round is looked at so often."""
+SETTLE_S: Final = 60.0
+"""After the last round those who are behind have so long to catch up."""
 
 
 class Record(Protocol):
@@ -58,7 +63,8 @@ class Play:
         self._ended_s: dict[int, float] = {0: 0.0}
         self._records: dict[int, RoundRecord] = {}
         self._accuracy: dict[int, float] = {}
-        self._sent: dict[Address, int] = {}
+        self._look_s = 0.0
+        self._progress: Callable[[float, int], None] | None = None
         self.network.hooks.insert(0, self._see)
         for fault in scenario.faults:
             self._plan(fault)
@@ -67,23 +73,63 @@ class Play:
         """Play until the run has ended or `until_s`. `progress` gets virtual time and round."""
         network = self.network
 
-        def done(_: HeapNetwork) -> bool:
-            if network.adopted_round not in self._ended_s:
-                self._end_round()
-                if progress is not None:
-                    progress(network.now, network.adopted_round)
-            return network.adopted_round >= self.scenario.run.rounds and self._all_have_it()
-
-        network.play(self.scenario.until_s, done)
+        self._progress = progress
+        self.run_until(self.scenario.until_s)
         held = tuple(self._judge(wanted) for wanted in self.scenario.expect)
         if self._record is not None:
             for what, true, detail in held:
                 self._record.event(network.now, "", "assert", 0, 0, f"{what}: {detail}; {true}")
         return Answer(held, network.adopted_round, network.now, network.events, network.trace)
 
-    def _all_have_it(self) -> bool:
+    def run_until(self, at_s: float) -> None:
+        """Play up to a virtual time, and no further than the run's end."""
+        network = self.network
+
+        def done(_: HeapNetwork) -> bool:
+            if network.adopted_round not in self._ended_s:
+                self._end_round()
+                if self._progress is not None:
+                    self._progress(network.now, network.adopted_round)
+            return network.adopted_round >= self.scenario.run.rounds and self._settled()
+
+        network.play(at_s, done)
+
+    def states(self, wanted: str | None = None) -> Iterator[str]:
+        """Where each node stands, a line each, or the one of that name."""
+        for address, device in self.network.devices.items():
+            node = self.network.nodes[address]
+            if wanted not in (None, device.name):
+                continue
+            doing = "down" if not node.alive else "frozen" if node.frozen else "up"
+            if node.alive and node.trainer is not None:
+                doing = node.trainer.phase.value
+            if node.alive and node.committee is not None:
+                doing = f"{node.committee.stage.value}, attempt {node.committee.number}"
+            yield f"{device.name:<16} round {node.head.round:>4}  {doing}"
+            if wanted is not None:
+                yield from (f"  {at:.3f} {note.event} {note.detail}" for at, note in node.notes)
+                yield from (f"  blames {p.peer.hex()[:8]}: {p.reason}" for p in node.penalties)
+
+    def next_events(self, count: int) -> Iterator[str]:
+        """Play on, one event at a time, and say what happens to whom."""
+        told: list[str] = []
+        network = self.network
+        for _ in range(count):
+            if not network.run(self.scenario.until_s, lambda _: True):
+                break
+            device = network.devices[network.last[0].address]
+            told.append(f"{network.now:.4f} {device.name:<16} {network.last[1]!r:.160}")
+        yield from told
+
+    def _settled(self) -> bool:
+        """Whether all that are up hold the last round, or have had the time to."""
+        now = self.network.now
+        if now < self._look_s:
+            return False
+        self._look_s = now + LOOK_S
         last = self.network.adopted_round
-        return all(n.head.round == last for n in self.network.nodes.values() if n.alive)
+        missing = any(n.alive and n.head.round < last for n in self.network.nodes.values())
+        return not missing or now > self._ended_s[last] + SETTLE_S
 
     # faults ---------------------------------------------------------------------------------------
     def _plan(self, fault: Fault) -> None:
