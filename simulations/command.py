@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from eigen.config.toml_text import document
-from eigen.node.commands import Invocation, pass_invocation
 from eigen.node.exit_codes import ExitCode, UserError
 
 if TYPE_CHECKING:
@@ -59,9 +58,7 @@ def new(name: str, like: str) -> None:
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Another seed than the scenario's.")
 @click.option("--no-report", is_flag=True, help="Write no report.html.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@pass_invocation
 def run(
-    _invocation: Invocation,
     scenario: str,
     into: Path | None,
     seed: int | None,

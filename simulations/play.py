@@ -61,8 +61,8 @@ class Play:
         self.network = ScenarioNetwork(scenario)
         self._record = record
         self._ended_s: dict[int, float] = {0: 0.0}
-        self._records: dict[int, RoundRecord] = {}
-        self._accuracy: dict[int, float] = {}
+        self.records: dict[int, RoundRecord] = {}
+        self.accuracy: dict[int, float] = {}
         self._look_s = 0.0
         self._progress: Callable[[float, int], None] | None = None
         self.network.hooks.insert(0, self._see)
@@ -181,11 +181,11 @@ class Play:
         record = next(n.records[last] for n in network.nodes.values() if last in n.records)
         before = max(self._ended_s)
         self._ended_s[last] = network.now
-        self._records[last] = record
+        self.records[last] = record
         evaluation = getattr(network.compute, "evaluate", None)
         judged = evaluation(record.checkpoint) if evaluation else None
         if judged is not None:
-            self._accuracy[last] = judged.accuracy
+            self.accuracy[last] = judged.accuracy
         if self._record is None:
             return
         out, now = self._record.metric, network.now
@@ -239,19 +239,19 @@ class Play:
                 ]
                 return sum(n.head.round >= last for n in among) / max(1, len(among))
             case "attempts":
-                counts = [r.attempt.number + 1 for r in self._records.values()]
+                counts = [r.attempt.number + 1 for r in self.records.values()]
                 return sum(counts) / max(1, len(counts))
             case "round-seconds":
                 return sum(took) / len(took) if took else float("inf")
             case "accuracy":
-                known = max((r for r in self._accuracy if r <= last), default=0)
-                return self._accuracy.get(known, 0.0)
+                known = max((r for r in self.accuracy if r <= last), default=0)
+                return self.accuracy.get(known, 0.0)
             case _:
                 return self._paid(wanted.nodes)
 
     def _paid(self, group: str) -> float:
         """Of all that trainers were paid, the share that went to a group."""
-        paid = [c for record in self._records.values() for c in record.trainers]
+        paid = [c for record in self.records.values() for c in record.trainers]
         whole = sum(c.amount for c in paid)
         ours = sum(c.amount for c in paid if self._group(c.account) == group)
         return ours / whole if whole else 0.0
