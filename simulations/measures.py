@@ -166,17 +166,34 @@ def phase_spans(run: RunFolder) -> Spans:
     )
     order = np.lexsort((time_s, node))  # stable: what a node did at one instant stays in order
     node, phase, time_s = node[order], phase[order], time_s[order]
+    round_, attempt = round_[order], attempt[order]
     here, after = slice(None, -1), slice(1, None)
     kept = (node[here] == node[after]) & (phase[here] >= 0)
-    return Spans(
+    spans = Spans(
         nodes,
         node[here][kept],
         phase[here][kept],
-        round_[order][here][kept],
-        attempt[order][here][kept],
+        round_[here][kept],
+        attempt[here][kept],
         time_s[here][kept],
         time_s[after][kept],
     )
+    seat, train = PHASES.index("seat"), PHASES.index("train")
+    _end_seating(spans, (spans.phase == seat) & (phase[after][kept] != train))
+    return spans
+
+
+def _end_seating(spans: Spans, mask: npt.NDArray[np.bool_]) -> None:
+    """Who seats others and does not train is done when the first of them trains."""
+    trains = spans.where(spans.phase == PHASES.index("train"))
+    first: dict[tuple[int, int], float] = {}
+    keys = zip(trains.round.tolist(), trains.attempt.tolist(), strict=True)
+    for key, start_s in zip(keys, trains.start_s.tolist(), strict=True):
+        first[key] = min(start_s, first.get(key, start_s))
+    for i in np.flatnonzero(mask).tolist():
+        begun_s = first.get((int(spans.round[i]), int(spans.attempt[i])), spans.end_s[i])
+        if begun_s >= spans.start_s[i]:
+            spans.end_s[i] = min(spans.end_s[i], begun_s)
 
 
 def round_spans(spans: Spans) -> Spans:
@@ -201,11 +218,11 @@ def round_spans(spans: Spans) -> Spans:
     )
 
 
-def adversaries(run: RunFolder) -> Mapping[str, str]:
-    """Each adversary's behaviour by node, as `run.json` has it; empty where it says nothing."""
+def adversaries(run: RunFolder) -> Mapping[str, str] | None:
+    """Each adversary's behaviour by node; None where `run.json` does not say who is one."""
     found = run.about.get("adversaries")
     if not isinstance(found, dict):
-        return {}
+        return None
     return {str(node): str(behaviour) for node, behaviour in found.items()}
 
 
@@ -225,7 +242,7 @@ def shares(run: RunFolder) -> Shares:
         summed = np.bincount(node[rows], share, len(nodes))
         mean[wanted] = summed / max(1, int(paid.sum()))
     seen = np.bincount(node, minlength=len(nodes)) > 0
-    behaviours = adversaries(run)
+    behaviours = adversaries(run) or {}
     kept = [n for n, present in zip(nodes, seen, strict=True) if present]
     return Shares(
         kept,
@@ -236,9 +253,9 @@ def shares(run: RunFolder) -> Shares:
 
 
 def penalties(run: RunFolder) -> Penalties:
-    """The `penalize` events; their detail is the penalized node's name, a space, and the reason."""
+    """The `penalize` events; their detail is `<penalized node>: <reason>`."""
     table = run.events(["penalize"]).sort_by("time_s")
-    parts = [detail.partition(" ") for detail in table["detail"].to_pylist()]
+    parts = [detail.partition(": ") for detail in table["detail"].to_pylist()]
     return Penalties(
         _floats(table["time_s"]),
         table["node"].to_pylist(),
@@ -281,10 +298,13 @@ def headline(run: RunFolder) -> dict[str, float | int | str | bool | None]:
         "round_s p95": _quantile(times.value, 0.95),
         "attempts mean": _mean(attempts.value),
         "bytes sent": float(sent.total.sum()) if sent.round.size else None,
-        "adversaries": len(cheats),
-        "adversaries caught": sum(1 for node in cheats if node in first),
-        "honest penalized": sum(1 for node in first if node not in cheats),
-        "pay to adversaries": float(share.credited[to_cheats].sum()) if share.nodes else None,
+        "penalized": len(first),
+        "adversaries": None if cheats is None else len(cheats),
+        "adversaries penalized": None if cheats is None else len(cheats.keys() & first.keys()),
+        "honest penalized": None if cheats is None else len(first.keys() - cheats.keys()),
+        "pay to adversaries": None
+        if cheats is None or not share.nodes
+        else float(share.credited[to_cheats].sum()),
         "virtual_s": about.get("virtual_s"),
         "wall_s": about.get("wall_s"),
         "events": about.get("events"),
