@@ -24,8 +24,14 @@ PHASES: Final = ("seat", "train", "commit", "exchange", "vote", "step", "audit",
 PHASE_ENDS: Final = ("adopt", "down")
 """Events after which a node is in no phase."""
 
+_SEAT, _TRAIN = PHASES.index("seat"), PHASES.index("train")
+_ADOPT, _DOWN, _OTHER = -1, -2, -3
+_ATTEMPTS_MAX = 1 << 31
+
 QUANTILES: Final = (0.1, 0.5, 0.9, 1.0)
 HONEST: Final = "honest"
+UNKNOWN: Final = "node"
+"""The behaviour of nodes in a run that does not say who is an adversary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +159,13 @@ def by_node(run: RunFolder, name: str, nodes_max: int) -> ByNode | None:
 
 
 def phase_spans(run: RunFolder) -> Spans:
-    """Each node's phases. One without an end (the run stopped in it) is left out."""
+    """Each node's phases. One of a round that nobody adopted, in which the run ended, is left out.
+
+    A phase after which its node has no more part in the round ends with the round's first adoption.
+    """
     table = run.events([*PHASES, *PHASE_ENDS])
     node, nodes = _words(table["node"])
-    kind, kinds = _words(table["kind"])
-    phase_of = np.array([PHASES.index(k) if k in PHASES else -1 for k in kinds], dtype=np.int64)
-    phase = phase_of[kind] if kinds else kind
+    phase = _phases(table)
     time_s, round_, attempt = (
         _floats(table["time_s"]),
         _ints(table["round"]),
@@ -167,33 +174,43 @@ def phase_spans(run: RunFolder) -> Spans:
     order = np.lexsort((time_s, node))  # stable: what a node did at one instant stays in order
     node, phase, time_s = node[order], phase[order], time_s[order]
     round_, attempt = round_[order], attempt[order]
-    here, after = slice(None, -1), slice(1, None)
-    kept = (node[here] == node[after]) & (phase[here] >= 0)
-    spans = Spans(
+
+    after = np.minimum(np.arange(node.size) + 1, max(0, node.size - 1))
+    same_node = (node[after] == node) & (after > np.arange(node.size))
+    parted = same_node & (phase[after] == _DOWN)
+    goes_on = (same_node & (round_[after] == round_)) | parted
+    adopted_s = _first_times(round_, time_s, phase == _ADOPT)
+    end_s = np.where(goes_on | (same_node & np.isnan(adopted_s)), time_s[after], adopted_s)
+    kept = (phase >= 0) & (end_s >= time_s)
+    trained_s = _first_times(round_ * _ATTEMPTS_MAX + attempt, time_s, phase == _TRAIN)
+    seats_others = (phase == _SEAT) & ~(goes_on & (phase[after] == _TRAIN))
+    end_s = np.where(seats_others & (trained_s >= time_s), np.fmin(end_s, trained_s), end_s)
+    return Spans(
         nodes,
-        node[here][kept],
-        phase[here][kept],
-        round_[here][kept],
-        attempt[here][kept],
-        time_s[here][kept],
-        time_s[after][kept],
+        node[kept],
+        phase[kept],
+        round_[kept],
+        attempt[kept],
+        time_s[kept],
+        end_s[kept],
     )
-    seat, train = PHASES.index("seat"), PHASES.index("train")
-    _end_seating(spans, (spans.phase == seat) & (phase[after][kept] != train))
-    return spans
 
 
-def _end_seating(spans: Spans, mask: npt.NDArray[np.bool_]) -> None:
-    """Who seats others and does not train is done when the first of them trains."""
-    trains = spans.where(spans.phase == PHASES.index("train"))
-    first: dict[tuple[int, int], float] = {}
-    keys = zip(trains.round.tolist(), trains.attempt.tolist(), strict=True)
-    for key, start_s in zip(keys, trains.start_s.tolist(), strict=True):
-        first[key] = min(start_s, first.get(key, start_s))
-    for i in np.flatnonzero(mask).tolist():
-        begun_s = first.get((int(spans.round[i]), int(spans.attempt[i])), spans.end_s[i])
-        if begun_s >= spans.start_s[i]:
-            spans.end_s[i] = min(spans.end_s[i], begun_s)
+def _phases(table: Any) -> Ints:
+    """Each event's phase as an index into `PHASES`, below zero for what ends one."""
+    kind, kinds = _words(table["kind"])
+    codes = {"adopt": _ADOPT, "down": _DOWN} | {name: i for i, name in enumerate(PHASES)}
+    known = np.array([codes.get(name, _OTHER) for name in kinds], dtype=np.int64)
+    return known[kind]
+
+
+def _first_times(key: Ints, time_s: Floats, mask: npt.NDArray[np.bool_]) -> Floats:
+    """For each row the earliest masked time that has its key; NaN where there is none."""
+    keys, index = np.unique(key, return_inverse=True)
+    first_s = np.full(keys.size, np.inf)
+    np.minimum.at(first_s, index[mask], time_s[mask])
+    first_s = np.where(np.isfinite(first_s), first_s, np.nan)
+    return first_s[index]
 
 
 def round_spans(spans: Spans) -> Spans:
@@ -242,11 +259,12 @@ def shares(run: RunFolder) -> Shares:
         summed = np.bincount(node[rows], share, len(nodes))
         mean[wanted] = summed / max(1, int(paid.sum()))
     seen = np.bincount(node, minlength=len(nodes)) > 0
-    behaviours = adversaries(run) or {}
+    behaviours = adversaries(run)
+    other = UNKNOWN if behaviours is None else HONEST
     kept = [n for n, present in zip(nodes, seen, strict=True) if present]
     return Shares(
         kept,
-        [behaviours.get(n, HONEST) for n in kept],
+        [(behaviours or {}).get(n, other) for n in kept],
         mean["credited"][seen],
         mean["contributed"][seen],
     )

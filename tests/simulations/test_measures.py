@@ -54,6 +54,9 @@ def test_a_phase_lasts_until_the_node_does_something_else(tmp_path: Path) -> Non
         recorder.event(6.0, "a", "note", 1, 1, "no phase")
         recorder.event(7.0, "a", "adopt", 1, 1)
         recorder.event(9.0, "b", "seat", 2, 0)  # and then the run stopped
+        recorder.event(2.5, "c", "train", 1, 0)  # never heard of again in this round
+        recorder.event(40.0, "c", "train", 5, 0)
+        recorder.event(8.0, "d", "attest", 1, 1)  # late: the round was adopted before
         recorder.finish()
     spans = measures.phase_spans(RunFolder.open(tmp_path))
     assert [
@@ -67,6 +70,7 @@ def test_a_phase_lasts_until_the_node_does_something_else(tmp_path: Path) -> Non
         ("a", "seat", 1, 5, 7),
         ("b", "seat", 0, 1, 3),
         ("b", "train", 0, 3, 4),
+        ("c", "train", 0, 2.5, 7),
     ]
     whole = measures.round_spans(spans)
     assert [
@@ -74,7 +78,7 @@ def test_a_phase_lasts_until_the_node_does_something_else(tmp_path: Path) -> Non
         for p, attempt, start, end in zip(
             whole.phase, whole.attempt, whole.start_s, whole.end_s, strict=True
         )
-    ] == [("seat", 0, 0, 3), ("train", 0, 2, 5), ("seat", 1, 5, 7)]
+    ] == [("seat", 0, 0, 3), ("train", 0, 2, 7), ("seat", 1, 5, 7)]
 
 
 def test_a_validator_s_seating_ends_when_training_begins(tmp_path: Path) -> None:
