@@ -14,6 +14,7 @@ from eigen.simulations.measures import (
     HONEST,
     PHASES,
     QUANTILES,
+    UNKNOWN,
     ByNode,
     ByRound,
     Curve,
@@ -242,6 +243,8 @@ def share_scatter(shares: Mapping[str, Shares]) -> Figure | None:
 
     One run is coloured by behaviour; several are coloured by run, adversaries being crosses.
     """
+    if not any(share.contributed.any() for share in shares.values()):
+        return None
     figure = go.Figure()
     most, groups = 0.0, 0
     for label, share in shares.items():
@@ -260,14 +263,12 @@ def share_scatter(shares: Mapping[str, Shares]) -> Figure | None:
                 mode="markers",
                 marker={
                     "color": colour(index),
-                    "symbol": "circle" if behaviour == HONEST else "x",
+                    "symbol": "circle" if behaviour in (HONEST, UNKNOWN) else "x",
                     "size": 8 if rows.size <= 300 else 5,
                     "opacity": 0.75,
                 },
                 hovertemplate="%{text}: credited %{y:.2%} for %{x:.2%}",
             )
-    if groups == 0:
-        return None
     figure.add_scatter(
         x=[0, most],
         y=[0, most],

@@ -24,8 +24,14 @@ PHASES: Final = ("seat", "train", "commit", "exchange", "vote", "step", "audit",
 PHASE_ENDS: Final = ("adopt", "down")
 """Events after which a node is in no phase."""
 
+_SEAT, _TRAIN = PHASES.index("seat"), PHASES.index("train")
+_ADOPT, _DOWN, _OTHER = -1, -2, -3
+_ATTEMPTS_MAX = 1 << 31
+
 QUANTILES: Final = (0.1, 0.5, 0.9, 1.0)
 HONEST: Final = "honest"
+UNKNOWN: Final = "node"
+"""The behaviour of nodes in a run that does not say who is an adversary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +159,13 @@ def by_node(run: RunFolder, name: str, nodes_max: int) -> ByNode | None:
 
 
 def phase_spans(run: RunFolder) -> Spans:
-    """Each node's phases. One without an end (the run stopped in it) is left out."""
+    """Each node's phases. One of a round that nobody adopted, in which the run ended, is left out.
+
+    A phase after which its node has no more part in the round ends with the round's first adoption.
+    """
     table = run.events([*PHASES, *PHASE_ENDS])
     node, nodes = _words(table["node"])
-    kind, kinds = _words(table["kind"])
-    phase_of = np.array([PHASES.index(k) if k in PHASES else -1 for k in kinds], dtype=np.int64)
-    phase = phase_of[kind] if kinds else kind
+    phase = _phases(table)
     time_s, round_, attempt = (
         _floats(table["time_s"]),
         _ints(table["round"]),
@@ -166,17 +173,44 @@ def phase_spans(run: RunFolder) -> Spans:
     )
     order = np.lexsort((time_s, node))  # stable: what a node did at one instant stays in order
     node, phase, time_s = node[order], phase[order], time_s[order]
-    here, after = slice(None, -1), slice(1, None)
-    kept = (node[here] == node[after]) & (phase[here] >= 0)
+    round_, attempt = round_[order], attempt[order]
+
+    after = np.minimum(np.arange(node.size) + 1, max(0, node.size - 1))
+    same_node = (node[after] == node) & (after > np.arange(node.size))
+    parted = same_node & (phase[after] == _DOWN)
+    goes_on = (same_node & (round_[after] == round_)) | parted
+    adopted_s = _first_times(round_, time_s, phase == _ADOPT)
+    end_s = np.where(goes_on | (same_node & np.isnan(adopted_s)), time_s[after], adopted_s)
+    kept = (phase >= 0) & (end_s >= time_s)
+    trained_s = _first_times(round_ * _ATTEMPTS_MAX + attempt, time_s, phase == _TRAIN)
+    seats_others = (phase == _SEAT) & ~(goes_on & (phase[after] == _TRAIN))
+    end_s = np.where(seats_others & (trained_s >= time_s), np.fmin(end_s, trained_s), end_s)
     return Spans(
         nodes,
-        node[here][kept],
-        phase[here][kept],
-        round_[order][here][kept],
-        attempt[order][here][kept],
-        time_s[here][kept],
-        time_s[after][kept],
+        node[kept],
+        phase[kept],
+        round_[kept],
+        attempt[kept],
+        time_s[kept],
+        end_s[kept],
     )
+
+
+def _phases(table: Any) -> Ints:
+    """Each event's phase as an index into `PHASES`, below zero for what ends one."""
+    kind, kinds = _words(table["kind"])
+    codes = {"adopt": _ADOPT, "down": _DOWN} | {name: i for i, name in enumerate(PHASES)}
+    known = np.array([codes.get(name, _OTHER) for name in kinds], dtype=np.int64)
+    return known[kind]
+
+
+def _first_times(key: Ints, time_s: Floats, mask: npt.NDArray[np.bool_]) -> Floats:
+    """For each row the earliest masked time that has its key; NaN where there is none."""
+    keys, index = np.unique(key, return_inverse=True)
+    first_s = np.full(keys.size, np.inf)
+    np.minimum.at(first_s, index[mask], time_s[mask])
+    first_s = np.where(np.isfinite(first_s), first_s, np.nan)
+    return first_s[index]
 
 
 def round_spans(spans: Spans) -> Spans:
@@ -201,11 +235,11 @@ def round_spans(spans: Spans) -> Spans:
     )
 
 
-def adversaries(run: RunFolder) -> Mapping[str, str]:
-    """Each adversary's behaviour by node, as `run.json` has it; empty where it says nothing."""
+def adversaries(run: RunFolder) -> Mapping[str, str] | None:
+    """Each adversary's behaviour by node; None where `run.json` does not say who is one."""
     found = run.about.get("adversaries")
     if not isinstance(found, dict):
-        return {}
+        return None
     return {str(node): str(behaviour) for node, behaviour in found.items()}
 
 
@@ -226,19 +260,20 @@ def shares(run: RunFolder) -> Shares:
         mean[wanted] = summed / max(1, int(paid.sum()))
     seen = np.bincount(node, minlength=len(nodes)) > 0
     behaviours = adversaries(run)
+    other = UNKNOWN if behaviours is None else HONEST
     kept = [n for n, present in zip(nodes, seen, strict=True) if present]
     return Shares(
         kept,
-        [behaviours.get(n, HONEST) for n in kept],
+        [(behaviours or {}).get(n, other) for n in kept],
         mean["credited"][seen],
         mean["contributed"][seen],
     )
 
 
 def penalties(run: RunFolder) -> Penalties:
-    """The `penalize` events; their detail is the penalized node's name, a space, and the reason."""
+    """The `penalize` events; their detail is `<penalized node>: <reason>`."""
     table = run.events(["penalize"]).sort_by("time_s")
-    parts = [detail.partition(" ") for detail in table["detail"].to_pylist()]
+    parts = [detail.partition(": ") for detail in table["detail"].to_pylist()]
     return Penalties(
         _floats(table["time_s"]),
         table["node"].to_pylist(),
@@ -281,10 +316,13 @@ def headline(run: RunFolder) -> dict[str, float | int | str | bool | None]:
         "round_s p95": _quantile(times.value, 0.95),
         "attempts mean": _mean(attempts.value),
         "bytes sent": float(sent.total.sum()) if sent.round.size else None,
-        "adversaries": len(cheats),
-        "adversaries caught": sum(1 for node in cheats if node in first),
-        "honest penalized": sum(1 for node in first if node not in cheats),
-        "pay to adversaries": float(share.credited[to_cheats].sum()) if share.nodes else None,
+        "penalized": len(first),
+        "adversaries": None if cheats is None else len(cheats),
+        "adversaries penalized": None if cheats is None else len(cheats.keys() & first.keys()),
+        "honest penalized": None if cheats is None else len(first.keys() - cheats.keys()),
+        "pay to adversaries": None
+        if cheats is None or not share.nodes
+        else float(share.credited[to_cheats].sum()),
         "virtual_s": about.get("virtual_s"),
         "wall_s": about.get("wall_s"),
         "events": about.get("events"),

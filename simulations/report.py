@@ -179,8 +179,8 @@ def pay(run: RunFolder) -> list[str]:
 
 def caught(run: RunFolder) -> list[str]:
     """Penalties by adversary and time."""
-    cheats, penalties = measures.adversaries(run), measures.penalties(run)
-    first = penalties.first()
+    known, penalties = measures.adversaries(run), measures.penalties(run)
+    cheats, first = known or {}, penalties.first()
     virtual_s = float(run.about.get("virtual_s") or 0)
     accused = sorted(node for node in first if node not in cheats)
     rows = []
@@ -190,11 +190,19 @@ def caught(run: RunFolder) -> list[str]:
         median = float(np.median(times)) if times else None
         rows.append((behaviour, len(nodes), len(times), median))
     head = ("behaviour", "nodes", "penalized", "median first penalty (virtual s)")
+    whose = (
+        "Penalized (the run does not say who is honest)"
+        if known is None
+        else "Honest nodes penalized"
+    )
     text = f"{_count(len(penalties.whom), 'penalty', 'penalties')} in all. "
-    text += f"Honest nodes penalized: {', '.join(accused[:20]) or 'none'}"
+    text += f"{whose}: {', '.join(accused[:20]) or 'none'}"
     text += f" and {len(accused) - 20} more." if len(accused) > 20 else "."
-    if not cheats and not accused:
-        return [page.section("Who was caught when", "No adversaries, and nobody was penalized.")]
+    if not first and not cheats:
+        who = (
+            "Nobody was penalized" if known is None else "No adversaries, and nobody was penalized"
+        )
+        return [page.section("Who was caught when", f"{who}.")]
     parts = [page.section("Who was caught when", text, page.table(rows, head) if rows else "")]
     for figure in (
         charts.caught_curves(cheats, first, virtual_s),

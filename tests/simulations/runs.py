@@ -60,7 +60,7 @@ def record_run(
                 recorder.metric(now, "contributed", norm, node, round_)
             if round_ <= len(cheats):
                 why = "its update points away from the mean"
-                recorder.event(now, "v0", "penalize", round_, 0, f"{nodes[round_ - 1]} {why}")
+                recorder.event(now, "v0", "penalize", round_, 0, f"{nodes[round_ - 1]}: {why}")
             if round_ == 4:
                 recorder.event(now, "", "fault", round_, 0, "partition: t005 apart")
                 recorder.event(now, "t005", "down", round_, 0)

@@ -54,6 +54,9 @@ def test_a_phase_lasts_until_the_node_does_something_else(tmp_path: Path) -> Non
         recorder.event(6.0, "a", "note", 1, 1, "no phase")
         recorder.event(7.0, "a", "adopt", 1, 1)
         recorder.event(9.0, "b", "seat", 2, 0)  # and then the run stopped
+        recorder.event(2.5, "c", "train", 1, 0)  # never heard of again in this round
+        recorder.event(40.0, "c", "train", 5, 0)
+        recorder.event(8.0, "d", "attest", 1, 1)  # late: the round was adopted before
         recorder.finish()
     spans = measures.phase_spans(RunFolder.open(tmp_path))
     assert [
@@ -67,6 +70,7 @@ def test_a_phase_lasts_until_the_node_does_something_else(tmp_path: Path) -> Non
         ("a", "seat", 1, 5, 7),
         ("b", "seat", 0, 1, 3),
         ("b", "train", 0, 3, 4),
+        ("c", "train", 0, 2.5, 7),
     ]
     whole = measures.round_spans(spans)
     assert [
@@ -74,7 +78,23 @@ def test_a_phase_lasts_until_the_node_does_something_else(tmp_path: Path) -> Non
         for p, attempt, start, end in zip(
             whole.phase, whole.attempt, whole.start_s, whole.end_s, strict=True
         )
-    ] == [("seat", 0, 0, 3), ("train", 0, 2, 5), ("seat", 1, 5, 7)]
+    ] == [("seat", 0, 0, 3), ("train", 0, 2, 7), ("seat", 1, 5, 7)]
+
+
+def test_a_validator_s_seating_ends_when_training_begins(tmp_path: Path) -> None:
+    with Recorder(tmp_path, "", about()) as recorder:
+        recorder.event(0.0, "v", "seat", 1, 0)
+        recorder.event(2.0, "b", "train", 1, 0)
+        recorder.event(1.0, "a", "train", 1, 0)
+        for node in "ab":
+            recorder.event(7.0, node, "adopt", 1, 0)
+        recorder.event(8.0, "v", "seat", 1, 1)  # an attempt in which nobody trained
+        recorder.event(9.0, "v", "attest", 1, 1)
+        recorder.finish()
+    spans = measures.phase_spans(RunFolder.open(tmp_path))
+    seats = spans.where(spans.phase == PHASES.index("seat"))
+    assert seats.start_s.tolist() == [0, 8]
+    assert seats.end_s.tolist() == [1, 9]
 
 
 def test_shares_are_means_over_rounds(tmp_path: Path) -> None:
@@ -99,19 +119,19 @@ def test_shares_are_means_over_rounds(tmp_path: Path) -> None:
 def test_penalties_name_whom_and_why(tmp_path: Path) -> None:
     with Recorder(tmp_path, "", about()) as recorder:
         recorder.describe(adversaries={"liar": "sign-flip", "thief": "copycat"})
-        recorder.event(5.0, "v", "penalize", 1, 0, "liar again")
-        recorder.event(3.0, "w", "penalize", 1, 0, "liar part 3 differs")
+        recorder.event(5.0, "v", "penalize", 1, 0, "liar: again")
+        recorder.event(3.0, "w", "penalize", 1, 0, "liar: part 3: differs")
         recorder.event(4.0, "w", "penalize", 1, 0, "saint")
         recorder.finish()
     run = RunFolder.open(tmp_path)
     found = measures.penalties(run)
     assert found.by == ["w", "w", "v"]
     assert found.whom == ["liar", "saint", "liar"]
-    assert found.why == ["part 3 differs", "", "again"]
+    assert found.why == ["part 3: differs", "", "again"]
     assert found.first() == {"liar": 3, "saint": 4}
     headline = measures.headline(run)
     assert headline["adversaries"] == 2
-    assert headline["adversaries caught"] == 1
+    assert headline["adversaries penalized"] == 1
     assert headline["honest penalized"] == 1
 
 
@@ -121,7 +141,7 @@ def test_the_headline_of_a_whole_run(tmp_path: Path) -> None:
     assert headline["loss"] == pytest.approx(2.3 / 6)
     assert headline["accuracy"] == pytest.approx(0.85)
     assert headline["attempts mean"] == pytest.approx(7 / 6)
-    assert headline["adversaries"] == headline["adversaries caught"] == 3
+    assert headline["adversaries"] == headline["adversaries penalized"] == 3
     assert headline["honest penalized"] == 0
     assert headline["pay to adversaries"] == 0
     assert headline["assertions held"] == headline["assertions"] == 1
@@ -133,7 +153,8 @@ def test_nothing_recorded_gives_nothing(tmp_path: Path) -> None:
     assert len(measures.phase_spans(run)) == len(measures.round_spans(measures.phase_spans(run)))
     assert len(measures.phase_spans(run)) == 0
     headline = measures.headline(run)
-    assert headline["rounds"] == headline["adversaries"] == 0
+    assert headline["rounds"] == headline["penalized"] == 0
+    assert headline["adversaries"] is headline["honest penalized"] is None
     assert headline["loss"] is headline["bytes sent"] is headline["pay to adversaries"] is None
 
 

@@ -32,7 +32,7 @@ def rows(table: Any) -> list[dict[str, Any]]:
 def test_rows_come_back_as_they_were_recorded(tmp_path: Path) -> None:
     with Recorder(tmp_path / "run", SCENARIO, ABOUT) as recorder:
         recorder.event(0.5, "a", "seat", 1, 0)
-        recorder.event(0.75, "ü", "penalize", 1, 2, "b lied about part 3")
+        recorder.event(0.75, "ü", "penalize", 1, 2, "b: lied about part 3")
         recorder.metric(1.0, "loss", 2.5, round_=1)
         recorder.metric(1.0, "bytes_sent", 4096.0, "a", 1)
         recorder.finish(virtual_s=1.0, events=42, trace_hash="ab", assertions=[])
@@ -45,7 +45,7 @@ def test_rows_come_back_as_they_were_recorded(tmp_path: Path) -> None:
             "kind": "penalize",
             "round": 1,
             "attempt": 2,
-            "detail": "b lied about part 3",
+            "detail": "b: lied about part 3",
         },
     ]
     assert rows(run.metrics(["loss"])) == [

@@ -126,7 +126,7 @@ def test_an_empty_run_gives_a_report_that_says_so(tmp_path: Path) -> None:
     read = loads(path)
     assert "Open: the scenario asserts nothing" in read.text
     assert read.text.count("Nothing was recorded of this.") == 7
-    assert "No adversaries, and nobody was penalized." in read.text
+    assert "Nobody was penalized." in read.text
     assert figures(path) == []
 
 
@@ -150,6 +150,15 @@ def test_a_partial_run_says_that_it_is_one(tmp_path: Path) -> None:
     assert "This run is partial" in read.text
 
 
+def test_without_knowing_who_lies_nobody_is_called_honest(tmp_path: Path) -> None:
+    with Recorder(tmp_path, "", about()) as recorder:
+        recorder.event(2.0, "v", "penalize", 1, 0, "a: sent too much")
+        recorder.finish()
+    text = loads(write_report(tmp_path)).text
+    assert "Penalized (the run does not say who is honest): a." in text
+    assert "honest penalized" not in text.lower()
+
+
 def test_names_cannot_break_out_of_the_page(tmp_path: Path) -> None:
     evil = '</script><img src="//evil">'
     with Recorder(tmp_path, f"name = '{evil}'", {**about(), "question": evil}) as recorder:
@@ -158,7 +167,7 @@ def test_names_cannot_break_out_of_the_page(tmp_path: Path) -> None:
             recorder.metric(1.0, metric, 1.0, evil, 1)
         recorder.event(1.0, evil, "seat", 1, 0)
         recorder.event(2.0, evil, "train", 1, 0)
-        recorder.event(2.0, evil, "penalize", 1, 0, f"{evil.replace(' ', '')} {evil}")
+        recorder.event(2.0, evil, "penalize", 1, 0, f"{evil}: {evil}")
         recorder.finish(assertions=[{"what": evil, "held": False, "detail": evil}])
     read = loads(write_report(tmp_path))
     assert "img" not in read.tags
