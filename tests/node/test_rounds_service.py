@@ -29,7 +29,7 @@ from eigen.node.rounds import Rounds, payout_root
 from eigen.node.run_ports import RunPorts
 from eigen.node.worker import TrainingWorker
 from eigen.protocol.context import Deadlines, RunContext
-from eigen.protocol.effects import Aggregate, Aggregated, Audit
+from eigen.protocol.effects import Adopt, Aggregate, Aggregated, Audit
 from eigen.protocol.messages import (
     Attempt,
     Commitment,
@@ -44,6 +44,7 @@ from eigen.protocol.requests import (
     EXCHANGE,
     PART,
     PART_MESSAGE_BYTES_MAX,
+    HeadReply,
     PartPush,
     PartQuery,
     ResultPush,
@@ -258,6 +259,33 @@ async def test_the_disk_does_not_fill_with_rounds(tmp_path: Path) -> None:
             ]
             newest = member.driver.head.checkpoint
             assert await member.peer.blobs.get(Cid(newest)) is not None
+
+
+async def test_a_newcomer_that_hears_of_many_rounds_fetches_the_newest_checkpoint_alone(
+    tmp_path: Path,
+) -> None:
+    async with cast(tmp_path, sealed=False) as at, peer(tmp_path) as late:
+        at.start()
+        await until(lambda: at.val.driver.head.round >= 3, 60)
+        await late.meet(at.val.peer, at.alice.peer, at.bob.peer)
+        genesis = await at.worker.initial_checkpoint(at.context.spec)
+        newcomer = await _member(late, at.context, genesis, at.worker)
+        replies = []
+        for number in (1, 2, 3):
+            row = await at.val.peer.records.get("round", at.context.run + number.to_bytes(8, "big"))
+            assert row is not None
+            replies.append(decode(row, HeadReply))
+        async with trio.open_nursery() as nursery:
+            for reply in replies:
+                [record] = reply.records
+                root = newcomer.driver.sync.root_of(record)
+                signed = tuple((at.val.address, each) for each in reply.attestations)
+                told = Adopt(root.run, root.round, root.checkpoint, root.record, signed)
+                nursery.start_soon(newcomer.driver.sync.adopt, told, None)
+        held = [await late.blobs.get(reply.records[0].checkpoint) for reply in replies]
+        assert [each is not None for each in held] == [False, False, True]
+        stored = await late.records.get("head", at.context.run)
+        assert stored == encode(replies[-1])
 
 
 async def test_an_owner_whose_result_does_not_follow_fails_the_audit_and_is_not_attested(
