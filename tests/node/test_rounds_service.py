@@ -23,7 +23,7 @@ from eigen.node.audit import AuditFailed
 from eigen.node.datasets import Dataset
 from eigen.node.driver import RunDriver
 from eigen.node.exchange import RESULTS_PER_SENDER_MAX, PartsMissing, part_digest
-from eigen.node.ports import BulkWriter, RequestRefused
+from eigen.node.ports import BulkWriter, RequestRefused, RequestTimeout
 from eigen.node.retention import NOTED, ONCE_UNNAMED
 from eigen.node.rounds import Rounds, payout_root
 from eigen.node.run_ports import RunPorts
@@ -440,6 +440,29 @@ async def test_an_audit_repeats_what_the_trainers_did_and_names_what_is_wrong(
         unknown = replace(done.results[0], digest=Digest(b"\x01" * 32))
         with pytest.raises(PartsMissing, match="part 0"):
             await auditor.audit(done.audit(at, results=(unknown, *done.results[1:])))
+
+
+async def test_an_audit_asks_the_next_owner_while_an_author_is_silent(tmp_path: Path) -> None:
+    """And asks the silent one last from then on: it costs a share of one deadline."""
+    async with cast(tmp_path) as at:
+        done = await trained(at)
+        asked: list[Address] = []
+        network, bob = at.val.peer.network, at.bob.address
+        request = network.request
+
+        async def request_past_bob(peer: Address, protocol: str, *a: Any, **kw: Any) -> bytes:
+            asked.append(peer)
+            if peer == bob and protocol == PART:
+                await trio.sleep(kw["timeout_s"])
+                raise RequestTimeout("frozen", bob)
+            return await request(peer, protocol, *a, **kw)
+
+        network.request = request_past_bob  # type: ignore[method-assign]
+        begun_s = trio.current_time()
+        audited = await at.val.driver.auditor.audit(done.audit(at))
+        assert audited.reason == ""
+        assert asked.count(bob) > 0, "the fault did not happen"
+        assert trio.current_time() - begun_s < DEADLINES.inputs_s
 
 
 async def test_who_answers_a_result_query_with_other_bytes_is_scored_and_passed_over(
