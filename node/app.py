@@ -181,7 +181,9 @@ async def run_node(
             on_passed=rounds.prepare,
         )
         canary = Canary()
-        methods = Methods(home, network, members, datasets, rounds, governance, settlement, chain)
+        methods = Methods(
+            home, network, members, datasets, rounds, governance, settlement, chain, ports
+        )
         control = ControlServer(
             home.paths.control_socket, methods.table(evaluations=evaluations, canary=canary)
         )

@@ -65,23 +65,21 @@ class BlockExchange:
         if have is not None and len(have) <= bytes_max:
             return have
         sources = _Sources(cid, prefer, self._routing)
-        pending = [Node(cid)]
+        in_flight = trio.CapacityLimiter(limits.BLOCKS_IN_FLIGHT)
 
-        async def get(node: Node, turn: int, below: dict[int, list[Node]]) -> None:
-            block = await self._blobs.get_block(node.cid)
-            if block is None:
-                block = await self._from_peers(node.cid, sources, turn)
-            below[turn] = children(node, block, bytes_max=bytes_max)
+        async def get(node: Node) -> None:
+            async with in_flight:
+                block = await self._blobs.get_block(node.cid)
+                if block is None:
+                    block = await self._from_peers(node.cid, sources)
+            below = children(node, block, bytes_max=bytes_max)
+            del block  # on disk; those below may wait long
+            await together(partial(get, child) for child in below)
 
-        while pending:
-            batch, pending = pending[: limits.BLOCKS_IN_FLIGHT], pending[limits.BLOCKS_IN_FLIGHT :]
-            below: dict[int, list[Node]] = {}
-            try:
-                await together(partial(get, node, i, below) for i, node in enumerate(batch))
-            except CidError as error:
-                raise ContentUnavailable(f"{cid} is not to be had: {error}") from error
-            for turn in range(len(batch)):
-                pending += below[turn]
+        try:
+            await get(Node(cid))
+        except CidError as error:
+            raise ContentUnavailable(f"{cid} is not to be had: {error}") from error
         whole = await self._blobs.get(cid)
         if whole is None:
             raise ContentUnavailable(f"{cid} was fetched and is corrupt on disk")
@@ -97,14 +95,11 @@ class BlockExchange:
         if self._routing is not None:
             await self._routing.withdraw(cid)
 
-    async def _from_peers(self, cid: Cid, sources: "_Sources", turn: int) -> bytes:
+    async def _from_peers(self, cid: Cid, sources: "_Sources") -> bytes:
         asked = 0
         for attempt in range(ROUNDS_OVER_PEERS):
             connected = self._network.peers()
-            first = [p for p in sources.preferred if p in connected]
-            rest = sorted(connected - set(first))
-            start = turn % len(first) if first else 0  # spread blocks over the preferred peers
-            order = [*first[start:], *first[:start], *rest]
+            order = sources.order(connected)
             asked += len(order)
             block = await first_of((partial(self._ask, peer, cid) for peer in order), NEXT_PEER_S)
             if block is not None:
@@ -150,6 +145,14 @@ class _Sources:
         self._routing = routing
         self._looking = trio.Lock()
         self._looked = 0
+        self._turn = 0
+
+    def order(self, connected: frozenset[Address]) -> list[Address]:
+        """Whom to ask for the next block: the preferred first, and each block from another."""
+        first = [p for p in self.preferred if p in connected]
+        rest = sorted(connected - set(first))
+        self._turn += 1
+        return [*_rotated(first, self._turn), *_rotated(rest, self._turn)]
 
     async def look(self, attempt: int) -> None:
         """Find providers; once for each attempt, however many blocks are missing."""
@@ -161,3 +164,8 @@ class _Sources:
                 self._root, limit=PROVIDERS_WANTED, timeout_s=PROVIDERS_TIMEOUT_S
             )
             self.preferred += [peer for peer in found if peer not in self.preferred]
+
+
+def _rotated(peers: list[Address], turn: int) -> list[Address]:
+    start = turn % len(peers) if peers else 0
+    return peers[start:] + peers[:start]

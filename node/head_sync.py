@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable
 
 import structlog
+import trio
 
 from eigen.chain.port import RoundRoot
 from eigen.crypto.errors import BadSignature
@@ -41,6 +42,8 @@ log = structlog.get_logger()
 
 REQUEST_TIMEOUT_S = 10.0
 """For small requests between peers."""
+CATCH_UP_S = 0.1
+"""A node that is rounds behind hears of several attested ones at once; it waits for the newest."""
 
 Residual = Callable[[int], bytes | None]
 """What this node's codec left out in a round, if it trained in it."""
@@ -69,6 +72,8 @@ class HeadSync:
         self._taken = taken
         self._hear = hear
         self._random = random.SystemRandom()
+        self._adopting = trio.Lock()
+        self._newest = 0  # the last round that was attested, here or not
 
     # attestations ---------------------------------------------------------------------------------
     def root_of(self, record: RoundRecord) -> RoundRoot:
@@ -121,7 +126,18 @@ class HeadSync:
 
     # adopting -------------------------------------------------------------------------------------
     async def adopt(self, effect: Adopt, known: RoundRecord | None) -> None:
-        """A quorum attested a root: take its record, from `known` or from peers, as the head."""
+        """A quorum attested a root: take its record, from `known` or from peers, as the head.
+
+        Of several that come at once, as to a node that was away, only the newest is fetched.
+        """
+        self._newest = max(self._newest, effect.round)
+        if effect.round > self._head.round + 1:
+            await trio.sleep(CATCH_UP_S)
+        async with self._adopting:
+            if effect.round == self._newest:
+                await self._adopt(effect, known)
+
+    async def _adopt(self, effect: Adopt, known: RoundRecord | None) -> None:
         cid = cid_of(RAW, effect.record)
         try:
             record = known or decode(await self._ports.blocks.fetch(cid), RoundRecord)

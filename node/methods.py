@@ -16,17 +16,21 @@ from eigen.node.exit_codes import ExitCode
 from eigen.node.governance import GovernanceService, UnknownProposal
 from eigen.node.members import Members
 from eigen.node.rounds import Rounds
+from eigen.node.run_ports import RunPorts
 from eigen.node.settlement import NothingToClaim, Settlement
+from eigen.protocol.cid import CidError, parse_cid
 from eigen.protocol.governance import KnownProposal
 from eigen.protocol.messages import Proposal
 from eigen.protocol.run import RunSpec, run_id
-from eigen.protocol.types import Address, RunId
+from eigen.protocol.types import Address, Cid, RunId
 from eigen.protocol.wire import WireError, decode_bare
 
 if TYPE_CHECKING:
     from eigen.node.app import Home
     from eigen.node.libp2p.network import Libp2pNetwork
 
+PINS_AT_ONCE_MAX = 64
+"""Contents that one call pins: each is read from disk first."""
 SPEC_BYTES_MAX = 64 * 1024
 """A run spec with all its options."""
 
@@ -44,6 +48,7 @@ class Methods:
         governance: GovernanceService,
         settlement: Settlement,
         chain: Chain,
+        ports: RunPorts,
     ) -> None:
         self._home = home
         self._network = network
@@ -53,6 +58,7 @@ class Methods:
         self._governance = governance
         self._settlement = settlement
         self._chain = chain
+        self._ports = ports
         self._stop = trio.Event()
 
     def table(self, *, evaluations: Evaluations, canary: Canary) -> dict[str, Method]:
@@ -67,6 +73,7 @@ class Methods:
             "seed": self.seed,
             "propose": self.propose,
             "vote": self.vote,
+            "pin": self.pin,
             "claim": self.claim,
             "stop": self.stop,
         }
@@ -213,6 +220,26 @@ class Methods:
             "tx": receipt.tx,
             "balance": str(await self._chain.balance(self._payee())),
         }
+
+    async def pin(self, params: dict[str, Any]) -> list[str]:
+        """Pin contents that are on disk, or give pins up. Returns all that is pinned then."""
+        contents, remove = params.get("contents", []), bool(params.get("remove", False))
+        if not isinstance(contents, list) or len(contents) > PINS_AT_ONCE_MAX:
+            text = f"contents: a list of at most {PINS_AT_ONCE_MAX} content ids"
+            raise ControlError(text, ExitCode.USAGE)
+        for cid in contents:
+            try:
+                parse_cid(str(cid))
+                missing = () if remove else await self._ports.blobs.missing(Cid(cid))
+            except CidError as error:
+                raise ControlError(f"contents: {error}", ExitCode.USAGE) from error
+            if missing:
+                raise ControlError(f"{cid} is not whole on this disk", ExitCode.FAILED)
+            if remove:
+                await self._ports.retention.unpin(Cid(cid))
+        if not remove:
+            await self._ports.retention.pin(*map(Cid, contents))
+        return list(await self._ports.retention.pins())
 
     def _payee(self) -> Address:
         return self._home.config.payout.address or self._network.local

@@ -92,8 +92,8 @@ DAG_LINKS_MAX = 174
 """Links of one UnixFS node, as kubo writes them."""
 BLOB_BYTES_MAX = 4 * 1024**3
 """One shard or checkpoint; larger ones are several."""
-BLOCKS_IN_FLIGHT = 4
-"""Blocks asked of peers at a time: 4 MiB of memory a transfer."""
+BLOCKS_IN_FLIGHT = 8
+"""Blocks asked of peers at a time, each of another peer: 8 MiB of memory a transfer."""
 
 # Conduct --------------------------------------------------------------------------------------
 SCORE_DISCONNECT = -100.0

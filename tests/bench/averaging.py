@@ -1,9 +1,9 @@
 """Measures rounds of averaging by real peers, a process each, beside hivemind; kills and freezes.
 
 `python tests/bench/averaging.py --json` prints every figure; `--quick` takes a tenth of the time;
-`--only exchange,hivemind,shaped,large,faults` picks; `large` (8 peers, 100M values) is not among
-those that run unasked. hivemind runs in a venv of its own, made where
-`--hivemind-venv` says at the first use. Figures depend on the machine: quote them as ratios.
+`--only exchange,hivemind,shaped,large,late_join,faults` picks; `large` (8 peers, 100M values) is
+not among those that run unasked. hivemind runs in a venv of its own, made where `--hivemind-venv`
+says at the first use. Figures depend on the machine: quote them as ratios.
 
 A peer's time for a round has three parts. *exchange*: from when the last peer has its update ready
 until the last one holds all results, the commitments' gossip included; *encode* and *decode*: of
@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent / "programs"))
 exchange = import_module("averaging_exchange")
 hivemind = import_module("averaging_hivemind").hivemind
 faults = import_module("averaging_faults").faults
+late_join = import_module("averaging_late_join").late_join
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -47,6 +48,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         figures["hundred_million"] = exchange.whole(4, 100_000_000, "2bit", 2)
     if "shaped" in chosen:
         figures["shaped"] = exchange.shaped(values, "2bit", rounds)
+    if "late_join" in chosen:
+        figures["late_join"] = late_join(4, values, "2bit", 1 if options.quick else 5)
+        figures["late_join_s"] = figures["late_join"]["late_join_s"]
     if "faults" in chosen:
         figures |= faults(options.faults or (20 if options.quick else 200), options.seed)
     return figures
@@ -56,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one JSON object and nothing else")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", default="exchange,hivemind,shaped,faults")
+    parser.add_argument("--only", default="exchange,hivemind,shaped,late_join,faults")
     parser.add_argument("--faults", type=int, default=0, help="how many; 0 for the usual number")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--hivemind-venv", type=Path, default=Path("/tmp/eigen-hivemind-venv"))

@@ -3,10 +3,11 @@
 import hashlib
 import secrets
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
-from service_peers import host, peer, peers, until
+from service_peers import Peer, host, peer, peers, until
 
 from eigen.crypto.identity import Identity
 from eigen.node import fetch
@@ -39,6 +40,22 @@ async def test_a_large_content_comes_from_peers_that_hold_parts_of_it(tmp_path: 
         root = blocks[-1][0]
         assert await carol.blocks.fetch(root) == LARGE
         assert await carol.blobs.get(root) == LARGE, "what was fetched stays"
+
+
+async def test_each_peer_that_holds_a_content_gives_some_of_its_blocks(tmp_path: Path) -> None:
+    async with peers(tmp_path, 5) as (late, *donors):
+        gave = dict.fromkeys(donors_of := [donor.address for donor in donors], 0)
+        for donor in donors:
+            root = await donor.blobs.put(LARGE)
+            read = donor.blobs.get_block
+
+            async def count(cid: Cid, donor: Peer = donor, read: Any = read) -> bytes | None:
+                gave[donor.address] += 1
+                return await read(cid)
+
+            donor.blobs.get_block = count  # type: ignore[method-assign]
+        assert await late.blocks.fetch(root) == LARGE
+        assert all(gave[donor] for donor in donors_of), gave
 
 
 async def test_content_that_nobody_has_is_unavailable(tmp_path: Path) -> None:

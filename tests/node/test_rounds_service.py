@@ -23,14 +23,14 @@ from eigen.node.audit import AuditFailed
 from eigen.node.datasets import Dataset
 from eigen.node.driver import RunDriver
 from eigen.node.exchange import RESULTS_PER_SENDER_MAX, PartsMissing, part_digest
-from eigen.node.ports import BulkWriter, RequestRefused
+from eigen.node.ports import BulkWriter, RequestRefused, RequestTimeout
 from eigen.node.retention import NOTED, ONCE_UNNAMED
 from eigen.node.rounds import Rounds, payout_root
 from eigen.node.run_ports import RunPorts
 from eigen.node.worker import TrainingWorker
 from eigen.protocol import limits
 from eigen.protocol.context import Deadlines, RunContext
-from eigen.protocol.effects import Aggregate, Aggregated, Audit, Train
+from eigen.protocol.effects import Adopt, Aggregate, Aggregated, Audit, Train
 from eigen.protocol.messages import (
     Attempt,
     Commitment,
@@ -45,6 +45,7 @@ from eigen.protocol.requests import (
     EXCHANGE,
     PART,
     PART_MESSAGE_BYTES_MAX,
+    HeadReply,
     PartPush,
     PartQuery,
     ResultPush,
@@ -278,6 +279,33 @@ async def test_the_disk_does_not_fill_with_rounds(tmp_path: Path) -> None:
             assert await member.peer.blobs.get(Cid(newest)) is not None
 
 
+async def test_a_newcomer_that_hears_of_many_rounds_fetches_the_newest_checkpoint_alone(
+    tmp_path: Path,
+) -> None:
+    async with cast(tmp_path, sealed=False) as at, peer(tmp_path) as late:
+        at.start()
+        await until(lambda: at.val.driver.head.round >= 3, 60)
+        await late.meet(at.val.peer, at.alice.peer, at.bob.peer)
+        genesis = await at.worker.initial_checkpoint(at.context.spec)
+        newcomer = await _member(late, at.context, genesis, at.worker)
+        replies = []
+        for number in (1, 2, 3):
+            row = await at.val.peer.records.get("round", at.context.run + number.to_bytes(8, "big"))
+            assert row is not None
+            replies.append(decode(row, HeadReply))
+        async with trio.open_nursery() as nursery:
+            for reply in replies:
+                [record] = reply.records
+                root = newcomer.driver.sync.root_of(record)
+                signed = tuple((at.val.address, each) for each in reply.attestations)
+                told = Adopt(root.run, root.round, root.checkpoint, root.record, signed)
+                nursery.start_soon(newcomer.driver.sync.adopt, told, None)
+        held = [await late.blobs.get(reply.records[0].checkpoint) for reply in replies]
+        assert [each is not None for each in held] == [False, False, True]
+        stored = await late.records.get("head", at.context.run)
+        assert stored == encode(replies[-1])
+
+
 async def test_an_owner_whose_result_does_not_follow_fails_the_audit_and_is_not_attested(
     tmp_path: Path,
 ) -> None:
@@ -448,6 +476,29 @@ async def test_an_audit_repeats_what_the_trainers_did_and_names_what_is_wrong(
         unknown = replace(done.results[0], digest=Digest(b"\x01" * 32))
         with pytest.raises(PartsMissing, match="part 0"):
             await auditor.audit(done.audit(at, results=(unknown, *done.results[1:])))
+
+
+async def test_an_audit_asks_the_next_owner_while_an_author_is_silent(tmp_path: Path) -> None:
+    """And asks the silent one last from then on: it costs a share of one deadline."""
+    async with cast(tmp_path) as at:
+        done = await trained(at)
+        asked: list[Address] = []
+        network, bob = at.val.peer.network, at.bob.address
+        request = network.request
+
+        async def request_past_bob(peer: Address, protocol: str, *a: Any, **kw: Any) -> bytes:
+            asked.append(peer)
+            if peer == bob and protocol == PART:
+                await trio.sleep(kw["timeout_s"])
+                raise RequestTimeout("frozen", bob)
+            return await request(peer, protocol, *a, **kw)
+
+        network.request = request_past_bob  # type: ignore[method-assign]
+        begun_s = trio.current_time()
+        audited = await at.val.driver.auditor.audit(done.audit(at))
+        assert audited.reason == ""
+        assert asked.count(bob) > 0, "the fault did not happen"
+        assert trio.current_time() - begun_s < DEADLINES.inputs_s
 
 
 async def test_who_answers_a_result_query_with_other_bytes_is_scored_and_passed_over(

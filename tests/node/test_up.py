@@ -1,5 +1,6 @@
 """`eigen up` as a process: what it refuses, in one line and with which code, and how it ends."""
 
+import json
 import os
 import signal
 import stat
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import trio
 from daemon_homes import (
     NETWORK,
     Daemon,
@@ -21,7 +23,9 @@ from daemon_homes import (
     running,
 )
 
+from eigen.node.blobs import DirectoryBlobs
 from eigen.node.exit_codes import ExitCode
+from eigen.protocol.cid import raw_cid
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -238,3 +242,17 @@ def test_a_node_that_hangs_ends_at_the_second_signal_or_after_ten_seconds(
         assert daemon.process.wait(15) == code
         took_s = time.monotonic() - began
         assert took_s < 3 if second else 9 < took_s < 13
+
+
+# pins -------------------------------------------------------------------------------------------
+
+
+def test_what_is_pinned_is_listed_and_can_be_given_up(node: Daemon) -> None:
+    cid = trio.run(DirectoryBlobs(node.home / "blobs").put, b"a checkpoint")
+    assert eigen(node.home, "pin").stdout == "nothing is pinned\n"
+    assert json.loads(eigen(node.home, "pin", cid, "--json").stdout) == [cid]
+    assert eigen(node.home, "pin").stdout == f"{cid}\n"
+    assert eigen(node.home, "pin", "--remove", cid).stdout == "nothing is pinned\n"
+    missing = raw_cid(b"what nobody has")
+    refused(eigen(node.home, "pin", missing), ExitCode.FAILED, missing, "not whole")
+    refused(eigen(node.home, "pin", "bafyno"), ExitCode.USAGE, "contents", "bafyno")

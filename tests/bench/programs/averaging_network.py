@@ -115,6 +115,8 @@ class Network:
         }
         numbers = range(1, trainers + 1)
         self.trainers = [self._peer(i, f"trainer-{i}", common) for i in numbers]
+        self._late: list[Peer] = []
+        self._common = common
         self.address: dict[str, Peer] = {}
 
     def _peer(self, index: int, name: str, wanted: dict[str, Any]) -> Peer:
@@ -124,11 +126,17 @@ class Network:
         wanted = {**wanted, "ip": hub.address(index)}
         return Peer(self.folder, name, wanted, self.events, inside)
 
+    def join(self, name: str) -> Peer:
+        """Another trainer, with an empty disk, which knows the validator alone."""
+        index = len(self.trainers) + len(self._late) + 1
+        self._late.append(self._peer(index, name, {**self._common, "peers": 1}))
+        return self._late[-1]
+
     def __enter__(self) -> "Network":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for peer in (self.validator, *self.trainers):
+        for peer in (self.validator, *self.trainers, *self._late):
             peer.end()
         shutil.rmtree(self.folder, ignore_errors=True)
 
