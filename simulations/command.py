@@ -106,6 +106,7 @@ def play_into(scenario: "Scenario", text: str, folder: Path, *, progress: bool =
     with ExitStack() as stack:
         record = stack.enter_context(Recorder(folder, text, about))
         playing = Play(scenario, record)
+        record.describe(adversaries=playing.adversaries)
         told = None
         if progress:
             bar = stack.enter_context(Progress(console=Console(stderr=True), transient=True))

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from eigen.protocol.effects import (
+    Adopt,
     Attest,
+    Audit,
     Effect,
     Note,
     Penalize,
@@ -66,8 +68,15 @@ class Play:
         self._look_s = 0.0
         self._progress: Callable[[float, int], None] | None = None
         self.network.hooks.insert(0, self._see)
+        self.network.watch = self._came_or_went
         for fault in scenario.faults:
             self._plan(fault)
+
+    @property
+    def adversaries(self) -> dict[str, str]:
+        """Names of nodes that are not honest, and what they do."""
+        devices = self.network.devices
+        return {devices[a].name: behaviour for a, behaviour in self.network.lying.items()}
 
     def run(self, progress: Callable[[float, int], None] | None = None) -> Answer:
         """Play until the run has ended or `until_s`. `progress` gets virtual time and round."""
@@ -155,6 +164,11 @@ class Play:
                         network.kill(address)
                         network.schedule(network.now + fault.for_s, _restart(network, address))
 
+    def _came_or_went(self, what: str, who: Address) -> None:
+        if self._record is not None:
+            name, round_ = self.network.devices[who].name, self.network.nodes[who].head.round
+            self._record.event(self.network.now, name, what, round_, 0)
+
     def _note(self, kind: str, detail: str) -> None:
         if self._record is not None:
             self._record.event(self.network.now, "", kind, 0, 0, detail)
@@ -209,11 +223,6 @@ class Play:
             for address, size in counts.items():
                 out(now, figure, float(size), network.devices[address].name, last)
             counts.clear()
-        for node in network.nodes.values():
-            if node.head.round == last:
-                self._record.event(
-                    now, network.devices[node.address].name, "adopt", last, record.attempt.number
-                )
 
     # expectations ---------------------------------------------------------------------------------
     def _judge(self, wanted: Expectation) -> tuple[str, bool, str]:
@@ -271,7 +280,9 @@ def _restart(network: ScenarioNetwork, address: Address) -> Callable[[], None]:
 _KINDS: Final[Mapping[type, str]] = {
     Train: "train",
     Step: "step",
+    Adopt: "adopt",
     Attest: "attest",
+    Audit: "audit",
     Penalize: "penalize",
 }
 _SAID: Final[Mapping[type, str]] = {
@@ -290,6 +301,9 @@ def _kind(effect: Effect) -> str:
 
 
 def _attempt(effect: object) -> Attempt | None:
-    said = getattr(effect, "message", None) or getattr(effect, "record", None) or effect
+    said = effect
+    for name in ("message", "record", "seat"):
+        inner = getattr(effect, name, None)
+        said = said if inner is None or isinstance(inner, bytes) else inner
     at = getattr(said, "attempt", None)
     return at if isinstance(at, Attempt) else None

@@ -89,6 +89,7 @@ class ScenarioNetwork(HeapNetwork):
         self.sent_bytes: dict[Address, int] = {}
         self.received_bytes: dict[Address, int] = {}
         self.gossip_bytes = 0  # that reach each node
+        self.watch: Callable[[str, Address], None] = lambda what, who: None
         self._to_come: list[tuple[float, int, Callable[[], None]]] = []
         self._membership_due = False
         links = Links(loss=scenario.links.loss, down_notice_s=scenario.links.notice_s)
@@ -147,6 +148,16 @@ class ScenarioNetwork(HeapNetwork):
         self.restart(address)
         if self.devices[address].group.session_s:
             self._plan_leaving(address)
+
+    def kill(self, address: Address) -> None:
+        """As in `HeapNetwork`."""
+        super().kill(address)
+        self.watch("down", address)
+
+    def restart(self, address: Address) -> None:
+        """As in `HeapNetwork`."""
+        super().restart(address)
+        self.watch("up", address)
 
     def cut_off(self, addresses: Iterable[Address]) -> None:
         """Part these from all others; nobody, to heal it."""
