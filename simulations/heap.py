@@ -45,6 +45,7 @@ from eigen.protocol.effects import (
     Stepped,
     TimerFired,
     Train,
+    TrainAhead,
     Trained,
 )
 from eigen.protocol.head import HeadMachine
@@ -52,6 +53,7 @@ from eigen.protocol.limits import SKETCH_BYTES
 from eigen.protocol.messages import (
     Attestation,
     Commitment,
+    LocalWork,
     PartResult,
     RoundRecord,
     digest,
@@ -86,6 +88,7 @@ class VirtualNode:
     committee: CommitteeMachine | None = None
     heard: list[Received] = field(default_factory=list)  # signed messages of the round
     timers: dict[TimerFired, float] = field(default_factory=dict)
+    ahead: tuple[LocalWork, float] | None = None  # what is trained ahead, and when it is done
     penalties: list[Penalize] = field(default_factory=list)
     notes: list[tuple[float, Note]] = field(default_factory=list)
 
@@ -128,6 +131,7 @@ class HeapNetwork:
     def _boot(self, node: VirtualNode) -> None:
         node.alive = True
         node.timers.clear()
+        node.ahead = None
         node.boots += 1
         last = node.records[max(node.records)] if node.records else None
         node.head = HeadMachine(self.context, last)
@@ -137,7 +141,12 @@ class HeapNetwork:
             node.committee = CommitteeMachine(self.context, node.address, node.head, promises)
         else:
             voted = frozenset(key for kind, key in node.disk if kind == "result-vote")
-            node.trainer = TrainerMachine(self.context, node.address, node.head, voted)
+            begun = {
+                int.from_bytes(key[-8:], "big"): decode(work, LocalWork)
+                for (kind, key), work in node.disk.items()
+                if kind == "ahead"
+            }
+            node.trainer = TrainerMachine(self.context, node.address, node.head, voted, begun)
         node.heard.clear()
         self._post(node, 0.0, Started())
 
@@ -264,7 +273,12 @@ class HeapNetwork:
             case Train():
                 made = self._commitment(node, effect)
                 took = self.random.uniform(*self.train_s)
+                if node.ahead is not None and node.ahead[0] == effect.work:
+                    took = max(0.0, node.ahead[1] - self.now)
                 self._post(node, took, Trained(effect.attempt, made))
+            case TrainAhead(work=work):
+                if node.ahead is None or node.ahead[0] != work:
+                    node.ahead = (work, self.now + self.random.uniform(*self.train_s))
             case SendPart(attempt=attempt, part=part, owner=owner):
                 assert node.trainer is not None
                 mine = node.trainer.commitment_of(node.address)
@@ -301,14 +315,15 @@ class HeapNetwork:
         return [c.parts_root for c in made if c is not None]
 
     def _commitment(self, node: VirtualNode, effect: Train) -> Commitment:
-        root = _hash("update", node.address, effect.base, effect.shards, effect.order_seed)
+        work = effect.work
+        root = _hash("update", node.address, work.base, work.shards, work.order_seed)
         return Commitment(
             effect.attempt,
-            effect.base,
+            work.base,
             root,
             Digest(bytes(32)),
             bytes(SKETCH_BYTES),
-            100 * len(effect.shards),
+            100 * len(work.shards),
             (1.0,),
         )
 
