@@ -67,11 +67,12 @@ class Train:
 
 @dataclass(frozen=True, slots=True)
 class TrainAhead:
-    """Begin the inner steps of an update that a later `Train` may ask for. Not answered.
+    """Begin the inner steps of an update that a later `Train` of that round may ask for.
 
-    One at a time: what an earlier one began and nobody asked for is forgotten.
+    Not answered. One at a time: what an earlier one began and nobody asked for is forgotten.
     """
 
+    attempt: Attempt
     work: LocalWork
 
 

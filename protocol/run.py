@@ -70,8 +70,8 @@ class RunSpec:
     `codec` is how a trainer's update travels to the parts' owners, `result_codec` how their answer
     travels back. `part_values` is how many fp32 values one exchanged part holds at most;
     `reward_per_round` is in token base units, of which validators get `validator_share_bps`
-    hundredths of a percent. With `overlap`, trainers work at their next update while the last one is
-    exchanged: from the checkpoint of the round before.
+    hundredths of a percent. With `overlap`, trainers work at their next update while the last one
+    is exchanged: from the checkpoint of the round before.
     """
 
     name: Text

@@ -5,9 +5,10 @@
     STEPPED --Adopted--> WAITING
 
 A new attempt of the same round re-uses the update that was trained: local training is a function of
-public state and data. Where rounds overlap, a trainer that has its update begins the next round's at
-once, from the same checkpoint, and commits to it when that round opens. What is handed to whom in an attempt is kept in `exchange`. Nothing here
-trains, sends or looks at a clock; see `effects`.
+public state and data. Where rounds overlap, a trainer that has its update begins that of the next
+round at once, from the same checkpoint, and commits to it when that round opens. What is handed to
+whom in an attempt is kept in `exchange`. Nothing here trains, sends or looks at a clock; see
+`effects`.
 """
 
 from collections.abc import Callable, Mapping
@@ -238,12 +239,13 @@ class TrainerMachine:
 
     def _train_ahead(self, exchange: Exchange) -> list[Effect]:
         """Begin the next round's update, once a round, restarts included."""
-        attempt, following = exchange.attempt, exchange.attempt.round + 1
+        run, following = self.context.run, exchange.attempt.round + 1
         if not self.context.spec.overlap or following > self.context.spec.rounds:
             return []
         work = self._begun.setdefault(following, self._dealt(exchange, ahead_seed))
-        key = attempt.run + following.to_bytes(8, "big")
-        return [Persist("ahead", key, encode(work)), TrainAhead(work)]
+        key = run + following.to_bytes(8, "big")
+        begin = TrainAhead(Attempt(run, following, 0), work)
+        return [Persist("ahead", key, encode(work)), begin]
 
     def _on_train_failed(self, event: TrainFailed, _now: float) -> list[Effect]:
         return [Note("training failed", event.attempt, event.reason)]

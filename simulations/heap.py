@@ -271,11 +271,7 @@ class HeapNetwork:
             case Note():
                 node.notes.append((self.now, effect))
             case Train():
-                made = self._commitment(node, effect)
-                took = self.random.uniform(*self.train_s)
-                if node.ahead is not None and node.ahead[0] == effect.work:
-                    took = max(0.0, node.ahead[1] - self.now)
-                self._post(node, took, Trained(effect.attempt, made))
+                self._train(node, effect)
             case TrainAhead(work=work):
                 if node.ahead is None or node.ahead[0] != work:
                     node.ahead = (work, self.now + self.random.uniform(*self.train_s))
@@ -313,6 +309,12 @@ class HeapNetwork:
         assert node.trainer is not None
         made = [node.trainer.commitment_of(sender) for sender, _ in inputs]
         return [c.parts_root for c in made if c is not None]
+
+    def _train(self, node: VirtualNode, effect: Train) -> None:
+        took = self.random.uniform(*self.train_s)
+        if node.ahead is not None and node.ahead[0] == effect.work:
+            took = max(0.0, node.ahead[1] - self.now)
+        self._post(node, took, Trained(effect.attempt, self._commitment(node, effect)))
 
     def _commitment(self, node: VirtualNode, effect: Train) -> Commitment:
         work = effect.work

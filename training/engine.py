@@ -29,7 +29,7 @@ from eigen.training.inner import ALONE, evaluate, local_steps
 from eigen.training.models import build
 from eigen.training.outer import OUTER_RULES
 from eigen.training.ranks import Ranks
-from eigen.training.results import Evaluation, LocalUpdate, PartAverage
+from eigen.training.results import Encoded, Evaluation, LocalDelta, LocalUpdate, PartAverage
 from eigen.training.sketch import sketch, sketch_seed
 from eigen.training.spec import check, moment_sizes, part_count, part_sizes
 
@@ -76,10 +76,19 @@ class Engine:
         `residual` is that of this trainer's last credited update, or empty. Raises `SpecError`,
         `CheckpointError`, `ShardError`, `ResidualError` or `Diverged`.
         """
-        declared, codec = check(spec), CODECS[spec.codec]
+        local = self.local_steps(spec, base, shards, order_seed)
+        return local.encoded(self.encode(spec, local.delta, residual))
+
+    def local_steps(
+        self, spec: RunSpec, base: bytes, shards: Sequence[bytes], order_seed: bytes
+    ) -> LocalDelta:
+        """One round of local steps from checkpoint `base` on `shards`, to be encoded later.
+
+        Raises `SpecError`, `CheckpointError`, `ShardError` or `Diverged`.
+        """
+        declared = check(spec)
         start = checkpoints.read(base, spec, declared)
         samples = join([_shard(declared, data, f"shard {i}: ") for i, data in enumerate(shards)])
-        residual_P = _read_residual(codec, declared.layout.values, residual)
         local = local_steps(
             build(declared),
             start.theta_P,
@@ -90,25 +99,39 @@ class Engine:
             device=self._device,
             ranks=self.ranks,
         )
-        sizes = part_sizes(spec)
-        updates = torch.split(local.delta_P, sizes)
-        residuals = torch.split(residual_P, sizes)
+        try:
+            moments = _encode_moments(spec, declared, local.second_P)
+        except CodecError as error:
+            raise Diverged(f"the update cannot be encoded: {error}") from None
+        return LocalDelta(
+            local.delta_P.numpy().tobytes(),
+            moments,
+            local.samples,
+            local.loss_trace,
+            sketch(local.delta_P, sketch_seed(base)),
+        )
+
+    def encode(self, spec: RunSpec, delta: bytes, residual: bytes) -> Encoded:
+        """A pseudo-gradient (fp32, little endian) and what the last update left out, in parts.
+
+        Raises `SpecError`, `ResidualError`, or `Diverged` where it has no encoding.
+        """
+        declared, codec = check(spec), CODECS[spec.codec]
+        values, sizes = declared.layout.values, part_sizes(spec)
+        if len(delta) != 4 * values:
+            raise ValueError(f"{len(delta)} bytes of pseudo-gradient for {values} values")
+        updates = torch.split(torch.from_numpy(np.frombuffer(delta, "<f4").copy()), sizes)
+        residuals = torch.split(_read_residual(codec, values, residual), sizes)
         try:
             encoded = [
                 encode_with_feedback(codec, update_P, old_P)
                 for update_P, old_P in zip(updates, residuals, strict=True)
             ]
-            moments = _encode_moments(spec, declared, local.second_P)
         except CodecError as error:
             raise Diverged(f"the update cannot be encoded: {error}") from None
         left_P = torch.cat([new_P for _, new_P in encoded])
-        return LocalUpdate(
-            [data for data, _ in encoded] + moments,
-            b"" if codec.lossless else left_P.numpy().tobytes(),
-            local.samples,
-            local.loss_trace,
-            sketch(local.delta_P, sketch_seed(base)),
-        )
+        parts = [data for data, _ in encoded]
+        return Encoded(parts, b"" if codec.lossless else left_P.numpy().tobytes())
 
     def aggregate(
         self, spec: RunSpec, part: int, inputs: Sequence[tuple[bytes, int]], carried: bytes

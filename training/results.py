@@ -4,6 +4,39 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class LocalDelta:
+    """One trainer's work of one round before it is encoded.
+
+    `delta` is the pseudo-gradient (fp32, little endian), `moments` are the encoded parts of the
+    second moment where trainers share it. The rest is as in `LocalUpdate`.
+    """
+
+    delta: bytes
+    moments: list[bytes]
+    samples: int
+    loss_trace: list[float]
+    sketch: bytes
+
+    def encoded(self, encoded: "Encoded") -> "LocalUpdate":
+        """The update that comes of it."""
+        return LocalUpdate(
+            encoded.parts + self.moments,
+            encoded.residual,
+            self.samples,
+            self.loss_trace,
+            self.sketch,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A pseudo-gradient and an old residual, encoded part by part; what is left out is new."""
+
+    parts: list[bytes]
+    residual: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class LocalUpdate:
     """One trainer's work of one round, ready to be committed to and sent.
 

@@ -37,7 +37,9 @@ from eigen.training.frames import OK, pack, read
 if TYPE_CHECKING:
     from eigen.training.engine import Engine
 
-METHODS = ("initial_checkpoint", "train", "aggregate", "outer_step", "evaluate")
+SHARED = ("train", "local_steps")
+"""What several ranks do together."""
+METHODS = (*SHARED, "encode", "initial_checkpoint", "aggregate", "outer_step", "evaluate")
 """What may be called; each takes a run spec and then what `Engine` documents."""
 SPEC_BYTES_MAX = 64 * 1024
 """A run spec travels in a gossip message, so it is smaller than one."""
@@ -71,7 +73,7 @@ def serve(calls: BinaryIO, replies: BinaryIO, engine: "Callable[[], Engine]") ->
     while (call := read(calls)) is not None:
         try:
             loaded = loaded or engine()
-            if call[0] == "train" and loaded.ranks.count > 1:
+            if call[0] in SHARED and loaded.ranks.count > 1:
                 loaded.ranks.share(b"".join(pack(*call)))
             reply = pack(OK, _answer(loaded, *call))
         except TrainingError as error:

@@ -125,7 +125,7 @@ class Cast:
 
 
 @asynccontextmanager
-async def cast(folder: Path, *, sealed: bool = True) -> AsyncIterator[Cast]:
+async def cast(folder: Path, *, sealed: bool = True, **changes: Any) -> AsyncIterator[Cast]:
     """Everybody connected, dataset seeded by Alice, one training process for all."""
     async with AsyncExitStack() as stack:
         alice = await stack.enter_async_context(peer(folder))
@@ -140,7 +140,7 @@ async def cast(folder: Path, *, sealed: bool = True) -> AsyncIterator[Cast]:
         training, held_out = digits(seed=0)
         shards = [(write_shard(s), len(s)) for s in split(training, 2, seed=0)]
         cid = await alice.datasets.seed(Dataset("digits", shards, write_shard(held_out), sealed))
-        spec = run_spec(cid)
+        spec = run_spec(cid, **changes)
         genesis = await worker.initial_checkpoint(spec)
         context = RunContext(
             run_id(spec),

@@ -1,0 +1,107 @@
+"""This node's own updates of one run: local steps, ahead of their round where rounds overlap.
+
+Which update is made when is the trainer machine's say. What the last credited update left out goes
+in when an update is encoded, which is when its round is open: only then it is known which was the
+last one.
+"""
+
+import structlog
+import trio
+
+from eigen.node.datasets import ShardUnavailable
+from eigen.node.exchange import Exchange
+from eigen.node.fetch import ContentUnavailable
+from eigen.node.run_ports import RunPorts
+from eigen.node.worker import WorkerError
+from eigen.protocol.context import RunContext
+from eigen.protocol.effects import Train, TrainAhead
+from eigen.protocol.messages import Commitment, LocalWork
+from eigen.protocol.types import Cid
+from eigen.training.errors import TrainingError
+from eigen.training.results import LocalDelta
+
+log = structlog.get_logger()
+
+
+class Superseded(Exception):
+    """Local steps were ended because others are wanted."""
+
+
+class Updates:
+    """Makes updates and hands them to `exchange`, which holds them.
+
+    Of local steps that are to be encoded later one result is kept, and one call is under way: who
+    wants others ends it.
+    """
+
+    def __init__(self, context: RunContext, ports: RunPorts, exchange: Exchange) -> None:
+        self._context = context
+        self._ports = ports
+        self._exchange = exchange
+        self._turn = trio.Lock()
+        self._under_way: tuple[LocalWork, trio.CancelScope] | None = None
+        self._made: tuple[LocalWork, LocalDelta] | None = None
+
+    async def make(self, effect: Train) -> Commitment:
+        """An update, trained now or ahead, and what this node commits to with it.
+
+        Raises `ShardUnavailable`, `ContentUnavailable`, `Superseded`, a `TrainingError` or a
+        `WorkerError`. A cancel ends the training.
+        """
+        spec, worker, work = self._context.spec, self._ports.worker, effect.work
+        if spec.overlap:
+            steps = await self._steps(work)
+            encoded = await worker.encode(spec, steps.delta, await self._residual())
+            local = steps.encoded(encoded)
+        else:
+            base, shards = await self._inputs(work)
+            residual = await self._residual()
+            local = await worker.train(spec, base, shards, work.order_seed, residual)
+        return await self._exchange.keep_update(effect.attempt, work.base, local)
+
+    async def begin(self, effect: TrainAhead) -> None:
+        """Local steps for a later `make`; where they fail, that one tries again."""
+        try:
+            await self._steps(effect.work)
+        except (
+            ShardUnavailable,
+            ContentUnavailable,
+            Superseded,
+            TrainingError,
+            WorkerError,
+        ) as error:
+            log.info("not trained ahead", round=effect.attempt.round, why=str(error))
+
+    async def _steps(self, work: LocalWork) -> LocalDelta:
+        if self._under_way is not None and self._under_way[0] != work:
+            self._under_way[1].cancel()
+        async with self._turn:
+            if self._made is None or self._made[0] != work:
+                self._made = None
+                with trio.CancelScope() as scope:
+                    self._under_way = (work, scope)
+                    try:
+                        self._made = (work, await self._train(work))
+                    finally:
+                        self._under_way = None
+            if self._made is None:
+                raise Superseded("other local steps were wanted")
+            return self._made[1]
+
+    async def _train(self, work: LocalWork) -> LocalDelta:
+        base, shards = await self._inputs(work)
+        return await self._ports.worker.local_steps(
+            self._context.spec, base, shards, work.order_seed
+        )
+
+    async def _inputs(self, work: LocalWork) -> tuple[bytes, list[bytes]]:
+        """The checkpoint and the opened shards; waits for keys as long as a commitment may take."""
+        base = await self._ports.blocks.fetch(work.base)
+        dataset, open_shard = self._context.spec.dataset, self._ports.datasets.open_shard
+        with trio.move_on_after(self._context.deadlines.commit_s):
+            return base, [await open_shard(dataset, shard) for shard in work.shards]
+        raise ShardUnavailable("no key was granted for the shard in time")
+
+    async def _residual(self) -> bytes:
+        cid = await self._ports.records.get("residual", self._context.run)
+        return (await self._ports.blobs.get(Cid(cid.decode())) or b"") if cid else b""
