@@ -53,7 +53,11 @@ KEPT = "kept"
 """Not a run's: each peer keeps its optimizer from round to round; with `--outer sgd` only."""
 TOPICS, CONCENTRATION = 64, 0.5
 """The text is cut into stretches, and each is dealt in shares that Dirichlet(0.5) draws."""
-OUTER = {"sgd": OuterSpec("sgd", 1.0, 0.0), "nesterov": OuterSpec("nesterov", 0.7, 0.9)}
+OUTER = {
+    "sgd": OuterSpec("sgd", 1.0, 0.0),
+    "sgd/0.7": OuterSpec("sgd", 0.7, 0.0),
+    "nesterov": OuterSpec("nesterov", 0.7, 0.9),
+}
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class Row:
     batch: int
     lr: float
     seed: int
+    overlap: bool = False
 
 
 def main() -> None:
@@ -150,6 +155,7 @@ class Bench:
             reward_per_round=0,
             validator_share_bps=0,
             seed=row.seed,
+            overlap=row.overlap,
         )
 
     def _in_one_place(self, theta_P: Tensor, steps: int, batch: int, name: str) -> Tensor:
@@ -178,7 +184,7 @@ class Bench:
         engine, spec = self._engine, self._spec(row)
         begun = checkpoints.initial(spec, self._declared)
         begun = replace(begun, theta_P=self._begin(row.start, row.seed))
-        checkpoint = checkpoints.write(begun, self._declared)
+        before = checkpoint = checkpoints.write(begun, self._declared)
         shards = [write_shard(shard) for shard in self._shards(row)]
         residuals = [b""] * row.peers
         carried = [b""] * engine.part_count(spec)
@@ -186,11 +192,13 @@ class Bench:
         for number in range(spec.rounds):
             updates = []
             for peer in range(row.peers):
+                ahead = row.overlap and number > 0
                 order, shard = (
                     self._order(row, number, peer),
-                    shards[self._shard(row, number, peer)],
+                    shards[self._shard(row, number - ahead, peer)],
                 )
-                update = engine.train(spec, checkpoint, [shard], order, residuals[peer])
+                base = before if ahead else checkpoint
+                update = engine.train(spec, base, [shard], order, residuals[peer])
                 residuals[peer] = update.residual
                 updates.append(update)
             results = []
@@ -200,7 +208,7 @@ class Bench:
                 carried[part] = average.carried
                 results.append(average.data)
             moved += sum(map(len, updates[0].parts)) + sum(map(len, results))
-            checkpoint = engine.outer_step(spec, checkpoint, results)
+            before, checkpoint = checkpoint, engine.outer_step(spec, checkpoint, results)
         loss = engine.evaluate(spec, checkpoint, write_shard(self._held_out)).loss
         return loss, moved / spec.rounds
 
@@ -245,7 +253,7 @@ class Bench:
 
 def _rows(options: argparse.Namespace) -> Iterator[Row]:
     """Every codec with the default number of steps, every number with the default codec."""
-    for peers, start, dealt, steps, codec, moments, outer, seed in product(
+    for peers, start, dealt, steps, codec, moments, outer, overlap, seed in product(
         options.peers,
         options.start,
         options.split,
@@ -253,11 +261,12 @@ def _rows(options: argparse.Namespace) -> Iterator[Row]:
         options.codec,
         options.moments,
         options.outer,
+        options.overlap,
         range(options.seeds),
     ):
         if options.all or steps == DEFAULT_STEPS or codec == DEFAULT_CODEC:
             fixed = (options.budget, options.warm, options.model, options.batch, options.lr)
-            yield Row(peers, start, dealt, steps, codec, moments, outer, *fixed, seed)
+            yield Row(peers, start, dealt, steps, codec, moments, outer, *fixed, seed, overlap)
 
 
 def _summary(results: list[tuple[Row, dict[str, float]]]) -> list[dict[str, object]]:
@@ -291,6 +300,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--warm", type=int, default=1000, help="steps before a warm start")
     parser.add_argument("--outer", nargs="+", choices=list(OUTER), default=["sgd"])
+    parser.add_argument(
+        "--overlap", type=int, nargs="+", choices=[0, 1], default=[0], help="1: updates come late"
+    )
     parser.add_argument("--start", nargs="+", choices=STARTS, default=STARTS)
     parser.add_argument("--split", nargs="+", choices=SPLITS, default=SPLITS)
     parser.add_argument("--seeds", type=int, default=3)
