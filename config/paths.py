@@ -51,6 +51,11 @@ class Paths:
         return self.home / "blobs"
 
     @property
+    def optimizers(self) -> Path:
+        """The folder of optimizer states, of runs that keep them."""
+        return self.home / "optimizers"
+
+    @property
     def outbox(self) -> Path:
         """Transactions that are not final yet (SQLite)."""
         return self.home / "outbox.sqlite3"
@@ -88,8 +93,8 @@ class Paths:
     def items(self) -> Mapping[str, Path]:
         """All of them by name, the home first. Raises what `control_socket` raises."""
         names = (
-            "home config_file network_file key_file sealing_key_file database blobs outbox "
-            "peerstore control_socket lock_file log_file"
+            "home config_file network_file key_file sealing_key_file database blobs optimizers "
+            "outbox peerstore control_socket lock_file log_file"
         )
         return {name: getattr(self, name) for name in names.split()}
 

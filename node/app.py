@@ -35,6 +35,7 @@ from eigen.node.records import SqliteRecords
 from eigen.node.rounds import Rounds
 from eigen.node.run_ports import RunPorts
 from eigen.node.settlement import Settlement
+from eigen.node.states import StateFiles
 from eigen.node.worker import TrainingWorker
 from eigen.protocol.governance import Governance
 from eigen.protocol.membership import RELAYER, TRAINER, VALIDATOR, Membership
@@ -131,8 +132,10 @@ async def run_node(
             blobs,
             blocks,
         )
+        states = StateFiles(home.paths.optimizers, records)
+        states.clear_partial()
         ports = RunPorts(
-            home.identity, network, gossip, records, blobs, blocks, datasets, worker, chain
+            home.identity, network, gossip, records, blobs, blocks, datasets, worker, chain, states
         )
         poll_s = config.chain.poll_s
         settlement = Settlement(me, chain, records, blocks, times.relay_delay_s, poll_s)

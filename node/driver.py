@@ -175,6 +175,7 @@ class RunDriver:
             if event.record.attempt.round <= self.head.round:
                 return
             self._finish_round(event.record)
+            await self.updates.forget_before(event.record.attempt.round)
         now = trio.current_time()
         for machine in (self.head, self.trainer, self.committee):
             if machine is not None:

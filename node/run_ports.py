@@ -8,6 +8,7 @@ from eigen.node.datasets import Datasets
 from eigen.node.fetch import BlockExchange
 from eigen.node.gossip import Gossip
 from eigen.node.ports import BlobStore, BulkNetwork, RecordStore
+from eigen.node.states import StateFiles
 from eigen.node.worker import TrainingWorker
 
 
@@ -24,3 +25,4 @@ class RunPorts:
     datasets: Datasets
     worker: TrainingWorker
     chain: Chain
+    states: StateFiles

@@ -5,6 +5,10 @@ in when an update is encoded, which is when its round is open: only then it is k
 last one.
 """
 
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TypeVar
+
 import structlog
 import trio
 
@@ -17,10 +21,13 @@ from eigen.protocol.context import RunContext
 from eigen.protocol.effects import Train, TrainAhead
 from eigen.protocol.messages import Commitment, LocalWork
 from eigen.protocol.types import Cid
-from eigen.training.errors import TrainingError
-from eigen.training.results import LocalDelta
+from eigen.training.errors import StateError, TrainingError
+from eigen.training.results import LocalDelta, LocalUpdate
+from eigen.training.spec import keeps_moments
 
 log = structlog.get_logger()
+
+Made = TypeVar("Made", LocalDelta, LocalUpdate)
 
 
 class Superseded(Exception):
@@ -50,19 +57,23 @@ class Updates:
         """
         spec, worker, work = self._context.spec, self._ports.worker, effect.work
         if spec.overlap:
-            steps = await self._steps(work)
+            steps = await self._steps(work, effect.attempt.round)
             encoded = await worker.encode(spec, steps.delta, await self._residual())
             local = steps.encoded(encoded)
         else:
             base, shards = await self._inputs(work)
             residual = await self._residual()
-            local = await worker.train(spec, base, shards, work.order_seed, residual)
+
+            async def train(kept: bytes) -> LocalUpdate:
+                return await worker.train(spec, base, shards, work.order_seed, residual, kept)
+
+            local = await self._keeping(train, effect.attempt.round)
         return await self._exchange.keep_update(effect.attempt, work.base, local)
 
     async def begin(self, effect: TrainAhead) -> None:
         """Local steps for a later `make`; where they fail, that one tries again."""
         try:
-            await self._steps(effect.work)
+            await self._steps(effect.work, effect.attempt.round)
         except (
             ShardUnavailable,
             ContentUnavailable,
@@ -72,7 +83,14 @@ class Updates:
         ) as error:
             log.info("not trained ahead", round=effect.attempt.round, why=str(error))
 
-    async def _steps(self, work: LocalWork) -> LocalDelta:
+    async def forget_before(self, round_: int) -> None:
+        """A round is over: optimizer states of earlier ones are needed no more, at last of none."""
+        spec = self._context.spec
+        if keeps_moments(spec):
+            needed = round_ if round_ < spec.rounds else round_ + 1
+            await self._ports.states.forget_before(self._context.run, needed)
+
+    async def _steps(self, work: LocalWork, round_: int) -> LocalDelta:
         if self._under_way is not None and self._under_way[0] != work:
             self._under_way[1].cancel()
         async with self._turn:
@@ -81,18 +99,35 @@ class Updates:
                 with trio.CancelScope() as scope:
                     self._under_way = (work, scope)
                     try:
-                        self._made = (work, await self._train(work))
+                        self._made = (work, await self._train(work, round_))
                     finally:
                         self._under_way = None
             if self._made is None:
                 raise Superseded("other local steps were wanted")
             return self._made[1]
 
-    async def _train(self, work: LocalWork) -> LocalDelta:
+    async def _train(self, work: LocalWork, round_: int) -> LocalDelta:
+        spec, worker = self._context.spec, self._ports.worker
         base, shards = await self._inputs(work)
-        return await self._ports.worker.local_steps(
-            self._context.spec, base, shards, work.order_seed
-        )
+
+        async def train(kept: bytes) -> LocalDelta:
+            return await worker.local_steps(spec, base, shards, work.order_seed, kept)
+
+        return await self._keeping(train, round_)
+
+    async def _keeping(self, train: Callable[[bytes], Awaitable[Made]], round_: int) -> Made:
+        """Train from what the round before kept, and store what this one does before it counts."""
+        run, states = self._context.run, self._ports.states
+        if not keeps_moments(self._context.spec):
+            return await train(b"")
+        kept = await states.get(run, round_ - 1)
+        try:
+            made = await train(kept)
+        except StateError as error:
+            log.warning("an optimizer state is refused; training starts afresh", why=str(error))
+            made = await train(b"")
+        await states.put(run, round_, made.kept)
+        return replace(made, kept=b"")
 
     async def _inputs(self, work: LocalWork) -> tuple[bytes, list[bytes]]:
         """The checkpoint and the opened shards; waits for keys as long as a commitment may take."""

@@ -153,11 +153,12 @@ class TrainingWorker:
         shards: Sequence[bytes],
         order_seed: bytes,
         residual: bytes,
+        kept: bytes = b"",
         *,
         timeout_s: float = CALL_TIMEOUT_S,
     ) -> LocalUpdate:
         """See `Engine.train`."""
-        values = [base, shards, order_seed, residual]
+        values = [base, shards, order_seed, residual, kept]
         return LocalUpdate(*await self._call("train", spec, values, timeout_s))
 
     async def local_steps(
@@ -166,11 +167,12 @@ class TrainingWorker:
         base: bytes,
         shards: Sequence[bytes],
         order_seed: bytes,
+        kept: bytes = b"",
         *,
         timeout_s: float = CALL_TIMEOUT_S,
     ) -> LocalDelta:
         """See `Engine.local_steps`. In a child of its own: other calls do not wait for it."""
-        values = [base, shards, order_seed]
+        values = [base, shards, order_seed, kept]
         if self._beside is None:
             self._beside = TrainingWorker(**self._options)
             self._beside._closed = self._closed

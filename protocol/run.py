@@ -30,8 +30,8 @@ class InnerSpec:
 
     A mini-batch is worked through in `micro_batches` equal pieces, whose gradients add up.
     `moments` says where Adam's moments start each round: `fresh` at zero, `shared` at what the
-    peers agreed on in the round before. `precision` is `fp32` or `bf16` (forward and
-    backward).
+    peers agreed on in the round before, `kept` at each trainer's own. `precision` is `fp32` or
+    `bf16` (forward and backward).
     """
 
     steps: Annotated[int, Range(limits.LOSS_TRACE_MAX, 1)]

@@ -8,6 +8,7 @@ Shape legend: P parameters of the model, or values of a part where the name says
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,21 +18,29 @@ from eigen.protocol import limits
 from eigen.protocol.run import RunSpec
 from eigen.training import checkpoint as checkpoints
 from eigen.training import moments as folding
-from eigen.training.adamw import Begun, begun
+from eigen.training import optimizer as optimizers
+from eigen.training.adamw import Begun, State, begun
 from eigen.training.aggregation import RULES, AggregationRule
 from eigen.training.architectures import Declaration
 from eigen.training.codecs.blocks import VALUE_MAX
 from eigen.training.codecs.codec import Codec, encode_with_feedback
 from eigen.training.codecs.registry import CODECS
 from eigen.training.datasets import Samples, join, read_shard
-from eigen.training.errors import BadInput, CodecError, Diverged, ResidualError, ShardError
+from eigen.training.errors import (
+    BadInput,
+    CodecError,
+    Diverged,
+    ResidualError,
+    ShardError,
+    StateError,
+)
 from eigen.training.inner import ALONE, evaluate, local_steps
 from eigen.training.models import build
 from eigen.training.outer import OUTER_RULES
 from eigen.training.ranks import Ranks
 from eigen.training.results import Encoded, Evaluation, LocalDelta, LocalUpdate, PartAverage
 from eigen.training.sketch import sketch, sketch_seed
-from eigen.training.spec import check, moment_sizes, part_count, part_sizes
+from eigen.training.spec import check, keeps_moments, moment_sizes, part_count, part_sizes
 
 
 class Engine:
@@ -70,32 +79,43 @@ class Engine:
         shards: Sequence[bytes],
         order_seed: bytes,
         residual: bytes,
+        kept: bytes = b"",
     ) -> LocalUpdate:
         """One round of local steps from checkpoint `base` on `shards`, encoded part by part.
 
-        `residual` is that of this trainer's last credited update, or empty. Raises `SpecError`,
-        `CheckpointError`, `ShardError`, `ResidualError` or `Diverged`.
+        `residual` is that of this trainer's last credited update, or empty; `kept` is what its last
+        update kept, or empty. Raises `SpecError`, `CheckpointError`, `ShardError`, `ResidualError`,
+        `StateError` or `Diverged`.
         """
-        local = self.local_steps(spec, base, shards, order_seed)
+        local = self.local_steps(spec, base, shards, order_seed, kept)
         return local.encoded(self.encode(spec, local.delta, residual))
 
     def local_steps(
-        self, spec: RunSpec, base: bytes, shards: Sequence[bytes], order_seed: bytes
+        self,
+        spec: RunSpec,
+        base: bytes,
+        shards: Sequence[bytes],
+        order_seed: bytes,
+        kept: bytes = b"",
     ) -> LocalDelta:
         """One round of local steps from checkpoint `base` on `shards`, to be encoded later.
 
-        Raises `SpecError`, `CheckpointError`, `ShardError` or `Diverged`.
+        With `kept` the optimizer goes on where it was; and so does the data order, while the shards
+        are the same. Raises `SpecError`, `CheckpointError`, `ShardError`, `StateError` or
+        `Diverged`.
         """
         declared = check(spec)
         start = checkpoints.read(base, spec, declared)
         samples = join([_shard(declared, data, f"shard {i}: ") for i, data in enumerate(shards)])
+        before, place = _begin(spec, declared, start, shards, order_seed, kept)
         local = local_steps(
             build(declared),
             start.theta_P,
             samples,
             spec.inner,
-            order_seed,
-            before=_begun(spec, declared, start),
+            place.seed,
+            before=before,
+            taken=place.position,
             device=self._device,
             ranks=self.ranks,
         )
@@ -103,12 +123,14 @@ class Engine:
             moments = _encode_moments(spec, declared, local.second_P)
         except CodecError as error:
             raise Diverged(f"the update cannot be encoded: {error}") from None
+        place = replace(place, position=place.position + local.samples)
         return LocalDelta(
             local.delta_P.numpy().tobytes(),
             moments,
             local.samples,
             local.loss_trace,
             sketch(local.delta_P, sketch_seed(base)),
+            optimizers.write(spec, local.state, place) if keeps_moments(spec) else b"",
         )
 
     def encode(self, spec: RunSpec, delta: bytes, residual: bytes) -> Encoded:
@@ -245,6 +267,26 @@ def _read_carried(
     except CodecError as error:
         raise ResidualError(f"the last result does not decode: {error}") from None
     return _read_residual(codec, values, carried[:cut]), history_P
+
+
+def _begin(
+    spec: RunSpec,
+    declared: Declaration,
+    start: checkpoints.Checkpoint,
+    shards: Sequence[bytes],
+    order_seed: bytes,
+    kept: bytes,
+) -> tuple[Begun | State | None, optimizers.Place]:
+    """Where moments and data order of a round begin."""
+    if not keeps_moments(spec):
+        if kept:
+            raise StateError(f"the run keeps no moments, {len(kept)} bytes given")
+        return _begun(spec, declared, start), optimizers.Place("", order_seed, 0)
+    fresh = optimizers.Place(optimizers.hand_of(shards), order_seed, 0)
+    if not kept:
+        return None, fresh
+    state, place = optimizers.read(kept, spec, declared.layout.values)
+    return state, place if place.hand == fresh.hand else fresh
 
 
 def _begun(spec: RunSpec, declared: Declaration, start: checkpoints.Checkpoint) -> Begun | None:

@@ -16,6 +16,7 @@ class LocalDelta:
     samples: int
     loss_trace: list[float]
     sketch: bytes
+    kept: bytes = b""
 
     def encoded(self, encoded: "Encoded") -> "LocalUpdate":
         """The update that comes of it."""
@@ -25,6 +26,7 @@ class LocalDelta:
             self.samples,
             self.loss_trace,
             self.sketch,
+            self.kept,
         )
 
 
@@ -42,7 +44,8 @@ class LocalUpdate:
 
     `parts` are the encoded slices of the pseudo-gradient plus the old residual; `residual` is what
     the codec left out (fp32, little endian; empty for a lossless codec) and goes into the next
-    round. `loss_trace` has one fp32 value a step; `sketch` is 64 fp32 values, little endian.
+    round. `loss_trace` has one fp32 value a step; `sketch` is 64 fp32 values, little endian. `kept`
+    is the optimizer's state where the run keeps it (see `optimizer`), else empty.
     """
 
     parts: list[bytes]
@@ -50,6 +53,7 @@ class LocalUpdate:
     samples: int
     loss_trace: list[float]
     sketch: bytes
+    kept: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

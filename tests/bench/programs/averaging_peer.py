@@ -34,6 +34,7 @@ from eigen.node.members import Members
 from eigen.node.records import SqliteRecords
 from eigen.node.rounds import Rounds
 from eigen.node.run_ports import RunPorts
+from eigen.node.states import StateFiles
 from eigen.node.worker import TrainingWorker
 from eigen.protocol.effects import Adopted, Event, Trained
 from eigen.protocol.membership import Membership
@@ -166,7 +167,10 @@ async def main(home: Path, wanted: dict[str, Any]) -> None:
         datasets = Datasets(
             me, NETWORK_ID, sealing, network, gossip, members, records, blobs, blocks
         )
-        ports = RunPorts(identity, network, gossip, records, blobs, blocks, datasets, worker, chain)
+        states = StateFiles(home / "optimizers", records)
+        ports = RunPorts(
+            identity, network, gossip, records, blobs, blocks, datasets, worker, chain, states
+        )
         rounds = Rounds(ports, members, deadlines, trains=not validates, on_adopted=lambda *_: None)
         gossip.join()
         async with trio.open_nursery() as nursery:
