@@ -51,9 +51,9 @@ class Paths:
         return self.home / "blobs"
 
     @property
-    def optimizers(self) -> Path:
-        """The folder of optimizer states, of runs that keep them."""
-        return self.home / "optimizers"
+    def states(self) -> Path:
+        """The folder of what trainers go on from: optimizer states, and their own last updates."""
+        return self.home / "states"
 
     @property
     def outbox(self) -> Path:
@@ -93,8 +93,8 @@ class Paths:
     def items(self) -> Mapping[str, Path]:
         """All of them by name, the home first. Raises what `control_socket` raises."""
         names = (
-            "home config_file network_file key_file sealing_key_file database blobs optimizers "
-            "outbox peerstore control_socket lock_file log_file"
+            "home config_file network_file key_file sealing_key_file database blobs states outbox "
+            "peerstore control_socket lock_file log_file"
         )
         return {name: getattr(self, name) for name in names.split()}
 

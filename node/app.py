@@ -132,7 +132,7 @@ async def run_node(
             blobs,
             blocks,
         )
-        states = StateFiles(home.paths.optimizers, records)
+        states = StateFiles(home.paths.states, records)
         states.clear_partial()
         ports = RunPorts(
             home.identity, network, gossip, records, blobs, blocks, datasets, worker, chain, states

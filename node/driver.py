@@ -20,7 +20,7 @@ from eigen.node.head_sync import HeadSync
 from eigen.node.lanes import Lanes
 from eigen.node.ports import RequestRefused
 from eigen.node.run_ports import RunPorts
-from eigen.node.updates import Superseded, Updates
+from eigen.node.updates import OwnUpdateLost, Superseded, Updates
 from eigen.node.worker import WorkerError
 from eigen.protocol.committee import CommitteeMachine, Promises
 from eigen.protocol.context import RunContext
@@ -277,6 +277,7 @@ class RunDriver:
         except (
             ShardUnavailable,
             ContentUnavailable,
+            OwnUpdateLost,
             Superseded,
             TrainingError,
             WorkerError,

@@ -1,7 +1,7 @@
-"""Optimizer states on disk, where a run keeps them: a file for each round that may be needed again.
+"""What a trainer goes on from after it made its update of a round: files, each for one round.
 
-A state is what a trainer goes on from after it made its update of a round. That of the round before
-stays until the round is over: who is killed makes the same update again, from the same state.
+Its optimizer's state where a run keeps moments, and the update's parts where rounds overlap. Those
+of the round before stay until the round is over: who is killed makes the same update again.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from eigen.protocol.types import RunId
 
 log = structlog.get_logger()
 
-KIND = "optimizer"
+OPTIMIZER, PARTS = KINDS = ("optimizer", "parts")
 
 
 class StateFiles:
@@ -27,9 +27,9 @@ class StateFiles:
         self._folder = folder
         self._records = records
 
-    async def put(self, run: RunId, round_: int, data: bytes) -> None:
-        """Store the state after a round, in place of another one; durable on return."""
-        path = self._path(run, round_)
+    async def put(self, kind: str, run: RunId, round_: int, data: bytes) -> None:
+        """Store what there is after a round, in place of another one; durable on return."""
+        path = self._path(kind, run, round_)
 
         def write() -> bytes:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -51,14 +51,14 @@ class StateFiles:
             return hashlib.sha256(data).digest()
 
         digest = await trio.to_thread.run_sync(write)
-        await self._records.commit([(KIND, _key(run, round_), digest)])
+        await self._records.commit([(kind, _key(run, round_), digest)])
 
-    async def get(self, run: RunId, round_: int) -> bytes:
-        """The state after a round; empty where there is none, or none that is as it was stored."""
-        digest = await self._records.get(KIND, _key(run, round_))
+    async def get(self, kind: str, run: RunId, round_: int) -> bytes:
+        """What there is after a round; empty where there is none, or none as it was stored."""
+        digest = await self._records.get(kind, _key(run, round_))
         if digest is None:
             return b""
-        path = self._path(run, round_)
+        path = self._path(kind, run, round_)
 
         def read() -> bytes:
             data = path.read_bytes()
@@ -70,31 +70,36 @@ class StateFiles:
             return await trio.to_thread.run_sync(read)
         except OSError as error:
             log.warning(
-                "an optimizer state is refused; training starts afresh",
+                "a stored state is refused; training starts without it",
                 file=str(path),
                 why=error.strerror or str(error),
             )
             return b""
 
     async def forget_before(self, run: RunId, round_: int) -> None:
-        """Remove the states after earlier rounds."""
-        old = [key for key, _ in await self._records.scan(KIND, run) if key < _key(run, round_)]
+        """Remove what there is of earlier rounds."""
+        old = [
+            (kind, key)
+            for kind in KINDS
+            for key, _ in await self._records.scan(kind, run)
+            if key < _key(run, round_)
+        ]
 
         def remove() -> None:
-            for key in old:
-                self._path(run, int.from_bytes(key[-8:], "big")).unlink(missing_ok=True)
+            for kind, key in old:
+                self._path(kind, run, int.from_bytes(key[-8:], "big")).unlink(missing_ok=True)
 
         if old:
             await trio.to_thread.run_sync(remove)
-            await self._records.commit([(KIND, key, None) for key in old])
+            await self._records.commit([(kind, key, None) for kind, key in old])
 
     def clear_partial(self) -> None:
         """Remove what killed writes left; only while no other process writes into the folder."""
         for left in self._folder.glob("partial-*"):
             left.unlink()
 
-    def _path(self, run: RunId, round_: int) -> Path:
-        return self._folder / f"{run.hex()}-{round_}.safetensors"
+    def _path(self, kind: str, run: RunId, round_: int) -> Path:
+        return self._folder / f"{run.hex()}-{round_}.{kind}"
 
 
 def _key(run: RunId, round_: int) -> bytes:

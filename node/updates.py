@@ -1,10 +1,11 @@
 """This node's own updates of one run: local steps, ahead of their round where rounds overlap.
 
-Which update is made when is the trainer machine's say. What the last credited update left out goes
-in when an update is encoded, which is when its round is open: only then it is known which was the
-last one.
+Which update is made when is the trainer machine's say. Steps that are made ahead begin where the
+node's own last update leads. What the last credited update left out goes in when an update is
+encoded, which is when its round is open: only then it is known which was the last one.
 """
 
+import io
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar
@@ -16,12 +17,14 @@ from eigen.node.datasets import ShardUnavailable
 from eigen.node.exchange import Exchange
 from eigen.node.fetch import ContentUnavailable
 from eigen.node.run_ports import RunPorts
+from eigen.node.states import OPTIMIZER, PARTS
 from eigen.node.worker import WorkerError
 from eigen.protocol.context import RunContext
 from eigen.protocol.effects import Train, TrainAhead
 from eigen.protocol.messages import Commitment, LocalWork
 from eigen.protocol.types import Cid
 from eigen.training.errors import StateError, TrainingError
+from eigen.training.frames import pack, read
 from eigen.training.results import LocalDelta, LocalUpdate
 from eigen.training.spec import keeps_moments
 
@@ -32,6 +35,10 @@ Made = TypeVar("Made", LocalDelta, LocalUpdate)
 
 class Superseded(Exception):
     """Local steps were ended because others are wanted."""
+
+
+class OwnUpdateLost(Exception):
+    """Steps were to begin after this node's own last update, which it has not."""
 
 
 class Updates:
@@ -48,12 +55,13 @@ class Updates:
         self._turn = trio.Lock()
         self._under_way: tuple[LocalWork, trio.CancelScope] | None = None
         self._made: tuple[LocalWork, LocalDelta] | None = None
+        self._own: tuple[int, list[bytes]] = (0, [])
 
     async def make(self, effect: Train) -> Commitment:
         """An update, trained now or ahead, and what this node commits to with it.
 
-        Raises `ShardUnavailable`, `ContentUnavailable`, `Superseded`, a `TrainingError` or a
-        `WorkerError`. A cancel ends the training.
+        Raises `ShardUnavailable`, `ContentUnavailable`, `OwnUpdateLost`, `Superseded`, a
+        `TrainingError` or a `WorkerError`. A cancel ends the training.
         """
         spec, worker, work = self._context.spec, self._ports.worker, effect.work
         if spec.overlap:
@@ -68,7 +76,9 @@ class Updates:
                 return await worker.train(spec, base, shards, work.order_seed, residual, kept)
 
             local = await self._keeping(train, effect.attempt.round)
-        return await self._exchange.keep_update(effect.attempt, work.base, local)
+        made = await self._exchange.keep_update(effect.attempt, work.base, local)
+        self._own = (effect.attempt.round, local.parts)
+        return made
 
     async def begin(self, effect: TrainAhead) -> None:
         """Local steps for a later `make`; where they fail, that one tries again."""
@@ -77,6 +87,7 @@ class Updates:
         except (
             ShardUnavailable,
             ContentUnavailable,
+            OwnUpdateLost,
             Superseded,
             TrainingError,
             WorkerError,
@@ -84,9 +95,9 @@ class Updates:
             log.info("not trained ahead", round=effect.attempt.round, why=str(error))
 
     async def forget_before(self, round_: int) -> None:
-        """A round is over: optimizer states of earlier ones are needed no more, at last of none."""
+        """A round is over: states of earlier ones are needed no more, at last of none."""
         spec = self._context.spec
-        if keeps_moments(spec):
+        if spec.overlap or keeps_moments(spec):
             needed = round_ if round_ < spec.rounds else round_ + 1
             await self._ports.states.forget_before(self._context.run, needed)
 
@@ -108,25 +119,43 @@ class Updates:
 
     async def _train(self, work: LocalWork, round_: int) -> LocalDelta:
         spec, worker = self._context.spec, self._ports.worker
+        own = await self._own_parts(round_ - 1) if work.ahead else []
         base, shards = await self._inputs(work)
 
         async def train(kept: bytes) -> LocalDelta:
-            return await worker.local_steps(spec, base, shards, work.order_seed, kept)
+            return await worker.local_steps(spec, base, shards, work.order_seed, kept, own)
 
         return await self._keeping(train, round_)
+
+    async def _own_parts(self, round_: int) -> list[bytes]:
+        """This node's update of a round, the one that was stored first: durable on return.
+
+        Raises `OwnUpdateLost` where it is not to be had any more.
+        """
+        run, states = self._context.run, self._ports.states
+        stored = await states.get(PARTS, run, round_)
+        if stored:
+            frame = read(io.BytesIO(stored))
+            assert frame is not None  # as it was written: its digest is checked
+            return frame[1]
+        known, parts = self._own
+        if known != round_:
+            raise OwnUpdateLost(f"this node's update of round {round_} is not here any more")
+        await states.put(PARTS, run, round_, b"".join(pack(PARTS, parts)))
+        return parts
 
     async def _keeping(self, train: Callable[[bytes], Awaitable[Made]], round_: int) -> Made:
         """Train from what the round before kept, and store what this one does before it counts."""
         run, states = self._context.run, self._ports.states
         if not keeps_moments(self._context.spec):
             return await train(b"")
-        kept = await states.get(run, round_ - 1)
+        kept = await states.get(OPTIMIZER, run, round_ - 1)
         try:
             made = await train(kept)
         except StateError as error:
             log.warning("an optimizer state is refused; training starts afresh", why=str(error))
             made = await train(b"")
-        await states.put(run, round_, made.kept)
+        await states.put(OPTIMIZER, run, round_, made.kept)
         return replace(made, kept=b"")
 
     async def _inputs(self, work: LocalWork) -> tuple[bytes, list[bytes]]:

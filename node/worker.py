@@ -168,11 +168,12 @@ class TrainingWorker:
         shards: Sequence[bytes],
         order_seed: bytes,
         kept: bytes = b"",
+        own: Sequence[bytes] = (),
         *,
         timeout_s: float = CALL_TIMEOUT_S,
     ) -> LocalDelta:
         """See `Engine.local_steps`. In a child of its own: other calls do not wait for it."""
-        values = [base, shards, order_seed, kept]
+        values = [base, shards, order_seed, kept, own]
         if self._beside is None:
             self._beside = TrainingWorker(**self._options)
             self._beside._closed = self._closed

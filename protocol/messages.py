@@ -175,11 +175,16 @@ class SeatVote:
 @message(91)
 @dataclass(frozen=True, slots=True)
 class LocalWork:
-    """What a trainer's update follows from; kept where it was begun ahead, never sent."""
+    """What a trainer's update follows from; kept where it was begun ahead, never sent.
+
+    `ahead`: the local steps begin where `base` is after the trainer's own update of the round
+    before, as if that were the average.
+    """
 
     base: Cid
     shards: Shards
     order_seed: Digest
+    ahead: bool
 
 
 @message(42)

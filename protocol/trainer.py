@@ -6,9 +6,9 @@
 
 A new attempt of the same round re-uses the update that was trained: local training is a function of
 public state and data. Where rounds overlap, a trainer that has its update begins that of the next
-round at once, from the same checkpoint, and commits to it when that round opens. What is handed to
-whom in an attempt is kept in `exchange`. Nothing here trains, sends or looks at a clock; see
-`effects`.
+round at once, from the same checkpoint and its own update, and commits to it when that round opens.
+What is handed to whom in an attempt is kept in `exchange`. Nothing here trains, sends or looks at a
+clock; see `effects`.
 """
 
 from collections.abc import Callable, Mapping
@@ -208,11 +208,12 @@ class TrainerMachine:
         begun = self._begun.get(exchange.attempt.round)
         if begun is not None and begun.base in self.context.bases(self.head.head):
             return begun
-        return self._dealt(exchange, order_seed)
+        return self._dealt(exchange)
 
-    def _dealt(self, exchange: Exchange, order: Callable[[Digest, Address], Digest]) -> LocalWork:
+    def _dealt(self, exchange: Exchange, *, ahead: bool = False) -> LocalWork:
         seed = round_seed(self.context.seed, exchange.attempt.round, self.head.previous)
-        return LocalWork(Cid(exchange.seat.base), exchange.shards or (), order(seed, self.me))
+        order = ahead_seed(seed, self.me) if ahead else order_seed(seed, self.me)
+        return LocalWork(Cid(exchange.seat.base), exchange.shards or (), order, ahead)
 
     # train and commit -----------------------------------------------------------------------------
     def _on_trained(self, event: Trained, now: float) -> list[Effect]:
@@ -223,10 +224,9 @@ class TrainerMachine:
         if work is None:
             return []
         self._trained = (work, event.commitment)
-        if exchange.shards is None or work != self._work(exchange):
+        current = exchange.shards is not None and work == self._work(exchange)
+        if self.phase is not Phase.TRAINING or not current:
             return [Note("too late to commit", event.attempt)]
-        if self.phase is not Phase.TRAINING:
-            return [Note("too late to commit", event.attempt), *self._train_ahead(exchange)]
         return self._commit(exchange, event.commitment, now)
 
     def _commit(self, exchange: Exchange, update: Commitment, now: float) -> list[Effect]:
@@ -242,13 +242,26 @@ class TrainerMachine:
         run, following = self.context.run, exchange.attempt.round + 1
         if not self.context.spec.overlap or following > self.context.spec.rounds:
             return []
-        work = self._begun.setdefault(following, self._dealt(exchange, ahead_seed))
+        work = self._begun.setdefault(following, self._dealt(exchange, ahead=True))
         key = run + following.to_bytes(8, "big")
         begin = TrainAhead(Attempt(run, following, 0), work)
         return [Persist("ahead", key, encode(work)), begin]
 
     def _on_train_failed(self, event: TrainFailed, _now: float) -> list[Effect]:
-        return [Note("training failed", event.attempt, event.reason)]
+        """Where it was begun ahead, train as everybody does who has nothing."""
+        effects: list[Effect] = [Note("training failed", event.attempt, event.reason)]
+        exchange, failed = self._exchange, self._training.pop(event.attempt, None)
+        if exchange is None or exchange.attempt != event.attempt or failed is None:
+            return effects
+        if self.phase is not Phase.TRAINING or not failed.ahead:
+            return effects
+        effects.append(self._forget_begun(event.attempt.round))
+        work = self._training[event.attempt] = self._work(exchange)
+        return [*effects, Train(event.attempt, work)]
+
+    def _forget_begun(self, round_: int) -> Persist:
+        self._begun.pop(round_, None)
+        return Persist("ahead", self.context.run + round_.to_bytes(8, "big"), None)
 
     def _on_commitment(self, sender: Address, made: Commitment, now: float) -> list[Effect]:
         if made.base not in self.context.bases(self.head.head):
@@ -386,10 +399,8 @@ class TrainerMachine:
         self._seat_votes = Tally()
         effects: list[Effect] = [Persist("result-vote", key, None) for key in sorted(self._voted)]
         self._voted.clear()  # a round that is over takes no votes
-        for over in sorted(r for r in self._begun if r <= self.head.round):
-            del self._begun[over]
-            key = self.context.run + over.to_bytes(8, "big")
-            effects.append(Persist("ahead", key, None))
+        over = sorted(r for r in self._begun if r <= self.head.round)
+        effects += [self._forget_begun(round_) for round_ in over]
         for sender, said in self._ahead.take_all():
             effects += self._received(Received(sender, said), now)
         return effects

@@ -97,15 +97,20 @@ class Engine:
         shards: Sequence[bytes],
         order_seed: bytes,
         kept: bytes = b"",
+        own: Sequence[bytes] = (),
     ) -> LocalDelta:
         """One round of local steps from checkpoint `base` on `shards`, to be encoded later.
 
-        With `kept` the optimizer goes on where it was; and so does the data order, while the shards
-        are the same. Raises `SpecError`, `CheckpointError`, `ShardError`, `StateError` or
+        With the parts of this trainer's `own` last update they begin where that leads, as if it
+        were the average, which is not known yet. With `kept` the optimizer goes on where it was;
+        and so does the data order, while the shards are the same. Raises `SpecError`,
+        `CheckpointError`, `ShardError`, `StateError`, `BadInput` where `own` does not decode, or
         `Diverged`.
         """
         declared = check(spec)
         start = checkpoints.read(base, spec, declared)
+        if own:
+            start = _stepped(spec, start, own, CODECS[spec.codec])
         samples = join([_shard(declared, data, f"shard {i}: ") for i, data in enumerate(shards)])
         before, place = _begin(spec, declared, start, shards, order_seed, kept)
         local = local_steps(
@@ -201,26 +206,8 @@ class Engine:
         """
         declared = check(spec)
         start = checkpoints.read(base, spec, declared)
-        sizes = part_sizes(spec)
-        if len(results) != part_count(spec):
-            raise ValueError(f"{len(results)} results, the run has {part_count(spec)} parts")
-        delta_P = torch.cat(
-            [
-                _decode(CODECS[spec.result_codec], part, data, values)
-                for part, (data, values) in enumerate(zip(results, sizes, strict=False))
-            ]
-        )
-        moments = None
-        if start.moments is not None:
-            steps = min(start.moments.steps + spec.inner.steps, checkpoints.STEPS_MAX)
-            moments = checkpoints.Moments(_decode_moments(spec, results), delta_P, steps)
-        theta_P, momentum_P = OUTER_RULES[spec.outer.rule].step(
-            start.theta_P, start.momentum_P, delta_P, spec.outer
-        )
-        for vector_P in (theta_P, momentum_P):
-            if vector_P is not None and not bool(vector_P.isfinite().all()):
-                raise Diverged("the outer step gives values that are not finite")
-        return checkpoints.write(checkpoints.Checkpoint(theta_P, momentum_P, moments), declared)
+        after = _stepped(spec, start, results, CODECS[spec.result_codec])
+        return checkpoints.write(after, declared)
 
     def evaluate(self, spec: RunSpec, checkpoint: bytes, data: bytes) -> Evaluation:
         """Loss and accuracy of a checkpoint on the samples in `data` (shard format).
@@ -230,6 +217,32 @@ class Engine:
         declared = check(spec)
         state = checkpoints.read(checkpoint, spec, declared)
         return evaluate(build(declared), state.theta_P, _shard(declared, data), device=self._device)
+
+
+def _stepped(
+    spec: RunSpec, start: checkpoints.Checkpoint, parts: Sequence[bytes], codec: Codec
+) -> checkpoints.Checkpoint:
+    """The outer step from encoded parts, be they the average's or one trainer's."""
+    sizes = part_sizes(spec)
+    if len(parts) != part_count(spec):
+        raise ValueError(f"{len(parts)} results, the run has {part_count(spec)} parts")
+    delta_P = torch.cat(
+        [
+            _decode(codec, part, data, values)
+            for part, (data, values) in enumerate(zip(parts, sizes, strict=False))
+        ]
+    )
+    moments = None
+    if start.moments is not None:
+        steps = min(start.moments.steps + spec.inner.steps, checkpoints.STEPS_MAX)
+        moments = checkpoints.Moments(_decode_moments(spec, parts), delta_P, steps)
+    theta_P, momentum_P = OUTER_RULES[spec.outer.rule].step(
+        start.theta_P, start.momentum_P, delta_P, spec.outer
+    )
+    for vector_P in (theta_P, momentum_P):
+        if vector_P is not None and not bool(vector_P.isfinite().all()):
+            raise Diverged("the outer step gives values that are not finite")
+    return checkpoints.Checkpoint(theta_P, momentum_P, moments)
 
 
 def _shard(declared: Declaration, data: bytes, prefix: str = "") -> Samples:

@@ -25,22 +25,19 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec, RunSpec
 from eigen.protocol.types import Cid
 from eigen.training import checkpoint as checkpoints
-from eigen.training.adamw import AdamW
 from eigen.training.architectures import declare
 from eigen.training.codecs.registry import CODECS
 from eigen.training.datasets import Samples, split, write_shard
 from eigen.training.engine import Engine
-from eigen.training.inner import ALONE, evaluate, gradient, local_steps
-from eigen.training.models import build, initial_vector, unflatten
+from eigen.training.inner import evaluate, local_steps
+from eigen.training.models import build, initial_vector
 from eigen.training.presets import CHAR_GPT
 from eigen.training.spec import MOMENTS
-from eigen.training.streams import batch_indices
 from eigen.training.text import standard_library
 
 SMALL = ModelSpec(
@@ -49,8 +46,6 @@ SMALL = ModelSpec(
 """111k parameters; `--model preset` takes the preset's."""
 DEFAULT_CODEC, DEFAULT_STEPS = CHAR_GPT.codec, 25
 STARTS, SPLITS = ["warm", "scratch"], ["iid", "dirichlet"]
-KEPT = "kept"
-"""Not a run's: each peer keeps its optimizer from round to round; with `--outer sgd` only."""
 TOPICS, CONCENTRATION = 64, 0.5
 """The text is cut into stretches, and each is dealt in shares that Dirichlet(0.5) draws."""
 OUTER = {
@@ -126,10 +121,7 @@ class Bench:
         """Validation losses, gap and reduction of one row."""
         began = time.perf_counter()
         central = self._central(row.peers, row.start, row.budget, row.seed)
-        if row.moments == KEPT:
-            loss, round_bytes = self._train_keeping(row), 8.0 * self.parameters
-        else:
-            loss, round_bytes = self._train_apart(row)
+        loss, round_bytes = self._train_apart(row)
         return {
             "central_loss": round(central, 4),
             "loss": round(loss, 4),
@@ -186,9 +178,9 @@ class Bench:
         begun = replace(begun, theta_P=self._begin(row.start, row.seed))
         before = checkpoint = checkpoints.write(begun, self._declared)
         shards = [write_shard(shard) for shard in self._shards(row)]
-        residuals = [b""] * row.peers
+        residuals, kept = [b""] * row.peers, [b""] * row.peers
         carried = [b""] * engine.part_count(spec)
-        moved = 0
+        moved, last = 0, []
         for number in range(spec.rounds):
             updates = []
             for peer in range(row.peers):
@@ -197,11 +189,12 @@ class Bench:
                     self._order(row, number, peer),
                     shards[self._shard(row, number - ahead, peer)],
                 )
-                base = before if ahead else checkpoint
-                update = engine.train(spec, base, [shard], order, residuals[peer])
-                residuals[peer] = update.residual
+                base, own = (before, last[peer].parts) if ahead else (checkpoint, ())
+                steps = engine.local_steps(spec, base, [shard], order, kept[peer], own)
+                update = steps.encoded(engine.encode(spec, steps.delta, residuals[peer]))
+                residuals[peer], kept[peer] = update.residual, update.kept
                 updates.append(update)
-            results = []
+            last, results = updates, []
             for part in range(len(carried)):
                 inputs = [(update.parts[part], update.samples) for update in updates]
                 average = engine.aggregate(spec, part, inputs, carried[part])
@@ -211,26 +204,6 @@ class Bench:
             before, checkpoint = checkpoint, engine.outer_step(spec, checkpoint, results)
         loss = engine.evaluate(spec, checkpoint, write_shard(self._held_out)).loss
         return loss, moved / spec.rounds
-
-    def _train_keeping(self, row: Row) -> float:
-        """As `_train_apart`, without a codec, and each peer keeps its optimizer: no node does."""
-        inner, layout, model = self._spec(row).inner, self._declared.layout, build(self._declared)
-        theta_P = self._begin(row.start, row.seed).clone()
-        locals_NP = [theta_P.clone() for _ in range(row.peers)]
-        optimizers = [AdamW(local_P, inner) for local_P in locals_NP]
-        shards = self._shards(row)
-        for number in range(row.budget // row.steps):
-            for peer, (local_P, optimizer) in enumerate(zip(locals_NP, optimizers, strict=True)):
-                local_P.copy_(theta_P)
-                views = unflatten(layout, local_P)
-                parameters = {name: view.detach().requires_grad_() for name, view in views.items()}
-                samples = shards[self._shard(row, number, peer)]
-                order = self._order(row, number, peer)
-                for index_B in batch_indices(order, len(samples), inner.steps, inner.batch):
-                    _, grad_P = gradient(model, parameters, samples, index_B, inner, ALONE)
-                    optimizer.step(grad_P)
-            theta_P = torch.stack(locals_NP).mean(0)
-        return evaluate(model, theta_P, self._held_out).loss
 
     def _order(self, row: Row, number: int, peer: int) -> bytes:
         return hashlib.sha256(f"{row.seed}/{number}/{peer}".encode()).digest()
@@ -295,9 +268,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--peers", type=int, nargs="+", default=[4, 8])
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 25, 50, 100], help="H")
     parser.add_argument("--codec", nargs="+", choices=names, default=names)
-    parser.add_argument(
-        "--moments", nargs="+", choices=[*MOMENTS, KEPT], default=[CHAR_GPT.inner.moments]
-    )
+    parser.add_argument("--moments", nargs="+", choices=MOMENTS, default=[CHAR_GPT.inner.moments])
     parser.add_argument("--warm", type=int, default=1000, help="steps before a warm start")
     parser.add_argument("--outer", nargs="+", choices=list(OUTER), default=["sgd"])
     parser.add_argument(
@@ -315,8 +286,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--into", type=Path, help="file of finished rows, one a line")
     options = parser.parse_args()
-    if KEPT in options.moments and options.outer != ["sgd"]:
-        parser.error(f"--moments {KEPT} needs --outer sgd: it makes no outer step with momentum")
     if options.quick:
         options.peers, options.steps, options.seeds = [4], [DEFAULT_STEPS], 1
         options.start, options.split, options.budget = ["scratch"], ["iid"], 50

@@ -93,12 +93,12 @@ def test_who_has_committed_begins_the_next_update_and_commits_to_it_in_the_next_
     seat = trainer.seat()
     seed = round_seed(RUN.seed, 1, Digest(bytes(32)))
     shards = seat.members[0].shards
-    assert first.work == LocalWork(Cid(RUN.genesis), shards, order_seed(seed, A))
+    assert first.work == LocalWork(Cid(RUN.genesis), shards, order_seed(seed, A), False)
 
     effects = trainer.tell(Trained(seat.attempt, commitment(seat.attempt, RUN.genesis)))
     assert published(effects) == [commitment(seat.attempt, RUN.genesis)]
     [ahead] = of_kind(effects, TrainAhead)
-    assert ahead.work == LocalWork(Cid(RUN.genesis), shards, ahead_seed(seed, A))
+    assert ahead.work == LocalWork(Cid(RUN.genesis), shards, ahead_seed(seed, A), True)
     [kept] = of_kind(effects, Persist)
     assert decode(kept.value, LocalWork) == ahead.work
     assert effects.index(kept) < effects.index(ahead)
@@ -130,24 +130,36 @@ def test_a_new_attempt_of_the_round_uses_what_was_trained_ahead() -> None:
     assert of_kind(effects, TrainAhead) == [begun]
 
 
-def test_a_trainer_that_was_late_begins_the_next_update_all_the_same() -> None:
+def test_a_trainer_that_was_late_begins_nothing() -> None:
+    """What it has trained stands in nobody's way, and nobody could tell from what it went on."""
     trainer = Trainer()
     trainer.open()
     seat = trainer.seat()
     trainer.machine.phase = Phase.EXCHANGING
     effects = trainer.tell(Trained(seat.attempt, commitment(seat.attempt, RUN.genesis)))
-    assert [type(e) for e in effects] == [Note, Persist, TrainAhead]
+    assert [type(e) for e in effects] == [Note]
+
+
+def test_where_what_was_begun_fails_a_trainer_trains_as_one_that_has_nothing() -> None:
+    work = LocalWork(Cid(RUN.genesis), (1,), Digest(b"o" * 32), True)
+    trainer = Trainer(record(Trainer().seat()), begun={2: work})
+    trainer.open()
+    at = trainer.seat().attempt
+    note, forgotten, train = trainer.tell(TrainFailed(at, "lost"))
+    assert (note.detail, forgotten.value) == ("lost", None)
+    assert (train.work.base, train.work.ahead) == (NEXT, False)
+    assert [type(e) for e in trainer.tell(TrainFailed(at, "no key"))] == [Note]
 
 
 def test_after_a_restart_a_trainer_trains_what_it_had_begun() -> None:
-    work = LocalWork(Cid(RUN.genesis), (1,), Digest(b"o" * 32))
+    work = LocalWork(Cid(RUN.genesis), (1,), Digest(b"o" * 32), True)
     one = record(Trainer().seat())
     [again] = of_kind(Trainer(one, begun={2: work}).open(), Train)
     assert again.work == work
 
 
 def test_what_was_begun_for_a_round_that_went_by_is_forgotten() -> None:
-    work = LocalWork(Cid(RUN.genesis), (1,), Digest(b"o" * 32))
+    work = LocalWork(Cid(RUN.genesis), (1,), Digest(b"o" * 32), True)
     trainer = Trainer(begun={2: work})
     two = replace(record(trainer.seat()), attempt=Attempt(RUN.run, 2, 0), base=NEXT)
     [forgotten] = of_kind(trainer.tell(Adopted(two)), Persist)
@@ -162,7 +174,10 @@ def test_what_was_begun_for_a_round_that_went_by_is_forgotten() -> None:
 
 def test_work_from_another_base_than_the_round_before_is_not_used() -> None:
     stale = LocalWork(
-        Cid("bafkreieq5jui4j25lacwomsqgjeswwl3y5zcdrresptwgmfylxo2depppq"), (1,), Digest(b"o" * 32)
+        Cid("bafkreieq5jui4j25lacwomsqgjeswwl3y5zcdrresptwgmfylxo2depppq"),
+        (1,),
+        Digest(b"o" * 32),
+        True,
     )
     one = record(Trainer().seat())
     [train] = of_kind(Trainer(one, begun={2: stale}).open(), Train)

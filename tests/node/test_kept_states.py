@@ -19,7 +19,7 @@ from test_rounds_service import cast
 from training_child import ROUNDS
 
 from eigen.node.records import SqliteRecords
-from eigen.node.states import StateFiles
+from eigen.node.states import OPTIMIZER, StateFiles
 from eigen.protocol.run import InnerSpec
 from eigen.protocol.types import RunId
 
@@ -30,22 +30,26 @@ CHILD = Path(__file__).with_name("training_child.py")
 @pytest.fixture
 def states(tmp_path: Path) -> Iterator[StateFiles]:
     with closing(SqliteRecords(tmp_path / "node.sqlite3")) as records:
-        yield StateFiles(tmp_path / "optimizers", records)
+        yield StateFiles(tmp_path / "states", records)
 
 
 async def test_a_state_is_there_until_its_round_is_long_over(
     states: StateFiles, tmp_path: Path
 ) -> None:
-    assert await states.get(RUN, 1) == b""
+    assert await states.get(OPTIMIZER, RUN, 1) == b""
     for number in (1, 2, 3):
-        await states.put(RUN, number, b"state %d" % number)
-    await states.put(RUN, 3, b"again")
-    await states.put(RunId(b"s" * 32), 1, b"another run's")
-    assert [await states.get(RUN, n) for n in (1, 2, 3)] == [b"state 1", b"state 2", b"again"]
+        await states.put(OPTIMIZER, RUN, number, b"state %d" % number)
+    await states.put(OPTIMIZER, RUN, 3, b"again")
+    await states.put(OPTIMIZER, RunId(b"s" * 32), 1, b"another run's")
+    assert [await states.get(OPTIMIZER, RUN, n) for n in (1, 2, 3)] == [
+        b"state 1",
+        b"state 2",
+        b"again",
+    ]
     await states.forget_before(RUN, 3)
-    assert [await states.get(RUN, n) for n in (1, 2, 3)] == [b"", b"", b"again"]
-    assert await states.get(RunId(b"s" * 32), 1) == b"another run's"
-    assert len(list((tmp_path / "optimizers").iterdir())) == 2
+    assert [await states.get(OPTIMIZER, RUN, n) for n in (1, 2, 3)] == [b"", b"", b"again"]
+    assert await states.get(OPTIMIZER, RunId(b"s" * 32), 1) == b"another run's"
+    assert len(list((tmp_path / "states").iterdir())) == 2
 
 
 @pytest.mark.parametrize(
@@ -59,23 +63,23 @@ async def test_a_state_is_there_until_its_round_is_long_over(
 async def test_a_spoiled_state_is_refused_with_the_reason(
     states: StateFiles, tmp_path: Path, spoil: Any, why: str
 ) -> None:
-    await states.put(RUN, 1, b"state")
-    spoil(tmp_path / "optimizers" / f"{RUN.hex()}-1.safetensors")
+    await states.put(OPTIMIZER, RUN, 1, b"state")
+    spoil(tmp_path / "states" / f"{RUN.hex()}-1.optimizer")
     with structlog.testing.capture_logs() as logs:
-        assert await states.get(RUN, 1) == b""
+        assert await states.get(OPTIMIZER, RUN, 1) == b""
     [said] = logs
     assert said["why"] == why
-    assert said["file"].endswith("-1.safetensors")
-    await states.put(RUN, 1, b"new")
-    assert await states.get(RUN, 1) == b"new"
+    assert said["file"].endswith("-1.optimizer")
+    await states.put(OPTIMIZER, RUN, 1, b"new")
+    assert await states.get(OPTIMIZER, RUN, 1) == b"new"
 
 
 def test_what_a_killed_write_left_is_removed(states: StateFiles, tmp_path: Path) -> None:
     states.clear_partial()
-    (tmp_path / "optimizers").mkdir()
-    (tmp_path / "optimizers" / "partial-x").write_bytes(b"half")
+    (tmp_path / "states").mkdir()
+    (tmp_path / "states" / "partial-x").write_bytes(b"half")
     states.clear_partial()
-    assert list((tmp_path / "optimizers").iterdir()) == []
+    assert list((tmp_path / "states").iterdir()) == []
 
 
 @pytest.mark.timeout(180)
@@ -85,8 +89,8 @@ async def test_a_trainer_whose_state_is_bad_trains_afresh_and_says_why(tmp_path:
         states, run = at.alice.driver.ports.states, at.context.run
         get, spoiled = states.get, []
 
-        async def damaged(of: RunId, round_: int) -> bytes:
-            state = await get(of, round_)
+        async def damaged(kind: str, of: RunId, round_: int) -> bytes:
+            state = await get(kind, of, round_)
             if round_ != 2:
                 return state
             spoiled.append(state)
@@ -103,7 +107,9 @@ async def test_a_trainer_whose_state_is_bad_trains_afresh_and_says_why(tmp_path:
         for number in (3, 4):
             paid = {c.account for c in at.val.driver.history[number].trainers}
             assert paid == set(at.trainers)
-        assert b'"steps":"4"' in await get(run, 3) or b'"steps":"8"' in await get(run, 4)
+        assert b'"steps":"4"' in await get(OPTIMIZER, run, 3) or b'"steps":"8"' in await get(
+            OPTIMIZER, run, 4
+        )
 
 
 # kill -9 ----------------------------------------------------------------------------------------

@@ -85,12 +85,14 @@ async def test_updates_come_from_the_checkpoint_before_and_can_be_replayed(
         assert at.val.notes("audit failed") == []
         assert alice.made[1].commitment.base == run.genesis
         for number in range(2, 6):
-            # All of it is public: the seat of the round before names base and shards.
+            # All of it is public: the round before names base and shards, and has the own update.
             before, made = history[number - 1], alice.made[number]
             seed = round_seed(run.seed, number - 1, before.previous)
             members, _ = assign_open(sorted(at.trainers), run.shard_count, seed)
             [shards] = [m.shards for m in members if m.trainer == at.alice.address]
-            assert made.work == LocalWork(before.base, shards, ahead_seed(seed, at.alice.address))
+            assert made.work == LocalWork(
+                before.base, shards, ahead_seed(seed, at.alice.address), True
+            )
             assert made.commitment.base == before.base
         made = alice.made[4]
         theta = await at.val.peer.blobs.get(made.work.base)
@@ -98,7 +100,9 @@ async def test_updates_come_from_the_checkpoint_before_and_can_be_replayed(
         opened = [
             await at.bob.peer.datasets.open_shard(run.spec.dataset, s) for s in made.work.shards
         ]
-        again = await at.worker.train(run.spec, theta, opened, made.work.order_seed, made.residual)
+        own = alice.made[3].local.parts
+        steps = await at.worker.local_steps(run.spec, theta, opened, made.work.order_seed, b"", own)
+        again = steps.encoded(await at.worker.encode(run.spec, steps.delta, made.residual))
         assert again == made.local
 
 
@@ -182,10 +186,10 @@ async def test_steps_that_nobody_wants_any_more_are_ended(tmp_path: Path) -> Non
 
         at.worker.local_steps = hang  # type: ignore[method-assign]
         async with trio.open_nursery() as nursery:
-            unwanted = LocalWork(base, (0,), Digest(b"a" * 32))
+            unwanted = LocalWork(base, (0,), Digest(b"a" * 32), False)
             nursery.start_soon(updates.begin, TrainAhead(second, unwanted))
             await until(lambda: called)
-            wanted = LocalWork(base, (1,), order_seed(run.seed, at.alice.address))
+            wanted = LocalWork(base, (1,), order_seed(run.seed, at.alice.address), False)
             made = await updates.make(Train(Attempt(run.run, 3, 0), wanted))
         assert len(called) == 2
         assert made.base == base

@@ -159,7 +159,7 @@ async def cast(folder: Path, *, sealed: bool = True, **changes: Any) -> AsyncIte
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
         members = [
-            await _member(one, context, genesis, worker, folder / one.address.hex() / "optimizers")
+            await _member(one, context, genesis, worker, folder / one.address.hex() / "states")
             for one in people
         ]
         yield Cast(*members, worker, nursery)

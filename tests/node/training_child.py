@@ -23,7 +23,7 @@ from eigen.node.datasets import Dataset
 from eigen.node.driver import RunDriver
 from eigen.node.rounds import Rounds
 from eigen.node.run_ports import RunPorts
-from eigen.node.states import StateFiles
+from eigen.node.states import OPTIMIZER, StateFiles
 from eigen.node.worker import TrainingWorker
 from eigen.protocol.effects import Train
 from eigen.protocol.messages import Commitment
@@ -57,7 +57,7 @@ def services(one: Peer, folder: Path, worker: TrainingWorker) -> Rounds:
         one.datasets,
         worker,
         Chain(provider, contracts, chain_id=1, secret=secret, outbox_path=None),
-        StateFiles(folder / "optimizers", one.records),
+        StateFiles(folder / "states", one.records),
     )
     quick = Parameters(commit_s=10.0, attempt_s=10.0, resend_s=0.2, notices_s=0.5)
     trains = one.address == TRAINER.address
@@ -90,7 +90,7 @@ async def main(folder: Path, overlap: bool) -> None:
         tell(drivers[0])
         while not drivers[0].head.finished:  # noqa: ASYNC110 (a run has no event for it)
             await trio.sleep(0.02)
-        say(done=True, files=sorted(path.name for path in (folder / "optimizers").iterdir()))
+        say(done=True, files=sorted(path.name for path in (folder / "states").iterdir()))
         nursery.cancel_scope.cancel()
 
 
@@ -101,7 +101,7 @@ def tell(driver: RunDriver) -> None:
     async def told(effect: Train) -> Commitment:
         made = await make(effect)
         number = effect.attempt.round
-        place, _ = tensorfile.read(await states.get(effect.attempt.run, number))
+        place, _ = tensorfile.read(await states.get(OPTIMIZER, effect.attempt.run, number))
         say(
             round=number,
             base=made.base,

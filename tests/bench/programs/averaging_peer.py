@@ -167,7 +167,7 @@ async def main(home: Path, wanted: dict[str, Any]) -> None:
         datasets = Datasets(
             me, NETWORK_ID, sealing, network, gossip, members, records, blobs, blocks
         )
-        states = StateFiles(home / "optimizers", records)
+        states = StateFiles(home / "states", records)
         ports = RunPorts(
             identity, network, gossip, records, blobs, blocks, datasets, worker, chain, states
         )
