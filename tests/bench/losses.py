@@ -27,8 +27,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from eigen.protocol.cid import raw_cid
 from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec, RunSpec
-from eigen.protocol.types import Cid
 from eigen.training import checkpoint as checkpoints
 from eigen.training.architectures import declare
 from eigen.training.codecs.registry import CODECS
@@ -134,7 +134,7 @@ class Bench:
         return RunSpec(
             name="losses",
             model=self._model,
-            dataset=Cid("b"),
+            dataset=raw_cid(b""),
             rounds=max(1, row.budget // row.steps),
             inner=InnerSpec(row.steps, self._batch, self._lr, 0.01, moments=row.moments),
             outer=OUTER[row.outer],
