@@ -147,7 +147,7 @@ class Bench:
             reward_per_round=0,
             validator_share_bps=0,
             seed=row.seed,
-            overlap=row.overlap,
+            overlap=bool(row.overlap),
         )
 
     def _in_one_place(self, theta_P: Tensor, steps: int, batch: int, name: str) -> Tensor:
