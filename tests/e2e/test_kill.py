@@ -45,7 +45,7 @@ lr = 1.0
 
 
 @asynccontextmanager
-async def running(rounds: int, settings: str = "") -> AsyncIterator[LocalNetwork]:
+async def running(rounds: int) -> AsyncIterator[LocalNetwork]:
     """A network whose members have just voted a run of so many rounds in."""
     with tempfile.TemporaryDirectory(prefix="eigen-", ignore_cleanup_errors=True) as name:
         root = Path(name)
@@ -54,7 +54,7 @@ async def running(rounds: int, settings: str = "") -> AsyncIterator[LocalNetwork
             await nursery.start(network.run)
             await network.until(lambda: all(n.status["peers"] == 5 for n in network.nodes), 60)
             run_file = root / "run.toml"
-            run_file.write_text(settings + RUN_FILE.format(rounds=rounds))
+            run_file.write_text(RUN_FILE.format(rounds=rounds))
             proposal = await network.propose(network.trainers[0], run_file)
             await network.until(lambda: all(n.status["proposals"] for n in network.nodes), 30)
             await network.vote_all(proposal["run"])
@@ -163,28 +163,3 @@ async def test_a_run_ends_without_a_dead_trainer_while_the_chain_is_away() -> No
         )
         claim = json.loads(await eigen(victim.home, "claim", "--json"))
         assert int(claim["amount"]) == int(network.run_of(victim)["earned"]) > 0
-
-
-@pytest.mark.timeout(400)
-async def test_a_trainer_killed_while_rounds_overlap_comes_back_without_blame() -> None:
-    async with running(rounds=5000, settings="overlap = true\n") as network:
-        watcher, victim = network.validators[0], network.trainers[1]
-        others = [n for n in network.nodes if n is not victim]
-        await network.until(lambda: len(paid(network, watcher, victim)) >= 3, 60)
-        victim.kill()
-        for phase in ("commit", "exchange", "notice"):
-            up_and_die(victim, phase)
-            died = await death(victim, phase)
-            await network.until(
-                lambda died=died: network.run_of(watcher)["round"] > died, 60, others
-            )
-            assert died not in paid(network, watcher, victim)
-        victim.up()
-        await network.answers(victim)
-        back = network.run_of(watcher)["round"]
-        await network.until(lambda: any(n > back for n in paid(network, watcher, victim)), 60)
-        await assert_replicas_identical(network)
-        for node in others:
-            peers = json.loads(await eigen(node.home, "peers", "--json"))
-            scores = {peer["address"]: peer["score"] for peer in peers}
-            assert scores[format_address(victim.address)] == 0, "it said two things in one attempt"
