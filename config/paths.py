@@ -51,6 +51,11 @@ class Paths:
         return self.home / "blobs"
 
     @property
+    def states(self) -> Path:
+        """The folder of what trainers go on from: optimizer states, and their own last updates."""
+        return self.home / "states"
+
+    @property
     def outbox(self) -> Path:
         """Transactions that are not final yet (SQLite)."""
         return self.home / "outbox.sqlite3"
@@ -88,7 +93,7 @@ class Paths:
     def items(self) -> Mapping[str, Path]:
         """All of them by name, the home first. Raises what `control_socket` raises."""
         names = (
-            "home config_file network_file key_file sealing_key_file database blobs outbox "
+            "home config_file network_file key_file sealing_key_file database blobs states outbox "
             "peerstore control_socket lock_file log_file"
         )
         return {name: getattr(self, name) for name in names.split()}

@@ -36,6 +36,7 @@ from eigen.node.retention import Retention
 from eigen.node.rounds import Rounds
 from eigen.node.run_ports import RunPorts
 from eigen.node.settlement import Settlement
+from eigen.node.states import StateFiles
 from eigen.node.upload import UploadMeter
 from eigen.node.worker import TrainingWorker
 from eigen.protocol.governance import Governance
@@ -147,6 +148,7 @@ async def run_node(
             worker,
             chain,
             retention,
+            open_states(home, records),
             upload,
         )
         poll_s = config.chain.poll_s
@@ -199,6 +201,13 @@ async def run_node(
             await nursery.start(control.run)
             log.info("node up", address=me.hex(), addrs=list(network.listen_addrs()))
             task_status.started()
+
+
+def open_states(home: Home, records: SqliteRecords) -> StateFiles:
+    """What this node keeps of its own training from round to round."""
+    states = StateFiles(home.paths.states, records)
+    states.clear_partial()
+    return states
 
 
 def open_chain(home: Home) -> EvmChain:

@@ -4,7 +4,7 @@ The machines decide; this file only does what they say. One task feeds them, so 
 events at once; effects that take time run beside it and come back as events.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
 import structlog
@@ -20,6 +20,7 @@ from eigen.node.head_sync import HeadSync
 from eigen.node.lanes import Lanes
 from eigen.node.ports import RequestRefused
 from eigen.node.run_ports import RunPorts
+from eigen.node.updates import OwnUpdateLost, Superseded, Updates
 from eigen.node.worker import WorkerError
 from eigen.protocol.committee import CommitteeMachine, Promises
 from eigen.protocol.context import RunContext
@@ -55,12 +56,14 @@ from eigen.protocol.effects import (
     Stepped,
     TimerFired,
     Train,
+    TrainAhead,
     Trained,
     TrainFailed,
 )
 from eigen.protocol.head import HeadMachine
 from eigen.protocol.messages import (
     Attempt,
+    LocalWork,
     RoundRecord,
     StepNotice,
 )
@@ -102,18 +105,20 @@ class RunDriver:
         head: HeadReply | None,
         promises: Promises | None,
         voted: frozenset[bytes],
+        begun: Mapping[int, LocalWork] | None = None,
     ) -> None:
         me = ports.identity.address
         self.context = context
         self.ports = ports
         self.me = me
         self.head = HeadMachine(context, head.records[0] if head else None)
-        self.trainer = TrainerMachine(context, me, self.head, voted) if trains else None
+        self.trainer = TrainerMachine(context, me, self.head, voted, begun) if trains else None
         validates = me in context.validators
         self.committee = CommitteeMachine(context, me, self.head, promises) if validates else None
         self.exchange = Exchange(
             context, me, ports.network, ports.blobs, ports.worker, ports.blocks, ports.retention
         )
+        self.updates = Updates(context, ports, self.exchange)
         self.auditor = Auditor(self.exchange, me, ports.network, ports.blobs, ports.worker)
         self.history: dict[int, RoundRecord] = {}
         self.notes: list[tuple[str, str]] = []
@@ -182,6 +187,7 @@ class RunDriver:
             if event.record.attempt.round <= self.head.round:
                 return
             self._finish_round(event.record)
+            await self.updates.forget_before(event.record.attempt.round)
         now = trio.current_time()
         for machine in (self.head, self.trainer, self.committee):
             if machine is not None:
@@ -222,6 +228,8 @@ class RunDriver:
                 self.notes = [*self.notes[-63:], (what, detail)]
             case Train():
                 soon(self._train, effect)
+            case TrainAhead():
+                soon(self.updates.begin, effect)
             case SendPart(attempt=attempt, part=part, owner=owner, reserve=reserve):
                 make = partial(self.exchange.part_for, attempt, part)
                 self._lanes.post(owner, make, reserve=reserve)
@@ -284,32 +292,18 @@ class RunDriver:
     async def _train(self, effect: Train) -> None:
         attempt = effect.attempt
         try:
-            base = await self.ports.blocks.fetch(effect.base)
-            with trio.fail_after(self.context.deadlines.commit_s):
-                shards = [
-                    await self.ports.datasets.open_shard(self.context.spec.dataset, shard)
-                    for shard in effect.shards
-                ]
-            residual = await self._stored_residual()
-            local = await self.ports.worker.train(
-                self.context.spec,
-                base,
-                shards,
-                effect.order_seed,
-                residual,
-                rounds_before=attempt.round - 1,
-            )
-        except trio.TooSlowError:
-            self.post(TrainFailed(attempt, "no key was granted for the shard in time"))
-        except (ShardUnavailable, ContentUnavailable, TrainingError, WorkerError) as error:
+            made = await self.updates.make(effect)
+        except (
+            ShardUnavailable,
+            ContentUnavailable,
+            OwnUpdateLost,
+            Superseded,
+            TrainingError,
+            WorkerError,
+        ) as error:
             self.post(TrainFailed(attempt, str(error)))
         else:
-            made = await self.exchange.keep_update(attempt, effect.base, local)
             self.post(Trained(attempt, made))
-
-    async def _stored_residual(self) -> bytes:
-        cid = await self.ports.records.get("residual", self.context.run)
-        return (await self.ports.blobs.get(Cid(cid.decode())) or b"") if cid else b""
 
     async def _aggregate(self, work: Callable[[], Awaitable[Event]], part: int) -> None:
         try:

@@ -25,7 +25,7 @@ from eigen.protocol.context import Deadlines, RunContext
 from eigen.protocol.effects import PeerDown, PeerUp
 from eigen.protocol.limits import PENALTY_MALFORMED
 from eigen.protocol.membership import TRAINER
-from eigen.protocol.messages import Attestation, Payout, RoundRecord, Topic
+from eigen.protocol.messages import Attestation, LocalWork, Payout, RoundRecord, Topic
 from eigen.protocol.requests import (
     EVIDENCE,
     EXCHANGE,
@@ -165,6 +165,7 @@ class Rounds:
         head = await ports.records.get("head", opened.run)
         promises = await ports.records.get("promises", opened.run)
         voted = await ports.records.scan("result-vote", opened.run)
+        begun = await ports.records.scan("ahead", opened.run)
         driver = RunDriver(
             context,
             ports,
@@ -173,6 +174,7 @@ class Rounds:
             head=decode(head, HeadReply, bytes_max=HEAD_REPLY_BYTES_MAX) if head else None,
             promises=decode(promises, Promises) if promises else None,
             voted=frozenset(key for key, _ in voted),
+            begun={int.from_bytes(key[-8:], "big"): decode(row, LocalWork) for key, row in begun},
         )
         for number in range(max(1, driver.head.round - HISTORY_ROUNDS + 1), driver.head.round + 1):
             row = await ports.records.get("round", opened.run + number.to_bytes(8, "big"))

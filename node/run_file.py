@@ -5,6 +5,7 @@ description = "Handwritten digits, four trainers"
 rounds = 8
 reward_per_round = 100        # DAO tokens
 trainers = [2, 16]            # fewest and most in a round
+overlap = false               # train on while an update is exchanged
 
 [model]
 architecture = "mlp"
@@ -126,6 +127,7 @@ class RunFile:
                 reward_per_round=int(Decimal(repr(reader.number("reward_per_round"))) * TOKEN),
                 validator_share_bps=round(100 * reader.number("validator_share_percent", 10.0)),
                 seed=reader.take("seed", int, 0),
+                overlap=reader.take("overlap", bool, False),
             )
             encode_bare(spec)  # every bound of the wire holds for what a person writes, too
         except (WireError, ValueError) as error:
@@ -240,6 +242,7 @@ _TOP = {
     "aggregation",
     "part_values",
     "seed",
+    "overlap",
     "model",
     "dataset",
     "inner",

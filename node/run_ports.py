@@ -9,6 +9,7 @@ from eigen.node.fetch import BlockExchange
 from eigen.node.gossip import Gossip
 from eigen.node.ports import BlobStore, BulkNetwork, RecordStore
 from eigen.node.retention import Retention
+from eigen.node.states import StateFiles
 from eigen.node.upload import UploadMeter
 from eigen.node.worker import TrainingWorker
 
@@ -27,4 +28,5 @@ class RunPorts:
     worker: TrainingWorker
     chain: Chain
     retention: Retention
+    states: StateFiles
     upload: UploadMeter = field(default_factory=UploadMeter)

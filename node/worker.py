@@ -28,7 +28,7 @@ from eigen.protocol.wire import encode_bare
 from eigen.training import spec as specs
 from eigen.training.errors import BY_NAME
 from eigen.training.frames import OK, FrameError, pack, reader
-from eigen.training.results import Evaluation, LocalUpdate, PartAverage
+from eigen.training.results import Encoded, Evaluation, LocalDelta, LocalUpdate, PartAverage
 
 CALL_TIMEOUT_S = 600.0
 """A round of local steps on a slow machine; what takes longer is stuck."""
@@ -61,12 +61,15 @@ class WorkerTimedOut(WorkerError):
 
 
 class TrainingWorker:
-    """One child process that computes for this node, started at the first call.
+    """A child process that computes for this node, started at the first call.
 
     `processes` of them share local steps, one a GPU, where there is more than one.
 
-    Calls wait for each other in order of arrival; `timeout_s` counts from when a call's turn comes,
-    the start of the process and of torch (some seconds) included.
+    Local steps that are made ahead of their round run in a second child, with the same settings, so
+    that a round's other calls go on meanwhile: it is started at the first of them.
+
+    Calls to one child wait for each other in order of arrival; `timeout_s` counts from when a
+    call's turn comes, the start of the process and of torch (some seconds) included.
 
     Resource handling: use as an async context manager; leaving it ends the process. A call that is
     cancelled or times out kills the process, for a computation cannot be interrupted; the next call
@@ -92,8 +95,16 @@ class TrainingWorker:
         self._command += [f"--threads={threads}", f"--device={device}", f"--nice={nice}"]
         if memory_bytes is not None:
             self._command.append(f"--memory-bytes={memory_bytes}")
+        self._options: dict[str, Any] = {
+            "threads": threads,
+            "device": device,
+            "processes": processes,
+            "memory_bytes": memory_bytes,
+            "nice": nice,
+        }
         self._turn = trio.Lock()
         self._process: trio.Process | None = None
+        self._beside: TrainingWorker | None = None
         self._closed = False
 
     @property
@@ -116,6 +127,8 @@ class TrainingWorker:
     async def aclose(self) -> None:
         """End the process, and a call that is under way with `WorkerClosed`. Never fails."""
         self._closed = True
+        if self._beside is not None:
+            await self._beside.aclose()
         await self._end()
 
     def part_count(self, spec: RunSpec) -> int:
@@ -141,12 +154,38 @@ class TrainingWorker:
         order_seed: bytes,
         residual: bytes,
         rounds_before: int = 0,
+        kept: bytes = b"",
         *,
         timeout_s: float = CALL_TIMEOUT_S,
     ) -> LocalUpdate:
         """See `Engine.train`."""
-        values = [base, shards, order_seed, residual, rounds_before]
+        values = [base, shards, order_seed, residual, rounds_before, kept]
         return LocalUpdate(*await self._call("train", spec, values, timeout_s))
+
+    async def local_steps(
+        self,
+        spec: RunSpec,
+        base: bytes,
+        shards: Sequence[bytes],
+        order_seed: bytes,
+        rounds_before: int = 0,
+        kept: bytes = b"",
+        own: Sequence[bytes] = (),
+        *,
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> LocalDelta:
+        """See `Engine.local_steps`. In a child of its own: other calls do not wait for it."""
+        values = [base, shards, order_seed, rounds_before, kept, own]
+        if self._beside is None:
+            self._beside = TrainingWorker(**self._options)
+            self._beside._closed = self._closed
+        return LocalDelta(*await self._beside._call("local_steps", spec, values, timeout_s))
+
+    async def encode(
+        self, spec: RunSpec, delta: bytes, residual: bytes, *, timeout_s: float = CALL_TIMEOUT_S
+    ) -> Encoded:
+        """See `Engine.encode`."""
+        return Encoded(*await self._call("encode", spec, [delta, residual], timeout_s))
 
     async def aggregate(
         self,

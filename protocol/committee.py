@@ -40,7 +40,7 @@ from eigen.protocol.effects import (
     Started,
     TimerFired,
 )
-from eigen.protocol.evidence import Equivocation, RoundEvidence
+from eigen.protocol.evidence import Equivocation, RoundEvidence, WrongBase
 from eigen.protocol.head import HeadMachine
 from eigen.protocol.messages import (
     Attempt,
@@ -252,7 +252,7 @@ class CommitteeMachine:
         """What a trainer says of an attempt."""
         try:
             self.evidence.add(sender, said)
-        except Equivocation as error:
+        except (Equivocation, WrongBase) as error:
             return [Penalize(sender, limits.PENALTY_BAD_DATA, str(error))]
         return self._progress(said.attempt.number, now) or self._give_up_in_vain(now)
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from eigen.protocol.messages import Payout
+from eigen.protocol.messages import Payout, RoundRecord
 from eigen.protocol.run import RunSpec
 from eigen.protocol.types import Address, Digest, RunId
 
@@ -38,6 +38,15 @@ class RunContext:
     sealed: bool
     deadlines: Deadlines
     payout_root: PayoutRoot
+
+    def bases(self, head: RoundRecord | None) -> tuple[str, ...]:
+        """The checkpoints from which updates of the round after `head` may come.
+
+        That round's own, and where rounds overlap also the one before it.
+        """
+        if head is None:
+            return (self.genesis,)
+        return (head.checkpoint, head.base) if self.spec.overlap else (head.checkpoint,)
 
     @property
     def tolerated(self) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from eigen.protocol.messages import (
     Attempt,
     Commitment,
+    LocalWork,
     PartResult,
     RoundRecord,
     SeatProposal,
@@ -55,12 +56,24 @@ class Penalize:
 
 @dataclass(frozen=True, slots=True)
 class Train:
-    """H inner steps from `base` on `shards`; answered by `Trained` or `TrainFailed`."""
+    """An update for this attempt: H inner steps; answered by `Trained` or `TrainFailed`.
+
+    What was left out of the last credited update goes in now: also where the steps were made ahead.
+    """
 
     attempt: Attempt
-    base: Cid
-    shards: tuple[int, ...]
-    order_seed: Digest
+    work: LocalWork
+
+
+@dataclass(frozen=True, slots=True)
+class TrainAhead:
+    """Begin the inner steps of an update that a later `Train` of that round may ask for.
+
+    Not answered. One at a time: what an earlier one began and nobody asked for is forgotten.
+    """
+
+    attempt: Attempt
+    work: LocalWork
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +218,7 @@ Effect = (
     | SetTimer
     | Penalize
     | Train
+    | TrainAhead
     | SendPart
     | Collect
     | SendGroup

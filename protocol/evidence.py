@@ -38,6 +38,10 @@ class Equivocation(Exception):
     """A peer said two different things in one slot; the message names which."""
 
 
+class WrongBase(Exception):
+    """A trainer commits to an update from a checkpoint that this round does not go on from."""
+
+
 class RoundEvidence:
     """Signed statements of one round, by attempt, and what follows from them."""
 
@@ -105,8 +109,11 @@ class RoundEvidence:
     def add(self, trainer: Address, said: Commitment | ResultVote | StepNotice) -> None:
         """A trainer's statement: counted if it is seated, held back while no seat is open.
 
-        Raises `Equivocation` on a second commitment or result vote that differs from the first.
+        Raises `Equivocation` on a second commitment or result vote that differs from the first,
+        and `WrongBase` where an update comes from another checkpoint than it may.
         """
+        if isinstance(said, Commitment) and said.base not in self.context.bases(self.head):
+            raise WrongBase("a commitment from another base")
         number = said.attempt.number
         if number not in self.seats:
             if number >= self._floor:

@@ -144,14 +144,17 @@ class Attempt:
     number: Annotated[int, Range(limits.ATTEMPTS_MAX)]
 
 
+Shards = Annotated[
+    tuple[Annotated[int, Range(limits.SHARDS_MAX - 1)], ...], Length(limits.SHARDS_MAX)
+]
+
+
 @dataclass(frozen=True, slots=True)
 class SeatMember:
     """A trainer and the shards that it trains this round."""
 
     trainer: Address
-    shards: Annotated[
-        tuple[Annotated[int, Range(limits.SHARDS_MAX - 1)], ...], Length(limits.SHARDS_MAX)
-    ]
+    shards: Shards
 
 
 Members = Annotated[tuple[SeatMember, ...], Length(limits.TRAINERS_MAX)]
@@ -181,13 +184,28 @@ class SeatVote:
     seat: Digest
 
 
+@message(91)
+@dataclass(frozen=True, slots=True)
+class LocalWork:
+    """What a trainer's update follows from; kept where it was begun ahead, never sent.
+
+    `ahead`: the local steps begin where `base` is after the trainer's own update of the round
+    before, as if that were the average.
+    """
+
+    base: Cid
+    shards: Shards
+    order_seed: Digest
+    ahead: bool
+
+
 @message(42)
 @dataclass(frozen=True, slots=True)
 class Commitment:
     """What a trainer is bound to before anybody's update is visible."""
 
     attempt: Attempt
-    base: Cid
+    base: Cid  # what was trained from: the seat's, or where rounds overlap the one before it
     parts_root: Digest  # Merkle root over the encoded parts
     residual_root: Digest  # Merkle root over the residual that error feedback leaves
     sketch: Annotated[bytes, exactly(limits.SKETCH_BYTES)]

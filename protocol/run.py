@@ -30,9 +30,9 @@ class InnerSpec:
 
     A mini-batch is worked through in `micro_batches` equal pieces, whose gradients add up.
     `moments` says where Adam's moments start each round: `fresh` at zero, `shared` at what the
-    peers agreed on in the round before. `precision` is `fp32` or `bf16` (forward and
-    backward). `schedule` is `constant`, `linear` or `cosine`: how the rate falls from `lr` over all
-    rounds, once it has risen to it over the run's first `warmup` steps.
+    peers agreed on in the round before, `kept` at each trainer's own. `precision` is `fp32` or
+    `bf16` (forward and backward). `schedule` is `constant`, `linear` or `cosine`: how the rate
+    falls from `lr` over all rounds, once it has risen to it over the run's first `warmup` steps.
     """
 
     steps: Annotated[int, Range(limits.LOSS_TRACE_MAX, 1)]
@@ -73,7 +73,8 @@ class RunSpec:
     `codec` is how a trainer's update travels to the parts' owners, `result_codec` how their answer
     travels back. `part_values` is how many fp32 values one exchanged part holds at most;
     `reward_per_round` is in token base units, of which validators get `validator_share_bps`
-    hundredths of a percent.
+    hundredths of a percent. With `overlap`, trainers work at their next update while the last one
+    is exchanged: from the checkpoint of the round before.
     """
 
     name: Text
@@ -91,6 +92,7 @@ class RunSpec:
     reward_per_round: Amount
     validator_share_bps: Annotated[int, Range(10_000)]
     seed: Annotated[int, Range(2**63 - 1)]
+    overlap: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError where two fields contradict each other."""

@@ -31,6 +31,11 @@ def order_seed(seed: Digest, trainer: Address) -> Digest:
     return Digest(_draw(b"eigen/order/1", seed, trainer))
 
 
+def ahead_seed(seed: Digest, trainer: Address) -> Digest:
+    """The same for what it trains ahead in the round of `seed`, as its update of the next round."""
+    return Digest(_draw(b"eigen/ahead/1", seed, trainer))
+
+
 def ranked(seed: bytes, purpose: bytes, members: Iterable[Address]) -> list[Address]:
     """Members in an order that the seed fixes and nobody can choose (rendezvous hashing)."""
     return sorted(members, key=lambda member: _draw(b"eigen/rank/1", purpose, seed, member))

@@ -5,11 +5,13 @@
     STEPPED --Adopted--> WAITING
 
 A new attempt of the same round re-uses the update that was trained: local training is a function of
-public state and data. What is handed to whom in an attempt is kept in `exchange`. Nothing here
-trains, sends or looks at a clock; see `effects`.
+public state and data. Where rounds overlap, a trainer that has its update begins that of the next
+round at once, from the same checkpoint and its own update, and commits to it when that round opens.
+What is handed to whom in an attempt is kept in `exchange`. Nothing here trains, sends or looks at a
+clock; see `effects`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from enum import Enum
 from typing import Any
@@ -39,6 +41,7 @@ from eigen.protocol.effects import (
     Stepped,
     TimerFired,
     Train,
+    TrainAhead,
     Trained,
     TrainFailed,
 )
@@ -47,6 +50,7 @@ from eigen.protocol.head import HeadMachine
 from eigen.protocol.messages import (
     Attempt,
     Commitment,
+    LocalWork,
     PartResult,
     ResultVote,
     SeatProposal,
@@ -56,9 +60,10 @@ from eigen.protocol.messages import (
     digest,
 )
 from eigen.protocol.pending import Early, ProposedSeats, Unreachable
-from eigen.protocol.seat import leader, order_seed, round_seed
+from eigen.protocol.seat import ahead_seed, leader, order_seed, round_seed
 from eigen.protocol.tally import Tally
 from eigen.protocol.types import Address, Cid, Digest
+from eigen.protocol.wire import encode
 
 EARLY_PARTS_MAX = limits.GROUP_MAX * limits.PARTS_MAX
 """Parts announced before the exchange begins here: every part of every member who hands us any."""
@@ -85,8 +90,12 @@ class TrainerMachine:
         me: Address,
         head: HeadMachine,
         voted: frozenset[bytes] = frozenset(),
+        begun: Mapping[int, LocalWork] | None = None,
     ) -> None:
-        """`voted` are keys of persisted result votes, so that a restart never votes twice."""
+        """What was persisted, so that a restart never votes twice or commits to something else.
+
+        `voted` are keys of result votes; `begun` is what was trained ahead, by round.
+        """
         self.context = context
         self.me = me
         self.head = head
@@ -98,8 +107,9 @@ class TrainerMachine:
         self._early = Early()
         self._down = Unreachable()
         self._exchange: Exchange | None = None
-        self._training: dict[Attempt, tuple[int, ...]] = {}  # shards of each attempt under way
-        self._trained: tuple[tuple[int, ...], Commitment] | None = None
+        self._training: dict[Attempt, LocalWork] = {}  # of each attempt under way
+        self._trained: tuple[LocalWork, Commitment] | None = None
+        self._begun = dict(begun or {})
         self._ahead = Early()
 
     TRANSITIONS: dict[type, Callable[["TrainerMachine", Any, float], list[Effect]]]
@@ -175,7 +185,6 @@ class TrainerMachine:
             return []
         if self.attempt is not None and attempt.number <= self.attempt.number:
             return []
-        seed = round_seed(self.context.seed, attempt.round, self.head.previous)
         carried = self.head.carried_into(attempt)
         exchange = Exchange(self.context, self.me, seat, carried, self._down, self._silent())
         self._exchange = exchange
@@ -191,11 +200,23 @@ class TrainerMachine:
             return effects
         effects.append(SetTimer("commit", attempt, now + self.context.deadlines.commit_s))
         self.phase = Phase.TRAINING
-        if self._trained and self._trained[0] == exchange.shards:
+        work = self._work(exchange)
+        if self._trained and self._trained[0] == work:
             return effects + self._commit(exchange, self._trained[1], now)
-        self._training[attempt] = exchange.shards
-        order = order_seed(seed, self.me)
-        return [*effects, Train(attempt, Cid(seat.base), exchange.shards, order)]
+        self._training[attempt] = work
+        return [*effects, Train(attempt, work)]
+
+    def _work(self, exchange: Exchange) -> LocalWork:
+        """What our update of a seat follows from: what was begun ahead, or what the seat deals."""
+        begun = self._begun.get(exchange.attempt.round)
+        if begun is not None and begun.base in self.context.bases(self.head.head):
+            return begun
+        return self._dealt(exchange)
+
+    def _dealt(self, exchange: Exchange, *, ahead: bool = False) -> LocalWork:
+        seed = round_seed(self.context.seed, exchange.attempt.round, self.head.previous)
+        order = ahead_seed(seed, self.me) if ahead else order_seed(seed, self.me)
+        return LocalWork(Cid(exchange.seat.base), exchange.shards or (), order, ahead)
 
     def _silent(self) -> frozenset[Address]:
         """Members that did not vote in an attempt in which this node and a majority did."""
@@ -210,9 +231,12 @@ class TrainerMachine:
         exchange = self._exchange
         if exchange is None or event.attempt.round != exchange.attempt.round:
             return []
-        shards = self._training.get(event.attempt, ())
-        self._trained = (shards, event.commitment)
-        if self.phase is not Phase.TRAINING or shards != exchange.shards:
+        work = self._training.get(event.attempt)
+        if work is None:
+            return []
+        self._trained = (work, event.commitment)
+        current = exchange.shards is not None and work == self._work(exchange)
+        if self.phase is not Phase.TRAINING or not current:
             return [Note("too late to commit", event.attempt)]
         return self._commit(exchange, event.commitment, now)
 
@@ -220,12 +244,39 @@ class TrainerMachine:
         self.phase = Phase.COMMITTED
         commitment = replace(update, attempt=exchange.attempt)
         exchange.commitments[self.me] = commitment
-        return [Publish(Topic.ROUNDS, commitment), *self._begin_if_all_committed(exchange, now)]
+        effects: list[Effect] = [Publish(Topic.ROUNDS, commitment)]
+        effects += self._begin_if_all_committed(exchange, now)
+        return effects + self._train_ahead(exchange)
+
+    def _train_ahead(self, exchange: Exchange) -> list[Effect]:
+        """Begin the next round's update, once a round, restarts included."""
+        run, following = self.context.run, exchange.attempt.round + 1
+        if not self.context.spec.overlap or following > self.context.spec.rounds:
+            return []
+        work = self._begun.setdefault(following, self._dealt(exchange, ahead=True))
+        key = run + following.to_bytes(8, "big")
+        begin = TrainAhead(Attempt(run, following, 0), work)
+        return [Persist("ahead", key, encode(work)), begin]
 
     def _on_train_failed(self, event: TrainFailed, _now: float) -> list[Effect]:
-        return [Note("training failed", event.attempt, event.reason)]
+        """Where it was begun ahead, train as everybody does who has nothing."""
+        effects: list[Effect] = [Note("training failed", event.attempt, event.reason)]
+        exchange, failed = self._exchange, self._training.pop(event.attempt, None)
+        if exchange is None or exchange.attempt != event.attempt or failed is None:
+            return effects
+        if self.phase is not Phase.TRAINING or not failed.ahead:
+            return effects
+        effects.append(self._forget_begun(event.attempt.round))
+        work = self._training[event.attempt] = self._work(exchange)
+        return [*effects, Train(event.attempt, work)]
+
+    def _forget_begun(self, round_: int) -> Persist:
+        self._begun.pop(round_, None)
+        return Persist("ahead", self.context.run + round_.to_bytes(8, "big"), None)
 
     def _on_commitment(self, sender: Address, made: Commitment, now: float) -> list[Effect]:
+        if made.base not in self.context.bases(self.head.head):
+            return [Penalize(sender, limits.PENALTY_BAD_DATA, "a commitment from another base")]
         exchange = self._counting(sender, made)
         if exchange is None:
             return []
@@ -374,6 +425,8 @@ class TrainerMachine:
         if self.me not in {c.account for c in record.trainers} and not self.head.finished:
             notice = StepNotice(record.attempt, Cid(record.checkpoint))
             effects.append(Publish(Topic.ROUNDS, notice))
+        over = sorted(r for r in self._begun if r <= self.head.round)
+        effects += [self._forget_begun(round_) for round_ in over]
         for sender, said in self._ahead.take_all():
             effects += self._received(Received(sender, said), now)
         return effects

@@ -57,11 +57,12 @@ class Hashes:
 
     def train(self, trainer: Address, effect: Train) -> Commitment:
         """See `Compute`."""
-        root = _hash("update", trainer, effect.base, effect.shards, effect.order_seed)
-        samples = 100 * len(effect.shards)
+        work = effect.work
+        root = _hash("update", trainer, work.base, work.shards, work.order_seed)
+        samples = 100 * len(work.shards)
         zero = Digest(bytes(32))
         sketch = bytes(SKETCH_BYTES)
-        return Commitment(effect.attempt, effect.base, root, zero, sketch, samples, (1.0,))
+        return Commitment(effect.attempt, work.base, root, zero, sketch, samples, (1.0,))
 
     def collect(self, part: int, inputs: Named) -> Digest:
         """See `Compute`."""

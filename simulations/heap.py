@@ -51,12 +51,14 @@ from eigen.protocol.effects import (
     Stepped,
     TimerFired,
     Train,
+    TrainAhead,
     Trained,
 )
 from eigen.protocol.head import HeadMachine
 from eigen.protocol.messages import (
     Attempt,
     Attestation,
+    LocalWork,
     RoundRecord,
     digest,
 )
@@ -104,6 +106,7 @@ class VirtualNode:
     committee: CommitteeMachine | None = None
     heard: dict[int, Received] = field(default_factory=dict)  # signed messages of the round
     timers: dict[TimerFired, float] = field(default_factory=dict)
+    ahead: tuple[LocalWork, float] | None = None  # what is trained ahead, and when it is done
     penalties: list[Penalize] = field(default_factory=list)
     notes: list[tuple[float, Note]] = field(default_factory=list)
 
@@ -200,6 +203,7 @@ class HeapNetwork:
         node.frozen = False
         for held in (node.timers, node.backlog, node.inputs):
             held.clear()
+        node.ahead = None
         node.boots += 1
         last = node.records[max(node.records)] if node.records else None
         node.head = HeadMachine(self.context, last)
@@ -209,7 +213,12 @@ class HeapNetwork:
             node.committee = CommitteeMachine(self.context, node.address, node.head, promises)
         else:
             voted = frozenset(key for kind, key in node.disk if kind == "result-vote")
-            node.trainer = TrainerMachine(self.context, node.address, node.head, voted)
+            begun = {
+                int.from_bytes(key[-8:], "big"): decode(work, LocalWork)
+                for (kind, key), work in node.disk.items()
+                if kind == "ahead"
+            }
+            node.trainer = TrainerMachine(self.context, node.address, node.head, voted, begun)
         node.heard.clear()
         self._post(node, 0.0, Started())
 
@@ -408,8 +417,10 @@ class HeapNetwork:
             case Note():
                 node.notes.append((self.now, effect))
             case Train():
-                made = self.compute.train(node.address, effect)
-                self._post(node, self.train_time_s(node), Trained(effect.attempt, made))
+                self._train(node, effect)
+            case TrainAhead(work=work):
+                if node.ahead is None or node.ahead[0] != work:
+                    node.ahead = (work, self.now + self.train_time_s(node))
             case SendPart() | SendGroup() | SendResult():
                 self._hand_over(node, effect)
             case Collect() | Combine() | Aggregate():
@@ -488,6 +499,13 @@ class HeapNetwork:
         assert node.trainer is not None
         made = [(node.trainer.commitment_of(sender), weight) for sender, weight in inputs]
         return [(said.parts_root, weight) for said, weight in made if said is not None]
+
+    def _train(self, node: VirtualNode, effect: Train) -> None:
+        took = self.train_time_s(node)
+        if node.ahead is not None and node.ahead[0] == effect.work:
+            took = max(0.0, node.ahead[1] - self.now)
+        made = self.compute.train(node.address, effect)
+        self._post(node, took, Trained(effect.attempt, made))
 
     def _attest(self, node: VirtualNode, record: RoundRecord) -> None:
         root = (digest(record), digest_of(record.checkpoint))

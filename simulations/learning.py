@@ -146,9 +146,9 @@ class Learning:
         data = self._flipped if behaviour == "label-flip" else self._shards
         local = self._engine.train(
             self.spec,
-            self._checkpoints[effect.base],
-            [data[i] for i in effect.shards],
-            effect.order_seed,
+            self._checkpoints[effect.work.base],
+            [data[i] for i in effect.work.shards],
+            effect.work.order_seed,
             self._residuals.get(trainer, b""),
             effect.attempt.round - 1,
         )
@@ -165,7 +165,7 @@ class Learning:
         zero = Digest(bytes(32))
         return Commitment(
             effect.attempt,
-            effect.base,
+            effect.work.base,
             tree.root,
             zero,
             local.sketch,

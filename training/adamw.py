@@ -28,6 +28,15 @@ class Begun:
     steps: int
 
 
+@dataclass(frozen=True, slots=True)
+class State:
+    """Both moments [P] as AdamW sums them up, after so many `steps`: what it goes on from."""
+
+    first_P: Tensor
+    second_P: Tensor
+    steps: int
+
+
 def begun(delta_P: Tensor, second_P: Tensor, rates: Sequence[float], steps: int) -> Begun:
     """What a round begins with after one at these `rates` whose averaged update was `delta_P`.
 
@@ -42,14 +51,18 @@ def begun(delta_P: Tensor, second_P: Tensor, rates: Sequence[float], steps: int)
 class AdamW:
     """Moves `theta_P` in place, from fresh moments or from `before`."""
 
-    def __init__(self, theta_P: Tensor, spec: InnerSpec, before: Begun | None = None) -> None:
+    def __init__(
+        self, theta_P: Tensor, spec: InnerSpec, before: Begun | State | None = None
+    ) -> None:
         if before is None:
             before = Begun(torch.zeros_like(theta_P), torch.zeros_like(theta_P), 0)
         self._theta_P = theta_P
         self._weight_decay = spec.weight_decay
         self._steps = before.steps
-        self._first_P = before.first_P.to(theta_P.device) * self._corrections()[0]
-        self._second_P = before.second_P.to(theta_P.device) * self._corrections()[1]
+        kept = isinstance(before, State)
+        first, second = (1.0, 1.0) if kept else self._corrections()
+        self._first_P = before.first_P.to(theta_P.device) * first
+        self._second_P = before.second_P.to(theta_P.device) * second
 
     @torch.no_grad()
     def step(self, grad_P: Tensor, rate: float) -> None:
@@ -64,6 +77,10 @@ class AdamW:
     def second(self) -> Tensor:
         """The second moment [P], corrected for its bias. There was a step."""
         return self._second_P / self._corrections()[1]
+
+    def state(self) -> State:
+        """From which another one goes on, in main memory."""
+        return State(self._first_P.cpu(), self._second_P.cpu(), self._steps)
 
     def _corrections(self) -> tuple[float, float]:
         return 1.0 - BETAS[0] ** self._steps, 1.0 - BETAS[1] ** self._steps

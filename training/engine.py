@@ -8,6 +8,7 @@ Shape legend: P parameters of the model, or values of a part where the name says
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,21 +18,22 @@ from eigen.protocol.run import RunSpec
 from eigen.training import averaging
 from eigen.training import checkpoint as checkpoints
 from eigen.training import moments as folding
-from eigen.training.adamw import Begun, begun
+from eigen.training import optimizer as optimizers
+from eigen.training.adamw import Begun, State, begun
 from eigen.training.architectures import Declaration
 from eigen.training.averaging import decode_part, read_residual
-from eigen.training.codecs.codec import encode_with_feedback
+from eigen.training.codecs.codec import Codec, encode_with_feedback
 from eigen.training.codecs.registry import CODECS
 from eigen.training.datasets import Samples, join, read_shard
-from eigen.training.errors import BadInput, CodecError, Diverged, ShardError
+from eigen.training.errors import BadInput, CodecError, Diverged, ShardError, StateError
 from eigen.training.inner import ALONE, evaluate, local_steps
 from eigen.training.models import build
 from eigen.training.outer import OUTER_RULES
 from eigen.training.ranks import Ranks
-from eigen.training.results import Evaluation, LocalUpdate, PartAverage
+from eigen.training.results import Encoded, Evaluation, LocalDelta, LocalUpdate, PartAverage
 from eigen.training.schedule import rates
 from eigen.training.sketch import sketch, sketch_seed
-from eigen.training.spec import check, moment_sizes, part_count, part_sizes
+from eigen.training.spec import check, keeps_moments, moment_sizes, part_count, part_sizes
 
 
 class Engine:
@@ -71,47 +73,89 @@ class Engine:
         order_seed: bytes,
         residual: bytes,
         rounds_before: int = 0,
+        kept: bytes = b"",
     ) -> LocalUpdate:
         """One round of local steps from checkpoint `base` on `shards`, encoded part by part.
 
         `residual` is that of this trainer's last credited update, or empty. `rounds_before` is how
-        many rounds led to `base`: the learning rate goes by it. Raises `SpecError`,
-        `CheckpointError`, `ShardError`, `ResidualError` or `Diverged`.
+        many rounds were before this one: the learning rate goes by it. `kept` is what this
+        trainer's last update kept, or empty. Raises `SpecError`, `CheckpointError`, `ShardError`,
+        `ResidualError`, `StateError` or `Diverged`.
         """
-        declared, codec = check(spec), CODECS[spec.codec]
+        local = self.local_steps(spec, base, shards, order_seed, rounds_before, kept)
+        return local.encoded(self.encode(spec, local.delta, residual))
+
+    def local_steps(
+        self,
+        spec: RunSpec,
+        base: bytes,
+        shards: Sequence[bytes],
+        order_seed: bytes,
+        rounds_before: int = 0,
+        kept: bytes = b"",
+        own: Sequence[bytes] = (),
+    ) -> LocalDelta:
+        """One round of local steps from checkpoint `base` on `shards`, to be encoded later.
+
+        With the parts of this trainer's `own` last update they begin where that leads, as if it
+        were the average, which is not known yet. With `kept` the optimizer goes on where it was;
+        and so does the data order, while the shards are the same. Raises `SpecError`,
+        `CheckpointError`, `ShardError`, `StateError`, `BadInput` where `own` does not decode, or
+        `Diverged`.
+        """
+        declared = check(spec)
         start = checkpoints.read(base, spec, declared)
+        if own:
+            start = _stepped(spec, start, own, CODECS[spec.codec])
         samples = join([_shard(declared, data, f"shard {i}: ") for i, data in enumerate(shards)])
-        residual_P = read_residual(codec, declared.layout.values, residual)
+        before, place = _begin(spec, declared, start, shards, order_seed, rounds_before, kept)
         local = local_steps(
             build(declared),
             start.theta_P,
             samples,
             spec.inner,
-            order_seed,
+            place.seed,
             rates=rates(spec, rounds_before),
-            before=_begun(spec, declared, start, rounds_before),
+            before=before,
+            taken=place.position,
             device=self._device,
             ranks=self.ranks,
         )
-        sizes = part_sizes(spec)
-        updates = torch.split(local.delta_P, sizes)
-        residuals = torch.split(residual_P, sizes)
+        try:
+            moments = _encode_moments(spec, declared, local.second_P)
+        except CodecError as error:
+            raise Diverged(f"the update cannot be encoded: {error}") from None
+        place = replace(place, position=place.position + local.samples)
+        return LocalDelta(
+            local.delta_P.numpy().tobytes(),
+            moments,
+            local.samples,
+            local.loss_trace,
+            sketch(local.delta_P, sketch_seed(base)),
+            optimizers.write(spec, local.state, place) if keeps_moments(spec) else b"",
+        )
+
+    def encode(self, spec: RunSpec, delta: bytes, residual: bytes) -> Encoded:
+        """A pseudo-gradient (fp32, little endian) and what the last update left out, in parts.
+
+        Raises `SpecError`, `ResidualError`, or `Diverged` where it has no encoding.
+        """
+        declared, codec = check(spec), CODECS[spec.codec]
+        values, sizes = declared.layout.values, part_sizes(spec)
+        if len(delta) != 4 * values:
+            raise ValueError(f"{len(delta)} bytes of pseudo-gradient for {values} values")
+        updates = torch.split(torch.from_numpy(np.frombuffer(delta, "<f4").copy()), sizes)
+        residuals = torch.split(read_residual(codec, values, residual), sizes)
         try:
             encoded = [
                 encode_with_feedback(codec, update_P, old_P)
                 for update_P, old_P in zip(updates, residuals, strict=True)
             ]
-            moments = _encode_moments(spec, declared, local.second_P)
         except CodecError as error:
             raise Diverged(f"the update cannot be encoded: {error}") from None
         left_P = torch.cat([new_P for _, new_P in encoded])
-        return LocalUpdate(
-            [data for data, _ in encoded] + moments,
-            b"" if codec.lossless else left_P.numpy().tobytes(),
-            local.samples,
-            local.loss_trace,
-            sketch(local.delta_P, sketch_seed(base)),
-        )
+        parts = [data for data, _ in encoded]
+        return Encoded(parts, b"" if codec.lossless else left_P.numpy().tobytes())
 
     def aggregate(
         self, spec: RunSpec, part: int, inputs: Sequence[tuple[bytes, int]], carried: bytes
@@ -136,26 +180,8 @@ class Engine:
         """
         declared = check(spec)
         start = checkpoints.read(base, spec, declared)
-        sizes = part_sizes(spec)
-        if len(results) != part_count(spec):
-            raise ValueError(f"{len(results)} results, the run has {part_count(spec)} parts")
-        delta_P = torch.cat(
-            [
-                decode_part(CODECS[spec.result_codec], part, data, values)
-                for part, (data, values) in enumerate(zip(results, sizes, strict=False))
-            ]
-        )
-        moments = None
-        if start.moments is not None:
-            steps = min(start.moments.steps + spec.inner.steps, checkpoints.STEPS_MAX)
-            moments = checkpoints.Moments(_decode_moments(spec, results), delta_P, steps)
-        theta_P, momentum_P = OUTER_RULES[spec.outer.rule].step(
-            start.theta_P, start.momentum_P, delta_P, spec.outer
-        )
-        for vector_P in (theta_P, momentum_P):
-            if vector_P is not None and not bool(vector_P.isfinite().all()):
-                raise Diverged("the outer step gives values that are not finite")
-        return checkpoints.write(checkpoints.Checkpoint(theta_P, momentum_P, moments), declared)
+        after = _stepped(spec, start, results, CODECS[spec.result_codec])
+        return checkpoints.write(after, declared)
 
     def evaluate(self, spec: RunSpec, checkpoint: bytes, data: bytes) -> Evaluation:
         """Loss and accuracy of a checkpoint on the samples in `data` (shard format).
@@ -167,6 +193,32 @@ class Engine:
         return evaluate(build(declared), state.theta_P, _shard(declared, data), device=self._device)
 
 
+def _stepped(
+    spec: RunSpec, start: checkpoints.Checkpoint, parts: Sequence[bytes], codec: Codec
+) -> checkpoints.Checkpoint:
+    """The outer step from encoded parts, be they the average's or one trainer's."""
+    sizes = part_sizes(spec)
+    if len(parts) != part_count(spec):
+        raise ValueError(f"{len(parts)} results, the run has {part_count(spec)} parts")
+    delta_P = torch.cat(
+        [
+            decode_part(codec, part, data, values)
+            for part, (data, values) in enumerate(zip(parts, sizes, strict=False))
+        ]
+    )
+    moments = None
+    if start.moments is not None:
+        steps = min(start.moments.steps + spec.inner.steps, checkpoints.STEPS_MAX)
+        moments = checkpoints.Moments(_decode_moments(spec, parts), delta_P, steps)
+    theta_P, momentum_P = OUTER_RULES[spec.outer.rule].step(
+        start.theta_P, start.momentum_P, delta_P, spec.outer
+    )
+    for vector_P in (theta_P, momentum_P):
+        if vector_P is not None and not bool(vector_P.isfinite().all()):
+            raise Diverged("the outer step gives values that are not finite")
+    return checkpoints.Checkpoint(theta_P, momentum_P, moments)
+
+
 def _shard(declared: Declaration, data: bytes, prefix: str = "") -> Samples:
     try:
         return read_shard(
@@ -174,6 +226,28 @@ def _shard(declared: Declaration, data: bytes, prefix: str = "") -> Samples:
         )
     except ShardError as error:
         raise ShardError(f"{prefix}{error}") from None
+
+
+def _begin(
+    spec: RunSpec,
+    declared: Declaration,
+    start: checkpoints.Checkpoint,
+    shards: Sequence[bytes],
+    order_seed: bytes,
+    rounds_before: int,
+    kept: bytes,
+) -> tuple[Begun | State | None, optimizers.Place]:
+    """Where moments and data order of a round begin."""
+    if not keeps_moments(spec):
+        if kept:
+            raise StateError(f"the run keeps no moments, {len(kept)} bytes given")
+        begun_ = _begun(spec, declared, start, rounds_before)
+        return begun_, optimizers.Place("", order_seed, 0)
+    fresh = optimizers.Place(optimizers.hand_of(shards), order_seed, 0)
+    if not kept:
+        return None, fresh
+    state, place = optimizers.read(kept, spec, declared.layout.values)
+    return state, place if place.hand == fresh.hand else fresh
 
 
 def _begun(

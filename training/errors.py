@@ -9,6 +9,7 @@ TrainingError
 ├── CodecError            the peer's: an encoded part that no honest encoder writes
 ├── BadInput              the peer's whose input has this index
 ├── ResidualError         ours: the stored residual belongs to another run or codec
+├── StateError            ours: the kept optimizer state is damaged, or another run's
 ├── Diverged              the run's: a loss or an update is not finite
 ├── OutOfMemory           ours: the worker may not use as much memory as this takes
 └── EngineFault           ours: a bug; the worker's log has the traceback
@@ -66,6 +67,10 @@ class ResidualError(TrainingError):
     """The residual does not belong to this run's model and codec. Our own store's fault."""
 
 
+class StateError(TrainingError):
+    """The kept optimizer state is damaged or another run's. Our own store's fault."""
+
+
 class Diverged(TrainingError):
     """A loss, an update or a parameter is not finite: the run's hyperparameters are at fault."""
 
@@ -88,6 +93,7 @@ BY_NAME: dict[str, type[TrainingError]] = {
         CodecError,
         BadInput,
         ResidualError,
+        StateError,
         Diverged,
         OutOfMemory,
         EngineFault,

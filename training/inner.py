@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from eigen.protocol.run import InnerSpec
-from eigen.training.adamw import AdamW, Begun
+from eigen.training.adamw import AdamW, Begun, State
 from eigen.training.datasets import Samples
 from eigen.training.errors import Diverged, ShardError
 from eigen.training.models import Model, Parameters, unflatten
@@ -38,11 +38,13 @@ _EVALUATION_LABELS = 1024
 class LocalSteps:
     """The pseudo-gradient theta_r - theta_local [P], the loss before each step, samples seen.
 
-    `second_P` is AdamW's second moment after the last step, corrected for its bias.
+    `second_P` is AdamW's second moment after the last step, corrected for its bias; `state` is what
+    it goes on from.
     """
 
     delta_P: Tensor
     second_P: Tensor
+    state: State
     loss_trace: list[float]
     samples: int
 
@@ -55,14 +57,16 @@ def local_steps(
     order_seed: bytes,
     *,
     rates: Sequence[float] | None = None,
-    before: Begun | None = None,
+    before: Begun | State | None = None,
+    taken: int = 0,
     device: str = "cpu",
     ranks: Ranks = ALONE,
 ) -> LocalSteps:
     """Train for `spec.steps` mini-batches in the order that `batch_indices` gives.
 
     `rates` has the learning rate of each step; without it, it is always `spec.lr`. AdamW's moments
-    go on from `before`, if there is something. Several `ranks` call this with the
+    go on from `before`, if there is something, and the order from where `taken` samples of it were
+    used. Several `ranks` call this with the
     same arguments, share the work and get the same result. What is given and returned lies in
     main memory, whatever the device. Raises `ShardError` where there are fewer samples than one
     batch, `Diverged` where a loss or the result is not finite. `theta_P` is not changed.
@@ -74,7 +78,7 @@ def local_steps(
     parameters = {name: view.detach().requires_grad_() for name, view in views.items()}
     optimizer = AdamW(local_P, spec, before)
     loss_trace: list[float] = []
-    batches = batch_indices(order_seed, len(samples), spec.steps, spec.batch)
+    batches = batch_indices(order_seed, len(samples), spec.steps, spec.batch, taken)
     for index_B, rate in zip(batches, rates or [spec.lr] * spec.steps, strict=True):
         loss, grad_P = gradient(model, parameters, samples, index_B, spec, ranks)
         loss_trace.append(loss)
@@ -85,7 +89,7 @@ def local_steps(
     if not bool(delta_P.isfinite().all()):
         raise Diverged("the parameters are not finite after the last inner step")
     second_P = optimizer.second().cpu()
-    return LocalSteps(delta_P, second_P, loss_trace, spec.steps * spec.batch)
+    return LocalSteps(delta_P, second_P, optimizer.state(), loss_trace, spec.steps * spec.batch)
 
 
 def gradient(

@@ -4,12 +4,48 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class LocalDelta:
+    """One trainer's work of one round before it is encoded.
+
+    `delta` is the pseudo-gradient (fp32, little endian), `moments` are the encoded parts of the
+    second moment where trainers share it. The rest is as in `LocalUpdate`.
+    """
+
+    delta: bytes
+    moments: list[bytes]
+    samples: int
+    loss_trace: list[float]
+    sketch: bytes
+    kept: bytes = b""
+
+    def encoded(self, encoded: "Encoded") -> "LocalUpdate":
+        """The update that comes of it."""
+        return LocalUpdate(
+            encoded.parts + self.moments,
+            encoded.residual,
+            self.samples,
+            self.loss_trace,
+            self.sketch,
+            self.kept,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A pseudo-gradient and an old residual, encoded part by part; what is left out is new."""
+
+    parts: list[bytes]
+    residual: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class LocalUpdate:
     """One trainer's work of one round, ready to be committed to and sent.
 
     `parts` are the encoded slices of the pseudo-gradient plus the old residual; `residual` is what
     the codec left out (fp32, little endian; empty for a lossless codec) and goes into the next
-    round. `loss_trace` has one fp32 value a step; `sketch` is 64 fp32 values, little endian.
+    round. `loss_trace` has one fp32 value a step; `sketch` is 64 fp32 values, little endian. `kept`
+    is the optimizer's state where the run keeps it (see `optimizer`), else empty.
     """
 
     parts: list[bytes]
@@ -17,6 +53,7 @@ class LocalUpdate:
     samples: int
     loss_trace: list[float]
     sketch: bytes
+    kept: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ from eigen.training.schedule import SCHEDULES
 
 BATCH_MAX = 65_536
 """Samples of one inner step: with the largest input of an `mlp`, 16 GiB of fp32 at most."""
-MOMENTS = ("fresh", "shared")
-"""Where Adam's second moment may start."""
+MOMENTS = ("fresh", "shared", "kept")
+"""Where Adam's moments may start."""
 PRECISIONS = ("fp32", "bf16")
 """What forward and backward passes may be computed in."""
 TOLERATED_BPS_MAX = 4_999
@@ -68,6 +68,11 @@ def check(spec: RunSpec) -> Declaration:
 def shares_moments(spec: RunSpec) -> bool:
     """Whether rounds of this run go on from the second moment of the round before."""
     return spec.inner.moments == "shared"
+
+
+def keeps_moments(spec: RunSpec) -> bool:
+    """Whether each trainer of this run goes on with its own optimizer and its own data order."""
+    return spec.inner.moments == "kept"
 
 
 def part_count(spec: RunSpec) -> int:

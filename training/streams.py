@@ -42,14 +42,18 @@ def permutation(purpose: str, seed: bytes, count: int) -> NDArray[np.int64]:
     return np.argsort(keys, kind="stable").astype(np.int64)
 
 
-def batch_indices(order_seed: bytes, samples: int, steps: int, batch: int) -> NDArray[np.int64]:
+def batch_indices(
+    order_seed: bytes, samples: int, steps: int, batch: int, taken: int = 0
+) -> NDArray[np.int64]:
     """Which samples each inner step uses, shape [steps, batch], for a trainer and a validator.
 
     Samples are numbered through the assigned shards in the order in which they are given. The
     epochs' permutations (of the streams "epoch/0", "epoch/1", …) stand one after the other; step k
-    takes the next `batch` of them, over the end of an epoch where need be.
+    takes the next `batch` of them, over the end of an epoch where need be. The first `taken` of
+    them were used before.
     """
-    needed = steps * batch
-    epochs = -(-needed // samples)
-    order = [permutation(f"epoch/{epoch}", order_seed, samples) for epoch in range(epochs)]
-    return np.concatenate(order)[:needed].reshape(steps, batch)
+    first, start = divmod(taken, samples)
+    stop = start + steps * batch
+    epochs = range(first, first - (-stop // samples))
+    order = [permutation(f"epoch/{epoch}", order_seed, samples) for epoch in epochs]
+    return np.concatenate(order)[start:stop].reshape(steps, batch)

@@ -37,9 +37,12 @@ from eigen.training.frames import OK, pack, read
 if TYPE_CHECKING:
     from eigen.training.engine import Engine
 
+SHARED = ("train", "local_steps")
+"""What several ranks do together."""
 METHODS = (
+    *SHARED,
+    "encode",
     "initial_checkpoint",
-    "train",
     "aggregate",
     "collect",
     "combine",
@@ -79,7 +82,7 @@ def serve(calls: BinaryIO, replies: BinaryIO, engine: "Callable[[], Engine]") ->
     while (call := read(calls)) is not None:
         try:
             loaded = loaded or engine()
-            if call[0] == "train" and loaded.ranks.count > 1:
+            if call[0] in SHARED and loaded.ranks.count > 1:
                 loaded.ranks.share(b"".join(pack(*call)))
             reply = pack(OK, _answer(loaded, *call))
         except TrainingError as error:

@@ -27,24 +27,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from eigen.protocol.cid import raw_cid
 from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec, RunSpec
-from eigen.protocol.types import Cid
 from eigen.training import checkpoint as checkpoints
-from eigen.training.adamw import AdamW
 from eigen.training.aggregation import RULES
 from eigen.training.architectures import declare
 from eigen.training.codecs.registry import CODECS
 from eigen.training.datasets import Samples, split, write_shard
 from eigen.training.engine import Engine
-from eigen.training.inner import ALONE, evaluate, gradient, local_steps
-from eigen.training.models import build, initial_vector, unflatten
+from eigen.training.inner import evaluate, local_steps
+from eigen.training.models import build, initial_vector
 from eigen.training.presets import CHAR_GPT
 from eigen.training.schedule import SCHEDULES, rates
 from eigen.training.spec import MOMENTS
-from eigen.training.streams import batch_indices
 from eigen.training.text import standard_library
 
 SMALL = ModelSpec(
@@ -55,8 +52,6 @@ DEFAULT_STEPS = CHAR_GPT.inner.steps
 ANSWER = "answer"
 """The result's codec that a run file means which names none."""
 STARTS, SPLITS = ["warm", "scratch"], ["iid", "dirichlet"]
-KEPT = "kept"
-"""Not a run's: each peer keeps its optimizer from round to round; with `--outer sgd` only."""
 TOPICS, CONCENTRATION = 64, 0.5
 """The text is cut into stretches, and each is dealt in shares that Dirichlet(0.5) draws."""
 
@@ -76,6 +71,7 @@ class Alone:
     batch: int
     lr: float
     seed: int
+    overlap: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,10 +149,7 @@ class Bench:
         return result
 
     def _apart(self, row: Row) -> dict[str, float]:
-        if row.moments == KEPT:
-            loss, round_bytes = self._train_keeping(row), 8.0 * self.parameters
-        else:
-            loss, round_bytes = self._train_apart(row)
+        loss, round_bytes = self._train_apart(row)
         reduction = round(8 * self.parameters * row.steps / round_bytes, 1)
         return {"loss": round(loss, 5), "upload_reduction": reduction}
 
@@ -173,12 +166,13 @@ class Bench:
 
     def _run(self, at: Alone, steps: int, batch: int) -> RunSpec:
         """Training as a run of rounds of so many steps; in one place it is a single round."""
-        moments = at.moments if isinstance(at, Row) and at.moments != KEPT else "fresh"
+        moments = at.moments if isinstance(at, Row) else "fresh"
+        overlap = isinstance(at, Row) and bool(at.overlap)
         schedule = {"schedule": at.schedule, "warmup": at.warmup}
         return RunSpec(
             name="losses",
             model=self._model,
-            dataset=Cid("b"),
+            dataset=raw_cid(b""),
             rounds=max(1, at.budget // steps),
             inner=InnerSpec(steps, batch, at.lr, 0.01, moments=moments, **schedule),
             outer=OuterSpec("sgd", 1.0, 0.0),
@@ -191,6 +185,7 @@ class Bench:
             reward_per_round=0,
             validator_share_bps=0,
             seed=at.seed,
+            overlap=overlap,
         )
 
     def _in_one_place(self, theta_P: Tensor, spec: RunSpec, name: str) -> Tensor:
@@ -219,50 +214,32 @@ class Bench:
         engine, spec = self._engine, self._spec(row)
         begun = checkpoints.initial(spec, self._declared)
         begun = replace(begun, theta_P=self._begin(row))
-        checkpoint = checkpoints.write(begun, self._declared)
+        before = checkpoint = checkpoints.write(begun, self._declared)
         shards = [write_shard(shard) for shard in self._shards(row)]
-        residuals = [b""] * row.peers
+        residuals, kept = [b""] * row.peers, [b""] * row.peers
         carried = [b""] * engine.part_count(spec)
-        moved = 0
+        moved, last = 0, []
         for number in range(spec.rounds):
             updates = []
             for peer in range(row.peers):
-                shard = shards[self._shard(row, number, peer)]
+                ahead = row.overlap and number > 0
+                shard = shards[self._shard(row, number - ahead, peer)]
                 order = self._order(row, number, peer)
-                update = engine.train(spec, checkpoint, [shard], order, residuals[peer], number)
-                residuals[peer] = update.residual
+                base, own = (before, last[peer].parts) if ahead else (checkpoint, ())
+                steps = engine.local_steps(spec, base, [shard], order, number, kept[peer], own)
+                update = steps.encoded(engine.encode(spec, steps.delta, residuals[peer]))
+                residuals[peer], kept[peer] = update.residual, update.kept
                 updates.append(update)
-            results = []
+            last, results = updates, []
             for part in range(len(carried)):
                 inputs = [(update.parts[part], update.samples) for update in updates]
                 average = engine.aggregate(spec, part, inputs, carried[part])
                 carried[part] = average.carried
                 results.append(average.data)
             moved += sum(map(len, updates[0].parts)) + sum(map(len, results))
-            checkpoint = engine.outer_step(spec, checkpoint, results)
+            before, checkpoint = checkpoint, engine.outer_step(spec, checkpoint, results)
         loss = engine.evaluate(spec, checkpoint, write_shard(self._held_out)).loss
         return loss, moved / spec.rounds
-
-    def _train_keeping(self, row: Row) -> float:
-        """As `_train_apart`, without a codec, and each peer keeps its optimizer: no node does."""
-        spec, layout, model = self._spec(row), self._declared.layout, build(self._declared)
-        inner, theta_P = spec.inner, self._begin(row).clone()
-        locals_NP = [theta_P.clone() for _ in range(row.peers)]
-        optimizers = [AdamW(local_P, inner) for local_P in locals_NP]
-        shards = self._shards(row)
-        for number in range(spec.rounds):
-            for peer, (local_P, optimizer) in enumerate(zip(locals_NP, optimizers, strict=True)):
-                local_P.copy_(theta_P)
-                views = unflatten(layout, local_P)
-                parameters = {name: view.detach().requires_grad_() for name, view in views.items()}
-                samples = shards[self._shard(row, number, peer)]
-                order = self._order(row, number, peer)
-                batches = batch_indices(order, len(samples), inner.steps, inner.batch)
-                for index_B, rate in zip(batches, rates(spec, number), strict=True):
-                    _, grad_P = gradient(model, parameters, samples, index_B, inner, ALONE)
-                    optimizer.step(grad_P, rate)
-            theta_P = torch.stack(locals_NP).mean(0)
-        return evaluate(model, theta_P, self._held_out).loss
 
     def _order(self, row: Row, number: int, peer: int) -> bytes:
         return hashlib.sha256(f"{row.seed}/{number}/{peer}".encode()).digest()
@@ -297,6 +274,7 @@ def _rows(options: argparse.Namespace) -> Iterator[Row]:
         "rule": options.rule,
         "moments": options.moments,
         "outer": options.outer,
+        "overlap": options.overlap,
         "seed": range(options.seeds),
     }
     for values in product(*varied.values()):
@@ -337,14 +315,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--codec", nargs="+", choices=names, default=[CHAR_GPT.codec])
     parser.add_argument("--result-codec", nargs="+", choices=[ANSWER, *names], default=[ANSWER])
     parser.add_argument("--rule", nargs="+", choices=sorted(RULES), default=["mean"])
-    parser.add_argument(
-        "--moments", nargs="+", choices=[*MOMENTS, KEPT], default=[CHAR_GPT.inner.moments]
-    )
+    parser.add_argument("--moments", nargs="+", choices=MOMENTS, default=[CHAR_GPT.inner.moments])
     parser.add_argument("--warm", type=int, default=1000, help="steps before a warm start")
     parser.add_argument("--warm-lr", type=float, default=0.001, help="their learning rate")
     parser.add_argument("--outer", nargs="+", default=["sgd/1.0"], help="or nesterov/0.7/0.9")
     parser.add_argument("--schedule", choices=list(SCHEDULES), default=CHAR_GPT.inner.schedule)
     parser.add_argument("--warmup", type=int, default=0, help="steps until the rate is full")
+    parser.add_argument(
+        "--overlap", type=int, nargs="+", choices=[0, 1], default=[0], help="1: updates come late"
+    )
     parser.add_argument("--start", nargs="+", choices=STARTS, default=STARTS)
     parser.add_argument("--split", nargs="+", choices=SPLITS, default=SPLITS)
     parser.add_argument("--seeds", type=int, default=3)
@@ -357,8 +336,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--into", type=Path, help="file of finished rows, one a line")
     options = parser.parse_args()
-    if KEPT in options.moments and options.outer != ["sgd/1.0"]:
-        parser.error(f"--moments {KEPT} needs --outer sgd/1.0: it does not make another step")
     if options.quick:
         options.peers, options.steps, options.seeds = [4], [DEFAULT_STEPS], 1
         options.start, options.split, options.budget = ["scratch"], ["iid"], 60

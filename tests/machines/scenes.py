@@ -44,6 +44,7 @@ def context(
     sealed: bool = False,
     trainers_min: int = 2,
     trainers_max: int = 16,
+    overlap: bool = False,
 ) -> RunContext:
     spec = RunSpec(
         "digits",
@@ -61,6 +62,7 @@ def context(
         REWARD,
         1_000,
         1,
+        overlap,
     )
     return RunContext(
         run_id(spec),
@@ -165,7 +167,7 @@ class Plan:
     fired: list[tuple[float, Address]] = field(default_factory=list)
 
 
-def draw(seed: int) -> tuple[HeapNetwork, Plan, random.Random]:
+def draw(seed: int, *, overlap: bool) -> tuple[HeapNetwork, Plan, random.Random]:
     """A network and its faults."""
     rng = random.Random(seed)
     validators, quorum = rng.choice(COMMITTEES)
@@ -177,6 +179,7 @@ def draw(seed: int) -> tuple[HeapNetwork, Plan, random.Random]:
         parts=rng.randint(1, 6),
         shards=rng.randint(count, 8),
         sealed=rng.random() < 0.5,
+        overlap=overlap,
     )
     links = Links(0.005, rng.choice((0.02, 0.1, 0.5)), rng.choice((0.0, 0.0, 0.02, 0.1, 0.3)))
     network = HeapNetwork(run, trainers(count), seed, links)
@@ -187,9 +190,9 @@ def draw(seed: int) -> tuple[HeapNetwork, Plan, random.Random]:
     return network, plan, rng
 
 
-def play(seed: int, limit_s: float = 4_000.0) -> tuple[Watch, Plan, bool]:
+def play(seed: int, limit_s: float = 4_000.0, *, overlap: bool = False) -> tuple[Watch, Plan, bool]:
     """A run under its plan of faults, then without faults. True where everybody finished."""
-    network, plan, rng = draw(seed)
+    network, plan, rng = draw(seed, overlap=overlap)
     watch = Watch(network)
     back_at: dict[Address, float] = {}
 

@@ -28,6 +28,7 @@ from eigen.protocol.messages import (
     SeatVote,
     Timeout,
 )
+from eigen.protocol.seat import leader, round_seed
 from eigen.protocol.types import Address, Digest
 from eigen.simulations.heap import HeapNetwork, VirtualNode
 
@@ -122,7 +123,7 @@ def test_a_validator_that_attests_two_roots_is_blamed_by_every_honest_node() -> 
 
 def test_a_leader_with_two_seats_gets_one_vote_of_each_and_the_next_leader_takes_over() -> None:
     run = context(4, 3)
-    liar = validator(run)
+    liar = leader(round_seed(run.seed, 1, Digest(bytes(32))), 0, run.validators)
 
     def act(net: HeapNetwork, node: VirtualNode, effect: Effect) -> bool:
         if not (isinstance(effect, Publish) and isinstance(effect.message, SeatProposal)):

@@ -199,8 +199,8 @@ def test_a_trainer_trains_only_in_a_seat_that_a_quorum_opened() -> None:
     assert voice.hear(A, VOTE) == []  # no validator
     opened, timer, train = voice.hear(OTHER, VOTE)
     assert kinds([opened, timer, train]) == [SeatOpened, SetTimer, Train]
-    assert train.base == RUN.genesis
-    assert train.shards == SEAT.members[0].shards
+    assert train.work.base == RUN.genesis
+    assert train.work.shards == SEAT.members[0].shards
 
 
 def test_a_seat_by_another_than_the_leader_opens_nothing() -> None:

@@ -43,6 +43,7 @@ from eigen.protocol.messages import (
     Attempt,
     Attestation,
     Commitment,
+    LocalWork,
     Outcome,
     OutcomeVote,
     PartResult,
@@ -120,6 +121,9 @@ class Liar:
                 made = Timeout(at, told)
             case Attestation():
                 made = replace(made, run=self.run.run, round=at.round)
+            case Commitment():
+                bases = (made.base, head.checkpoint, *self.run.bases(head.head))
+                made = replace(made, attempt=at, base=self.rng.choice(bases))
             case _:
                 made = replace(made, attempt=at)
         return made
@@ -159,7 +163,7 @@ def members(trainers: list[Address]) -> MembershipChanged:
 def answers(effect: Any, rng: random.Random) -> Iterator[Any]:
     """What the world of an honest node answers to its machine's own effects."""
     match effect:
-        case Train(attempt=at, base=base):
+        case Train(attempt=at, work=LocalWork(base=base)):
             if rng.random() < 0.2:
                 yield TrainFailed(at, "no data")
             else:

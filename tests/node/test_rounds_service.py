@@ -27,6 +27,7 @@ from eigen.node.ports import BulkWriter, RequestRefused, RequestTimeout
 from eigen.node.retention import NOTED, ONCE_UNNAMED
 from eigen.node.rounds import Rounds, payout_root
 from eigen.node.run_ports import RunPorts
+from eigen.node.states import StateFiles
 from eigen.node.worker import TrainingWorker
 from eigen.protocol import limits
 from eigen.protocol.context import Deadlines, RunContext
@@ -163,7 +164,10 @@ async def cast(folder: Path, *, sealed: bool = True, **changes: Any) -> AsyncIte
         )
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
-        members = [await _member(one, context, genesis, worker) for one in people]
+        members = [
+            await _member(one, context, genesis, worker, folder / one.address.hex() / "states")
+            for one in people
+        ]
         yield Cast(*members, worker, nursery)
         nursery.cancel_scope.cancel()
 
@@ -172,7 +176,9 @@ def _fresh(one: Peer) -> list[object]:
     return list(one.members.membership.fresh(trio.current_time()))
 
 
-async def _member(one: Peer, context: RunContext, genesis: bytes, worker: TrainingWorker) -> Member:
+async def _member(
+    one: Peer, context: RunContext, genesis: bytes, worker: TrainingWorker, folder: Path
+) -> Member:
     await one.blobs.put(genesis)
     await one.datasets.manifest(context.spec.dataset)
     contracts = Contracts(*(Address(bytes([i]) * 20) for i in (1, 2, 3, 4)))
@@ -189,6 +195,7 @@ async def _member(one: Peer, context: RunContext, genesis: bytes, worker: Traini
         worker,
         chain,
         one.retention,
+        StateFiles(folder, one.records),
     )
     trains = one.address not in context.validators
     rounds = Rounds(ports, one.members, Parameters(), trains=trains, on_adopted=lambda *_: None)

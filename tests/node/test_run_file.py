@@ -75,6 +75,12 @@ def test_an_answer_travels_as_its_codec_says_unless_the_file_does(tmp_path: Path
         assert (spec.codec, spec.result_codec) == codecs
 
 
+def test_rounds_overlap_where_the_file_says_so(tmp_path: Path) -> None:
+    for line, overlap in (("", False), ("overlap = true", True), ("overlap = false", False)):
+        spec = load_run_file(write(tmp_path, f"{line}\n{GOOD}")).spec(MANIFEST)
+        assert spec.overlap is overlap
+
+
 def test_three_in_ten_may_lie_unless_the_file_says_otherwise(tmp_path: Path) -> None:
     def aggregation(lines: str) -> AggregationSpec:
         text = GOOD.replace("[aggregation]", "[aggregation]\n" + lines)
@@ -130,6 +136,7 @@ WRONG = {
     ],
     "validator_share_percent": [("inf", "finite"), ("101", "10000"), ("-1", "10000")],
     "seed": [("-1", "0 to"), (DIGITS, "0 to"), ("1.5", "whole")],
+    "overlap": [("1", "true or false"), ('"yes"', "true or false")],
     "part_values": [("3", "256"), ("1000000000", "131072")],
     "codec": [('"zip"', "int8")],
     "result_codec": [('"zip"', "int8")],

@@ -35,6 +35,7 @@ from eigen.node.records import SqliteRecords
 from eigen.node.retention import Retention
 from eigen.node.rounds import Rounds
 from eigen.node.run_ports import RunPorts
+from eigen.node.states import StateFiles
 from eigen.node.worker import TrainingWorker
 from eigen.protocol.effects import Adopted, Event, Trained
 from eigen.protocol.membership import Membership
@@ -169,7 +170,17 @@ async def main(home: Path, wanted: dict[str, Any]) -> None:
             me, NETWORK_ID, sealing, network, gossip, members, records, blobs, blocks, retention
         )
         ports = RunPorts(
-            identity, network, gossip, records, blobs, blocks, datasets, worker, chain, retention
+            identity,
+            network,
+            gossip,
+            records,
+            blobs,
+            blocks,
+            datasets,
+            worker,
+            chain,
+            retention,
+            StateFiles(home / "states", records),
         )
         rounds = Rounds(ports, members, deadlines, trains=not validates, on_adopted=lambda *_: None)
         gossip.join()
