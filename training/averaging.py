@@ -39,7 +39,7 @@ def aggregate(spec: RunSpec, part: int, inputs: Inputs, carried: bytes) -> PartA
     `BadInput` with the index of the first input that does not decode or claims samples that a round
     does not have.
     """
-    return _average(spec, part, inputs, CODECS[spec.codec], 1, carried)
+    return _average(spec, part, inputs, spec.codec, 1, carried)
 
 
 def collect(spec: RunSpec, part: int, inputs: Inputs) -> bytes:
@@ -61,11 +61,11 @@ def combine(spec: RunSpec, part: int, inputs: Inputs, carried: bytes) -> PartAve
 
     The run's rule judges groups here as it judges trainers in `collect`.
     """
-    return _average(spec, part, inputs, CODECS[GROUP_CODEC], limits.GROUP_MAX, carried)
+    return _average(spec, part, inputs, GROUP_CODEC, limits.GROUP_MAX, carried)
 
 
 def _average(
-    spec: RunSpec, part: int, inputs: Inputs, codec: Codec, trainers: int, carried: bytes
+    spec: RunSpec, part: int, inputs: Inputs, codec: str, trainers: int, carried: bytes
 ) -> PartAverage:
     """`trainers` is how many may stand behind one input."""
     sizes = part_sizes(spec)
@@ -75,7 +75,7 @@ def _average(
     values = sizes[part]
     rule, result_codec = RULES[spec.aggregation.rule], CODECS[spec.result_codec]
     left_P, history_P = _read_carried(rule, result_codec, values, carried)
-    result_P = _combined(spec, inputs, codec, values, history_P)
+    result_P = _combined(spec, inputs, CODECS[codec], values, history_P)
     data, left_P = encode_with_feedback(result_codec, result_P, left_P)
     left = b"" if result_codec.lossless else left_P.numpy().tobytes()
     return PartAverage(data, left + (data if rule.keeps_history else b""))

@@ -311,7 +311,7 @@ def test_strangers_who_say_things_are_not_in_the_record() -> None:
     def act(net: HeapNetwork, node: VirtualNode, effect: Effect) -> bool:
         if not (isinstance(effect, Publish) and isinstance(effect.message, Commitment)):
             return False
-        ghost = VirtualNode(stranger, False)
+        ghost = VirtualNode(stranger, False, -1)
         net.gossip(ghost, effect.message)
         net.gossip(ghost, Timeout(Attempt(run.run, effect.message.attempt.round, 0), ()))
         net.perform(node, effect)

@@ -291,7 +291,7 @@ def test_a_flooded_network_still_makes_its_rounds() -> None:
         nonlocal flood
         if isinstance(effect, Publish):
             for _ in range(10):
-                ghost = VirtualNode(Address(liar.rng.randbytes(20)), False)
+                ghost = VirtualNode(Address(liar.rng.randbytes(20)), False, -1)
                 message = sample(liar.rng.choice((Commitment, ResultVote, StepNotice)), liar.rng)
                 at = effect.message.attempt
                 net.gossip(ghost, replace(message, attempt=at))

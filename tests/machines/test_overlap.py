@@ -61,7 +61,9 @@ class Trainer:
         at = Attempt(RUN.run, self.head.round + 1, number)
         seed = round_seed(RUN.seed, at.round, self.head.previous)
         members, _ = assign_open([A, B], RUN.shard_count, seed)
-        return SeatProposal(at, self.head.previous, Cid(self.head.checkpoint), members)
+        return SeatProposal(
+            at, self.head.previous, Cid(self.head.checkpoint), members, (0,) * len(members)
+        )
 
     def open(self, number: int = 0) -> list[Any]:
         seat = self.seat(number)
