@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from types import TracebackType
 from typing import Any
 
@@ -180,7 +181,7 @@ class TrainingWorker:
     async def _call(
         self, name: str, spec: RunSpec, values: Sequence[Any], timeout_s: float
     ) -> list[Any]:
-        call = pack(name, [encode_bare(spec), *values])
+        call = pack(name, [_encoded(spec), *values])
         async with self._turn:
             try:
                 with trio.fail_after(timeout_s):
@@ -236,6 +237,11 @@ class TrainingWorker:
             process.kill()
             await process.wait()
         return _fate(process.returncode)
+
+
+@lru_cache(maxsize=16)
+def _encoded(spec: RunSpec) -> bytes:
+    return encode_bare(spec)
 
 
 async def _write(process: trio.Process, buffers: Sequence[bytes]) -> None:

@@ -13,9 +13,9 @@ field comes from its annotation; bounds come from `Annotated[..., Bound]`.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from types import GenericAlias
+from itertools import repeat
 from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import msgpack
@@ -90,7 +90,18 @@ _FIXED: dict[Any, tuple[type, Length]] = {
 
 _tag_of: dict[type, int] = {}
 _type_of: dict[int, type] = {}
-_fields_of: dict[type, tuple[tuple[str, Any], ...]] = {}
+_fields_of: dict[type, tuple[tuple[str, "_Shape"], ...]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What an annotation asks for, read from it once: typing is slow to ask."""
+
+    kind: Any
+    bound: Any
+    is_struct: bool
+    items: tuple["_Shape", ...] | None  # of a tuple
+    repeats: bool  # whether `items` is one shape for any number
 
 
 def message(tag: int) -> Callable[[type[M]], type[M]]:
@@ -173,20 +184,23 @@ def _unpack(data: bytes) -> Any:
         raise Malformed(f"not msgpack: {type(error).__name__}") from None
 
 
-def _fields(cls: Any) -> tuple[tuple[str, Any], ...]:
+def _fields(cls: Any) -> tuple[tuple[str, _Shape], ...]:
     known = _fields_of.get(cls)
     if known is None:
         hints = get_type_hints(cls, include_extras=True)
-        known = tuple((f.name, hints[f.name]) for f in dataclasses.fields(cls))
+        known = tuple((f.name, _shape(hints[f.name])) for f in dataclasses.fields(cls))
         _fields_of[cls] = known
     return known
 
 
-def _pack_fields(value: Any) -> list[Any]:
-    cls = type(value)
-    return [
-        _pack(getattr(value, name), hint, f"{cls.__name__}.{name}") for name, hint in _fields(cls)
-    ]
+def _shape(hint: Any) -> _Shape:
+    kind, bound = _split(hint)
+    items, repeats = None, False
+    if get_origin(kind) is tuple:
+        arguments = get_args(kind)
+        repeats = len(arguments) == 2 and arguments[1] is Ellipsis
+        items = tuple(_shape(argument) for argument in arguments[: 1 if repeats else None])
+    return _Shape(kind, bound, dataclasses.is_dataclass(kind), items, repeats)
 
 
 def _split(hint: Any) -> tuple[Any, Any]:
@@ -199,13 +213,21 @@ def _split(hint: Any) -> tuple[Any, Any]:
     return hint, None
 
 
-def _item_hints(kind: GenericAlias, count: int, field: str) -> list[Any]:
-    args = get_args(kind)
-    if len(args) == 2 and args[1] is Ellipsis:
-        return [args[0]] * count
-    if len(args) != count:
-        raise BadField(field, f"{count} items, {len(args)} expected")
-    return list(args)
+def _pack_fields(value: Any) -> list[Any]:
+    cls = type(value)
+    return [
+        _pack(getattr(value, name), shape, f"{cls.__name__}.{name}") for name, shape in _fields(cls)
+    ]
+
+
+def _item_shapes(shape: _Shape, count: int, field: str) -> Iterable[_Shape]:
+    assert shape.items is not None
+    _check_length(count, shape.bound, field)
+    if shape.repeats:
+        return repeat(shape.items[0], count)
+    if len(shape.items) != count:
+        raise BadField(field, f"{count} items, {len(shape.items)} expected")
+    return shape.items
 
 
 def _check_length(size: int, bound: Any, field: str) -> None:
@@ -242,45 +264,41 @@ def _check_cid(text: str, field: str) -> None:
         raise BadField(field, str(error)) from None
 
 
-def _pack(value: Any, hint: Any, field: str) -> Any:
-    kind, bound = _split(hint)
-    if bound == "amount":
+def _pack(value: Any, shape: _Shape, field: str) -> Any:
+    if shape.bound == "amount":
         if type(value) is not int or not 0 <= value < 2**256:
             raise BadField(field, "not an amount between 0 and 2^256 - 1")
         return value.to_bytes((value.bit_length() + 7) // 8, "big")
-    if get_origin(kind) is tuple:
+    if shape.items is not None:
         if type(value) is not tuple:
             raise BadField(field, f"a {type(value).__name__} where a tuple is expected")
-        _check_length(len(value), bound, field)
-        hints = _item_hints(kind, len(value), field)
+        shapes = _item_shapes(shape, len(value), field)
         return [
-            _pack(v, h, f"{field}[{i}]") for i, (v, h) in enumerate(zip(value, hints, strict=True))
+            _pack(v, s, f"{field}[{i}]") for i, (v, s) in enumerate(zip(value, shapes, strict=True))
         ]
-    if dataclasses.is_dataclass(kind):
-        if type(value) is not kind:
-            raise BadField(field, f"a {type(value).__name__} is not a {kind}")
+    if shape.is_struct:
+        if type(value) is not shape.kind:
+            raise BadField(field, f"a {type(value).__name__} is not a {shape.kind}")
         return _pack_fields(value)
-    _check_scalar(value, kind, bound, field)
+    _check_scalar(value, shape.kind, shape.bound, field)
     return value
 
 
-def _read(value: Any, hint: Any, field: str) -> Any:
-    kind, bound = _split(hint)
-    if bound == "amount":
+def _read(value: Any, shape: _Shape, field: str) -> Any:
+    if shape.bound == "amount":
         if type(value) is not bytes or len(value) > 32:
             raise BadField(field, "not an amount")
         return int.from_bytes(value, "big")
-    if get_origin(kind) is tuple:
+    if shape.items is not None:
         if type(value) is not list:
             raise BadField(field, f"a {type(value).__name__} where an array is expected")
-        _check_length(len(value), bound, field)
-        hints = _item_hints(kind, len(value), field)
+        shapes = _item_shapes(shape, len(value), field)
         return tuple(
-            _read(v, h, f"{field}[{i}]") for i, (v, h) in enumerate(zip(value, hints, strict=True))
+            _read(v, s, f"{field}[{i}]") for i, (v, s) in enumerate(zip(value, shapes, strict=True))
         )
-    if dataclasses.is_dataclass(kind):
-        return _read_struct(kind, value, field)
-    _check_scalar(value, kind, bound, field)
+    if shape.is_struct:
+        return _read_struct(shape.kind, value, field)
+    _check_scalar(value, shape.kind, shape.bound, field)
     return value
 
 
@@ -291,8 +309,8 @@ def _read_struct(cls: Any, items: Any, field: str) -> Any:
     if len(items) != len(fields):
         raise BadField(field, f"{len(items)} fields, {len(fields)} expected")
     values = {
-        name: _read(item, hint, f"{field}.{name}")
-        for (name, hint), item in zip(fields, items, strict=True)
+        name: _read(item, shape, f"{field}.{name}")
+        for (name, shape), item in zip(fields, items, strict=True)
     }
     try:
         return cls(**values)

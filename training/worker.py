@@ -27,6 +27,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from eigen.protocol.run import RunSpec
@@ -41,6 +42,8 @@ METHODS = ("initial_checkpoint", "train", "aggregate", "outer_step", "evaluate")
 """What may be called; each takes a run spec and then what `Engine` documents."""
 SPEC_BYTES_MAX = 64 * 1024
 """A run spec travels in a gossip message, so it is smaller than one."""
+SPECS_KEPT = 16
+"""Specs that are not read again for each part; a node seldom takes part in more runs."""
 
 MEMORY_BYTES_MIN = 512 << 20
 """Torch takes some 300 MiB before it holds a single tensor, and dies untidily with less."""
@@ -98,11 +101,15 @@ def follow(engine: "Engine") -> NoReturn:
 def _answer(engine: "Engine", name: str, values: list[Any]) -> list[Any]:
     if name not in METHODS:
         raise EngineFault(f"no such call: {name!r:.80}")
-    spec = decode_bare(values[0], RunSpec, bytes_max=SPEC_BYTES_MAX)
-    result = getattr(engine, name)(spec, *values[1:])
+    result = getattr(engine, name)(_spec(values[0]), *values[1:])
     if dataclasses.is_dataclass(result):
         return [getattr(result, field.name) for field in dataclasses.fields(result)]
     return [result]
+
+
+@lru_cache(maxsize=SPECS_KEPT)
+def _spec(data: bytes) -> RunSpec:
+    return decode_bare(data, RunSpec, bytes_max=SPEC_BYTES_MAX)
 
 
 def _fault(error: Exception) -> TrainingError:
