@@ -179,8 +179,9 @@ def _means(
     below_B: Magnitudes, above_B: Magnitudes, uses_B: Magnitudes, count_B: Magnitudes
 ) -> tuple[Magnitudes, Magnitudes]:
     """The means below a border and from it on, of their sums; 0 where there is nothing."""
-    one = np.float32(1)
-    return below_B / np.maximum(count_B - uses_B, one), above_B / np.maximum(uses_B, one)
+    lower_B: Magnitudes = np.divide(below_B, np.maximum(count_B - uses_B, 1))
+    upper_B: Magnitudes = np.divide(above_B, np.maximum(uses_B, 1))
+    return lower_B, upper_B
 
 
 def _bit_counts(byte_BW: NDArray[np.uint8]) -> NDArray[np.uint32]:
