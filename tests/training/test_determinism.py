@@ -81,7 +81,7 @@ def test_encodings_are_pinned() -> None:
         for name, codec in CODECS.items()
     }
     assert found == {
-        "fp32": "7cbb7c9cdfcc53b7",
+        "fp32": "b7127d1bc030094b",
         "fp16": "347abbb4e7ba7e19",
         "int8": "f6d0ef6472447c79",
         "int4": "46fad73ad2aa56b3",
