@@ -69,6 +69,7 @@ from eigen.protocol.requests import (
 from eigen.protocol.trainer import TrainerMachine
 from eigen.protocol.types import Address, Cid, Digest
 from eigen.training.errors import TrainingError
+from eigen.training.frames import Files
 
 log = structlog.get_logger()
 
@@ -265,7 +266,7 @@ class RunDriver:
     async def _train(self, effect: Train) -> None:
         attempt = effect.attempt
         try:
-            base = await self.ports.blocks.fetch(effect.base)
+            base = await self.ports.blocks.files(effect.base)
             with trio.fail_after(self.context.deadlines.commit_s):
                 shards = [
                     await self.ports.datasets.open_shard(self.context.spec.dataset, shard)
@@ -283,9 +284,10 @@ class RunDriver:
             made = await self.exchange.keep_update(attempt, effect.base, local)
             self.post(Trained(attempt, made))
 
-    async def _stored_residual(self) -> bytes:
+    async def _stored_residual(self) -> bytes | Files:
         cid = await self.ports.records.get("residual", self.context.run)
-        return (await self.ports.blobs.get(Cid(cid.decode())) or b"") if cid else b""
+        found = await self.ports.blobs.files(Cid(cid.decode())) if cid else None
+        return Files(tuple(map(str, found))) if found else b""
 
     async def _aggregate(self, effect: Aggregate) -> None:
         try:
