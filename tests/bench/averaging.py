@@ -47,6 +47,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         figures["hundred_million"] = exchange.whole(4, 100_000_000, "2bit", 2)
     if "shaped" in chosen:
         figures["shaped"] = exchange.shaped(values, "2bit", rounds)
+        figures["char_gpt"] = exchange.utilisation("2bit", rounds)
     if "faults" in chosen:
         figures |= faults(options.faults or (20 if options.quick else 200), options.seed)
     return figures
