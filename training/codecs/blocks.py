@@ -79,7 +79,7 @@ def bfloat16(value_N: NDArray[np.float32], most: float) -> NDArray[np.uint32]:
     `value_N` has no negative values.
     """
     half_N: NDArray[np.uint32] = (value_N.view(np.uint32) + np.uint32(0x8000)) >> np.uint32(16)
-    half_N[half_N < _half(SCALE_MIN)] = 0
+    half_N *= half_N >= _half(SCALE_MIN)
     np.minimum(half_N, _half(most), out=half_N)
     return half_N
 

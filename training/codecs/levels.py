@@ -16,7 +16,6 @@ from eigen.training.codecs.blocks import (
     block_count,
     check_length,
     in_blocks,
-    peaks,
     read_scales,
     values_of,
     write_bits,
@@ -152,8 +151,11 @@ def _two_levels(
     The border is moved down by more than rounding can have moved it up, so that the largest always
     reaches it, unless it is too small to be sent. A level without values is 0.
     """
+    import torch
+
     mean_B = _ordered_sum(magnitude_BW) / count_B
-    border_B = mean_B + (peaks(magnitude_BW) - mean_B) * np.float32(BORDER)
+    peak_B = torch.from_numpy(magnitude_BW).amax(1).numpy()
+    border_B = mean_B + (peak_B - mean_B) * np.float32(BORDER)
     border_B = np.maximum(border_B * np.float32(1 - 2.0**-18), np.float32(SCALE_MIN))
     upper_BW = magnitude_BW >= border_B[:, None]
     uses_B = _bit_counts(np.packbits(upper_BW, axis=1)).astype(np.float32)
