@@ -1,11 +1,14 @@
 """The blob store: content-addressed blocks in a folder, checked whenever they are read."""
 
+import io
 import os
+import secrets
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -13,7 +16,15 @@ import trio
 
 from eigen.node.dag import Node, children
 from eigen.protocol import limits
-from eigen.protocol.cid import RAW, CidError, CidMismatch, blocks_of, check_block, parse_cid
+from eigen.protocol.cid import (
+    RAW,
+    CidError,
+    CidMismatch,
+    blocks_from,
+    blocks_of,
+    check_block,
+    parse_cid,
+)
 from eigen.protocol.types import Cid
 
 log = structlog.get_logger()
@@ -48,15 +59,33 @@ class DirectoryBlobs:
 
     async def put(self, data: bytes) -> Cid:
         """Store a content; durable on return. Returns its root CID."""
+        return await trio.to_thread.run_sync(self._put, blocks_of(data), limiter=self._threads)
+
+    @contextmanager
+    def draft(self) -> Iterator[Path]:
+        """A name for another process to write a file under, gone with the context."""
+        path = self._partial / secrets.token_hex(16)
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    async def put_file(self, path: Path) -> Cid:
+        """As `put`, of what is in a file, without holding it in memory."""
 
         def write() -> Cid:
-            root = Cid("")
-            for cid, block in blocks_of(data):
-                self._write(cid, block)
-                root = cid
-            return root
+            with path.open("rb") as file:
+                leaves = iter(partial(file.read, limits.BLOCK_BYTES_MAX), b"")
+                return self._put(blocks_from(leaves if path.stat().st_size else [b""]))
 
         return await trio.to_thread.run_sync(write, limiter=self._threads)
+
+    def _put(self, blocks: Iterable[tuple[Cid, bytes]]) -> Cid:
+        root = Cid("")
+        for cid, block in blocks:
+            self._write(cid, block)
+            root = cid
+        return root
 
     async def put_block(self, cid: Cid, block: bytes) -> None:
         """Store one block. Raises `CidMismatch` where it does not hash to its CID."""
@@ -75,14 +104,22 @@ class DirectoryBlobs:
         """A whole content, or None where any block of it is missing or corrupt."""
 
         def read() -> bytes | None:
-            parts: list[bytes] = []
-            try:
-                return b"".join(parts) if self._collect(Node(cid), parts) else None
-            except CidError as error:
-                log.warning("a stored content is no file", cid=cid, why=str(error))
-                return None
+            whole = io.BytesIO()  # hands over what it holds, where joining would hold it twice
+            return (
+                whole.getvalue() if self._walk(cid, lambda _, block: whole.write(block)) else None
+            )
 
         return await trio.to_thread.run_sync(read, limiter=self._threads)
+
+    async def files(self, cid: Cid) -> Sequence[Path] | None:
+        """The files that a whole content lies in, in order, or None as for `get`."""
+
+        def find() -> list[Path] | None:
+            found: list[Path] = []
+            whole = self._walk(cid, lambda leaf, _: found.append(self._path(leaf)))
+            return found if whole else None
+
+        return await trio.to_thread.run_sync(find, limiter=self._threads)
 
     async def missing(self, cid: Cid) -> Sequence[Cid]:
         """Blocks still needed, as far as the DAG is known; empty when the content is whole.
@@ -158,14 +195,23 @@ class DirectoryBlobs:
             self._path(block).unlink(missing_ok=True)
             return True
 
-    def _collect(self, node: Node, parts: list[bytes]) -> bool:
-        block = self._read(node.cid)
-        if block is None:
+    def _walk(self, cid: Cid, take: Callable[[Cid, bytes], object]) -> bool:
+        """Give each leaf of a content to `take`, in order; whether all blocks are here and good."""
+        pending = [Node(cid)]
+        try:
+            while pending:
+                node = pending.pop()
+                block = self._read(node.cid)
+                if block is None:
+                    return False
+                below = children(node, block)
+                if not below:
+                    take(node.cid, block)
+                pending += reversed(below)
+        except CidError as error:
+            log.warning("a stored content is no file", cid=cid, why=str(error))
             return False
-        below = children(node, block)
-        if not below:
-            parts.append(block)
-        return all(self._collect(child, parts) for child in below)
+        return True
 
     def _read(self, cid: Cid) -> bytes | None:
         self._use(cid)

@@ -396,9 +396,10 @@ class Exchange:
 
     async def apply(self, attempt: Attempt, base: Cid, results: Sequence[bytes]) -> Cid:
         """The outer step from `base`. Returns the durable checkpoint's CID."""
-        theta = await self._blocks.fetch(base)
-        checkpoint = await self._worker.outer_step(self.context.spec, theta, results)
-        cid = await self._blobs.put(checkpoint)
+        theta = await self._blocks.files(base)
+        with self._blobs.draft() as checkpoint:
+            await self._worker.outer_step(self.context.spec, theta, results, into=checkpoint)
+            cid = await self._blobs.put_file(checkpoint)
         await self.note(attempt.round, cid)
         return cid
 

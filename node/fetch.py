@@ -14,6 +14,7 @@ from eigen.protocol.cid import CidError, CidMismatch
 from eigen.protocol.requests import BLOCK, BlockQuery
 from eigen.protocol.types import Address, Cid
 from eigen.protocol.wire import decode, encode
+from eigen.training.frames import Files
 
 log = structlog.get_logger()
 
@@ -64,6 +65,30 @@ class BlockExchange:
         have = await self._blobs.get(cid)
         if have is not None and len(have) <= bytes_max:
             return have
+        await self.ensure(cid, prefer, bytes_max=bytes_max)
+        whole = await self._blobs.get(cid)
+        if whole is None:
+            raise ContentUnavailable(f"{cid} was fetched and is corrupt on disk")
+        return whole
+
+    async def files(self, cid: Cid) -> Files:
+        """The content of `cid` on disk, for the training process to read. As `fetch`."""
+        found = await self._blobs.files(cid)
+        if found is None:
+            await self.ensure(cid)
+            found = await self._blobs.files(cid)
+        if found is None:
+            raise ContentUnavailable(f"{cid} was fetched and is corrupt on disk")
+        return Files(tuple(map(str, found)))
+
+    async def ensure(
+        self,
+        cid: Cid,
+        prefer: Iterable[Address] = (),
+        *,
+        bytes_max: int = limits.BLOB_BYTES_MAX,
+    ) -> None:
+        """Have all blocks of `cid` on disk, without holding the content in memory. As `fetch`."""
         sources = _Sources(cid, prefer, self._routing)
         in_flight = trio.CapacityLimiter(limits.BLOCKS_IN_FLIGHT)
 
@@ -80,10 +105,6 @@ class BlockExchange:
             await get(Node(cid))
         except CidError as error:
             raise ContentUnavailable(f"{cid} is not to be had: {error}") from error
-        whole = await self._blobs.get(cid)
-        if whole is None:
-            raise ContentUnavailable(f"{cid} was fetched and is corrupt on disk")
-        return whole
 
     async def provide(self, cid: Cid) -> None:
         """Let peers that are not connected know that this node holds a content. Returns at once."""

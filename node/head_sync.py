@@ -150,7 +150,7 @@ class HeadSync:
         """Its blobs first, then the record, then everybody is told."""
         [record] = reply.records
         await self._ports.retention.note(self._context.run, record.attempt.round, record.checkpoint)
-        await self._ports.blocks.fetch(record.checkpoint)
+        await self._ports.blocks.ensure(record.checkpoint)
         stored = await self._ports.blobs.put(encode(record))
         run, number = self._context.run, record.attempt.round
         if number <= self._head.round:

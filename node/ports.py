@@ -6,9 +6,10 @@ state from which the next call works.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Protocol
 
 from eigen.protocol.types import Address, Cid
@@ -226,6 +227,21 @@ class BlobStore(Protocol):
 
     async def get(self, cid: Cid) -> bytes | None:
         """The whole content, or None where any block of it is missing or corrupt."""
+        ...
+
+    async def files(self, cid: Cid) -> Sequence[Path] | None:
+        """The files, one after another, that a whole content lies in, for another process to read.
+
+        None where any block of it is missing or corrupt.
+        """
+        ...
+
+    def draft(self) -> AbstractContextManager[Path]:
+        """A name for another process to write a file under, gone with the context."""
+        ...
+
+    async def put_file(self, path: Path) -> Cid:
+        """As `put`, of what is in a file, without holding it in memory."""
         ...
 
     async def put_block(self, cid: Cid, block: bytes) -> None:

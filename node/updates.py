@@ -24,7 +24,7 @@ from eigen.protocol.effects import Train, TrainAhead
 from eigen.protocol.messages import Commitment, LocalWork
 from eigen.protocol.types import Cid
 from eigen.training.errors import StateError, TrainingError
-from eigen.training.frames import pack, read
+from eigen.training.frames import Files, pack, read
 from eigen.training.results import LocalDelta, LocalUpdate
 from eigen.training.spec import keeps_moments
 
@@ -162,14 +162,15 @@ class Updates:
         await states.put(OPTIMIZER, run, round_, made.kept)
         return replace(made, kept=b"")
 
-    async def _inputs(self, work: LocalWork) -> tuple[bytes, list[bytes]]:
+    async def _inputs(self, work: LocalWork) -> tuple[Files, list[bytes]]:
         """The checkpoint and the opened shards; waits for keys as long as a commitment may take."""
-        base = await self._ports.blocks.fetch(work.base)
+        base = await self._ports.blocks.files(work.base)
         dataset, open_shard = self._context.spec.dataset, self._ports.datasets.open_shard
         with trio.move_on_after(self._context.deadlines.commit_s):
             return base, [await open_shard(dataset, shard) for shard in work.shards]
         raise ShardUnavailable("no key was granted for the shard in time")
 
-    async def _residual(self) -> bytes:
+    async def _residual(self) -> bytes | Files:
         cid = await self._ports.records.get("residual", self._context.run)
-        return (await self._ports.blobs.get(Cid(cid.decode())) or b"") if cid else b""
+        found = await self._ports.blobs.files(Cid(cid.decode())) if cid else None
+        return Files(tuple(map(str, found))) if found else b""

@@ -13,10 +13,13 @@ What the engine itself raises (`eigen.training.errors`) comes through as it is.
 
 import contextlib
 import fcntl
+import io
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -27,7 +30,7 @@ from eigen.protocol.run import RunSpec
 from eigen.protocol.wire import encode_bare
 from eigen.training import spec as specs
 from eigen.training.errors import BY_NAME
-from eigen.training.frames import OK, FrameError, pack, reader
+from eigen.training.frames import OK, Files, FrameError, pack, reader
 from eigen.training.results import Encoded, Evaluation, LocalDelta, LocalUpdate, PartAverage
 
 CALL_TIMEOUT_S = 600.0
@@ -149,10 +152,10 @@ class TrainingWorker:
     async def train(
         self,
         spec: RunSpec,
-        base: bytes,
+        base: bytes | Files,
         shards: Sequence[bytes],
         order_seed: bytes,
-        residual: bytes,
+        residual: bytes | Files,
         rounds_before: int = 0,
         kept: bytes = b"",
         *,
@@ -165,7 +168,7 @@ class TrainingWorker:
     async def local_steps(
         self,
         spec: RunSpec,
-        base: bytes,
+        base: bytes | Files,
         shards: Sequence[bytes],
         order_seed: bytes,
         rounds_before: int = 0,
@@ -182,7 +185,12 @@ class TrainingWorker:
         return LocalDelta(*await self._beside._call("local_steps", spec, values, timeout_s))
 
     async def encode(
-        self, spec: RunSpec, delta: bytes, residual: bytes, *, timeout_s: float = CALL_TIMEOUT_S
+        self,
+        spec: RunSpec,
+        delta: bytes,
+        residual: bytes | Files,
+        *,
+        timeout_s: float = CALL_TIMEOUT_S,
     ) -> Encoded:
         """See `Engine.encode`."""
         return Encoded(*await self._call("encode", spec, [delta, residual], timeout_s))
@@ -226,13 +234,18 @@ class TrainingWorker:
     async def outer_step(
         self,
         spec: RunSpec,
-        base: bytes,
+        base: bytes | Files,
         results: Sequence[bytes],
         *,
+        into: Path | None = None,
         timeout_s: float = CALL_TIMEOUT_S,
     ) -> bytes:
-        """See `Engine.outer_step`."""
-        [checkpoint] = await self._call("outer_step", spec, [base, results], timeout_s)
+        """See `Engine.outer_step`. With `into`, the checkpoint is written there; nothing returns.
+
+        What a failed or cancelled call has written there is no checkpoint.
+        """
+        values = [base, results]
+        [checkpoint] = await self._call("outer_step", spec, values, timeout_s, into)
         return bytes(checkpoint)
 
     async def evaluate(
@@ -242,9 +255,14 @@ class TrainingWorker:
         return Evaluation(*await self._call("evaluate", spec, [checkpoint, data], timeout_s))
 
     async def _call(
-        self, name: str, spec: RunSpec, values: Sequence[Any], timeout_s: float
+        self,
+        name: str,
+        spec: RunSpec,
+        values: Sequence[Any],
+        timeout_s: float,
+        into: Path | None = None,
     ) -> list[Any]:
-        call = pack(name, [encode_bare(spec), *values])
+        call = pack(name, [_encoded(spec), str(into or ""), *values])
         async with self._turn:
             try:
                 with trio.fail_after(timeout_s):
@@ -302,6 +320,11 @@ class TrainingWorker:
         return _fate(process.returncode)
 
 
+@lru_cache(maxsize=16)
+def _encoded(spec: RunSpec) -> bytes:
+    return encode_bare(spec)
+
+
 async def _write(process: trio.Process, buffers: Sequence[bytes]) -> None:
     assert process.stdin is not None
     for buffer in buffers:
@@ -328,17 +351,13 @@ async def _read(process: trio.Process) -> tuple[str, list[Any]]:
 
 async def _read_exactly(process: trio.Process, count: int) -> bytes:
     assert process.stdout is not None
-    chunks: list[bytes] = []
-    missing = count
-    while missing:
+    whole = io.BytesIO()  # hands over what it holds, where joining would hold it twice
+    while missing := count - whole.tell():
         chunk = await process.stdout.receive_some(min(missing, CHUNK_BYTES))
         if not chunk:
             raise trio.BrokenResourceError("the reply pipe ended")
-        chunks.append(bytes(chunk))
-        missing -= len(chunk)
-    if count <= CHUNK_BYTES:
-        return b"".join(chunks)
-    return await trio.to_thread.run_sync(b"".join, chunks)  # CPython drops the GIL for this copy
+        whole.write(chunk)
+    return whole.getvalue()
 
 
 def _widen(process: trio.Process) -> None:

@@ -7,7 +7,7 @@ helia can fetch and pin it. Follows the multiformats CID specification, DAG-PB a
 
 import base64
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from eigen.protocol import limits
@@ -81,15 +81,18 @@ def check_block(cid: str, block: bytes) -> None:
 
 def blocks_of(data: bytes | memoryview) -> Iterator[tuple[Cid, bytes]]:
     """All blocks of a content, leaves first, the root last."""
-    view = memoryview(data)
-    size = limits.BLOCK_BYTES_MAX
-    if len(view) <= size:
-        block = bytes(view)
-        yield raw_cid(block), block
-        return
+    view, size = memoryview(data), limits.BLOCK_BYTES_MAX
+    starts = range(0, max(len(view), 1), size)
+    return blocks_from(bytes(view[start : start + size]) for start in starts)
+
+
+def blocks_from(leaves: Iterable[bytes]) -> Iterator[tuple[Cid, bytes]]:
+    """As `blocks_of`, of a content that comes in pieces of `BLOCK_BYTES_MAX`, the last one smaller.
+
+    An empty content is one empty piece.
+    """
     level: list[Link] = []
-    for start in range(0, len(view), size):
-        block = bytes(view[start : start + size])
+    for block in leaves:
         level.append(Link(raw_cid(block), len(block), len(block)))
         yield level[-1].cid, block
     while len(level) > 1:

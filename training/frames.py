@@ -4,13 +4,16 @@
     head  := msgpack [name, values]        name of a call, of an error, or "ok"
 
 Byte strings in `values` travel as blobs behind the head, so that neither side copies megabytes
-through msgpack. Reading is a generator that says how many bytes it wants next: a blocking worker
-and a Trio client drive the same one. Both ends are ours, yet every size is bounded: a worker whose
-memory is corrupt must not take its node along.
+through msgpack; what lies on disk already travels as its files' names. Reading is a generator that
+says how many bytes it wants next: a blocking worker and a Trio client drive the same one. Both ends
+are ours, yet every size is bounded: a worker whose memory is corrupt must not take its node along.
 """
 
+import io
 import struct
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgpack
@@ -27,6 +30,21 @@ OK = "ok"
 
 _PREFIX = struct.Struct("<II")
 _BLOB = 1  # msgpack extension type: data is the u32le index of a blob
+_FILES = 2  # data is a msgpack array of paths
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """A byte string that lies in files, one after another, on a disk that both processes see."""
+
+    paths: tuple[str, ...]
+
+    def read(self) -> bytes:
+        """The bytes. Raises OSError."""
+        whole = io.BytesIO()
+        for path in self.paths:
+            whole.write(Path(path).read_bytes())
+        return whole.getvalue()
 
 
 class FrameError(Exception):
@@ -36,7 +54,8 @@ class FrameError(Exception):
 def pack(name: str, values: Sequence[Any]) -> list[bytes]:
     """The frame as buffers to be written one after another; blobs are not copied.
 
-    Values are None, bool, int, float, str, bytes, and lists or tuples of them (read as lists).
+    Values are None, bool, int, float, str, bytes, `Files`, and lists or tuples of them (read as
+    lists).
     Raises `FrameError` where a bound is passed.
     """
     blobs: list[bytes] = []
@@ -96,13 +115,17 @@ def _refer(value: Any, blobs: list[bytes]) -> Any:
     if isinstance(value, bytes):
         blobs.append(value)
         return msgpack.ExtType(_BLOB, (len(blobs) - 1).to_bytes(4, "little"))
+    if isinstance(value, Files):
+        return msgpack.ExtType(_FILES, msgpack.packb(value.paths))
     if isinstance(value, list | tuple):
         return [_refer(item, blobs) for item in value]
     return value
 
 
 def _decode(head: bytes, blobs: list[bytes]) -> tuple[str, list[Any]]:
-    def blob(code: int, data: bytes) -> bytes:
+    def blob(code: int, data: bytes) -> bytes | Files:
+        if code == _FILES:
+            return _files(msgpack.unpackb(data))
         if code != _BLOB or len(data) != 4:
             raise FrameError("an unknown extension type")
         index = int.from_bytes(data, "little")
@@ -120,3 +143,9 @@ def _decode(head: bytes, blobs: list[bytes]) -> tuple[str, list[Any]]:
     if type(name) is not str or type(values) is not list:
         raise FrameError("the head is not a name and values")
     return name, values
+
+
+def _files(paths: Any) -> Files:
+    if type(paths) is not list or not all(type(path) is str for path in paths):
+        raise FrameError("files without paths")
+    return Files(tuple(paths))

@@ -27,12 +27,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 from eigen.protocol.run import RunSpec
 from eigen.protocol.wire import decode_bare
 from eigen.training.errors import EngineFault, OutOfMemory, TrainingError
-from eigen.training.frames import OK, pack, read
+from eigen.training.frames import OK, Files, pack, read
 
 if TYPE_CHECKING:
     from eigen.training.engine import Engine
@@ -49,9 +51,12 @@ METHODS = (
     "outer_step",
     "evaluate",
 )
-"""What may be called; each takes a run spec and then what `Engine` documents."""
+"""What may be called; each takes a run spec, the path of a file for its result or nothing, and then
+what `Engine` documents."""
 SPEC_BYTES_MAX = 64 * 1024
 """A run spec travels in a gossip message, so it is smaller than one."""
+SPECS_KEPT = 16
+"""Specs that are not read again for each part; a node seldom takes part in more runs."""
 
 MEMORY_BYTES_MIN = 512 << 20
 """Torch takes some 300 MiB before it holds a single tensor, and dies untidily with less."""
@@ -109,11 +114,20 @@ def follow(engine: "Engine") -> NoReturn:
 def _answer(engine: "Engine", name: str, values: list[Any]) -> list[Any]:
     if name not in METHODS:
         raise EngineFault(f"no such call: {name!r:.80}")
-    spec = decode_bare(values[0], RunSpec, bytes_max=SPEC_BYTES_MAX)
-    result = getattr(engine, name)(spec, *values[1:])
+    spec, into, *rest = values
+    arguments = [value.read() if isinstance(value, Files) else value for value in rest]
+    result = getattr(engine, name)(_spec(spec), *arguments)
+    if into:
+        Path(into).write_bytes(result)
+        return [b""]
     if dataclasses.is_dataclass(result):
         return [getattr(result, field.name) for field in dataclasses.fields(result)]
     return [result]
+
+
+@lru_cache(maxsize=SPECS_KEPT)
+def _spec(data: bytes) -> RunSpec:
+    return decode_bare(data, RunSpec, bytes_max=SPEC_BYTES_MAX)
 
 
 def _fault(error: Exception) -> TrainingError:

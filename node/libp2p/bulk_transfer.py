@@ -71,7 +71,7 @@ class Records:
                 self._in[:left] = self._in[self._start : self._end]
                 self._start, self._end = 0, left
             if count + HEADER_BYTES > len(self._in):
-                self._in.extend(bytes(RECORD_BYTES_MAX + HEADER_BYTES - len(self._in)))
+                self._in.extend(bytes(count + HEADER_BYTES - len(self._in)))
             # Of a large record not much more is read than itself, so that little is moved.
             until = count + HEADER_BYTES if count > LARGE_BYTES else len(self._in)
             with memoryview(self._in) as view, view[self._end : self._start + until] as free:

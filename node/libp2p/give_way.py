@@ -2,7 +2,8 @@
 
 In the spirit of LEDBAT (RFC 6817), on the kernel's own numbers: when the round trip is longer than
 the shortest seen, the bytes wait somewhere, and the sending rate is capped below what gets through;
-when there is no queue, the cap rises again. Linux only; elsewhere nothing happens.
+once the queue is gone the cap is just below that, and rises. A line is full while its queue
+drains, so hardly any of it is lost. Linux only; elsewhere nothing happens.
 """
 
 import contextlib
@@ -25,8 +26,10 @@ QUEUE_TARGET_S: Final = 0.004
 """A queue above it is ours to shorten; below it is noise."""
 BACK_OFF: Final = 0.9
 """Of the rate that gets through: a tenth of the line drains the queue."""
-RISE: Final = 1.006
-"""An interval: about an eighth a second."""
+RESUMED: Final = 0.97
+"""Of the rate that got through, once the queue has drained: the line is nearly full."""
+RISE: Final = 1.004
+"""An interval: about a twelfth a second."""
 HELPED: Final = 0.9
 """A queue that is not below this share of what it was, once a back-off must have shown, is not of
 our making: another's, or a radio or a busy machine that takes its time."""
@@ -34,6 +37,8 @@ NOISE_FADE: Final = 0.995
 """An interval: what was taken for noise is half forgotten after seven seconds."""
 RELEASE: Final = 3.0
 """A cap this far above what gets through binds nothing and is lifted."""
+IDLE_S: Final = 1.0
+"""After such a pause nothing is known of the line: others share it, or nobody does."""
 RATE_MIN_BYTES_PER_S: Final = 64 * 1024
 UNCAPPED: Final = 2**64 - 1
 
@@ -84,6 +89,7 @@ class Governor:
         self._patience_until_s = 0.0
         self._queue_before_s = 0.0  # at the last back-off, until it is known whether that helped
         self._noise_s = 0.0
+        self._through_bytes_per_s = 0.0  # at the last back-off, until its queue has drained
         self._rtts_s: deque[float] = deque(maxlen=SAMPLES)
 
     def update(self, line: Line, now_s: float) -> bool:
@@ -103,8 +109,9 @@ class Governor:
 
     def _back_off(self, line: Line, queue_s: float, now_s: float) -> bool:
         cap, through = self.cap_bytes_per_s, line.delivered_bytes_per_s
-        lowered = BACK_OFF * (through if cap is None else min(through, cap))
-        self.cap_bytes_per_s = max(RATE_MIN_BYTES_PER_S, lowered)
+        most = through if cap is None else min(through, cap)
+        self.cap_bytes_per_s = max(RATE_MIN_BYTES_PER_S, BACK_OFF * most)
+        self._through_bytes_per_s = most
         # What was done shows after the queue has drained and a round trip has passed.
         self._patience_until_s = now_s + line.rtt_s + queue_s / (1 - BACK_OFF)
         self._queue_before_s = queue_s
@@ -116,12 +123,14 @@ class Governor:
         self._queue_before_s = 0.0
         if self.cap_bytes_per_s is not None:
             self.cap_bytes_per_s /= BACK_OFF
+        self._through_bytes_per_s = 0.0
         return True
 
     def _rise(self, line: Line) -> bool:
         if self.cap_bytes_per_s is None:
             return False
-        raised = self.cap_bytes_per_s * RISE
+        raised = max(RISE * self.cap_bytes_per_s, RESUMED * self._through_bytes_per_s)
+        self._through_bytes_per_s = 0.0
         self.cap_bytes_per_s = None if raised > RELEASE * line.delivered_bytes_per_s else raised
         return True
 
@@ -138,10 +147,16 @@ class GiveWay:
         """Call now and then while sending."""
         if now_s < self._next_s or sys.platform != "linux":
             return
-        self._next_s = now_s + INTERVAL_S
+        rested, self._next_s = now_s > self._next_s + IDLE_S, now_s + INTERVAL_S
+        if rested and self._governor.cap_bytes_per_s is not None:
+            self._governor = Governor()
+            self._apply(None)
+            return
         line = read_line(self._sock)
         if line is not None and self._governor.update(line, now_s):
-            cap = self._governor.cap_bytes_per_s
-            value = struct.pack("=Q", UNCAPPED if cap is None else int(cap))
-            with contextlib.suppress(OSError):
-                self._sock.setsockopt(1, SO_MAX_PACING_RATE, value)
+            self._apply(self._governor.cap_bytes_per_s)
+
+    def _apply(self, cap_bytes_per_s: float | None) -> None:
+        value = struct.pack("=Q", UNCAPPED if cap_bytes_per_s is None else int(cap_bytes_per_s))
+        with contextlib.suppress(OSError):
+            self._sock.setsockopt(1, SO_MAX_PACING_RATE, value)

@@ -51,6 +51,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     if "late_join" in chosen:
         figures["late_join"] = late_join(4, values, "2bit", 1 if options.quick else 5)
         figures["late_join_s"] = figures["late_join"]["late_join_s"]
+        figures["char_gpt"] = exchange.utilisation("2bit", rounds)
     if "faults" in chosen:
         figures |= faults(options.faults or (20 if options.quick else 200), options.seed)
     return figures

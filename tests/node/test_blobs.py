@@ -54,6 +54,20 @@ async def test_content_comes_back_whole(blobs: DirectoryBlobs, data: bytes) -> N
     assert cid == content_cid(data)
     assert await blobs.get(cid) == data
     assert await blobs.missing(cid) == []
+    found = await blobs.files(cid)
+    assert found is not None
+    assert b"".join(path.read_bytes() for path in found) == data
+
+
+@pytest.mark.parametrize("data", [b"", b"x", LARGE[:BLOCK_BYTES_MAX], LARGE])
+async def test_what_another_process_has_drafted_is_stored_under_the_same_name(
+    blobs: DirectoryBlobs, folder: Path, data: bytes
+) -> None:
+    with blobs.draft() as path:
+        path.write_bytes(data)
+        assert await blobs.put_file(path) == content_cid(data)
+    assert await blobs.get(content_cid(data)) == data
+    assert list((folder / "partial").iterdir()) == []
 
 
 async def test_a_content_above_one_block_is_a_dag_of_blocks_that_can_be_had_alone(
@@ -68,6 +82,7 @@ async def test_a_content_above_one_block_is_a_dag_of_blocks_that_can_be_had_alon
     await other.put_block(root, blocks[root])
     leaves = set(blocks) - {root}
     assert set(await other.missing(root)) == leaves
+    assert await other.files(root) is None
     assert await other.get(root) is None
     for cid in leaves:
         await other.put_block(cid, blocks[cid])

@@ -81,14 +81,14 @@ def test_encodings_are_pinned() -> None:
         for name, codec in CODECS.items()
     }
     assert found == {
-        "fp32": "7cbb7c9cdfcc53b7",
+        "fp32": "b7127d1bc030094b",
         "fp16": "347abbb4e7ba7e19",
         "int8": "f6d0ef6472447c79",
         "int4": "46fad73ad2aa56b3",
-        "2bit": "116623ab31d1fe33",
+        "2bit": "2f96150ee495e40f",
         "1bit": "72c4f7221b96f7ad",
-        "top256-2bit": "034a7f90cbaa4d48",
+        "top256-2bit": "86d286ecc2080c77",
         "top256-1bit": "816decc35f1e6b14",
-        "top64-2bit": "7af88244a8a6fceb",
+        "top64-2bit": "c9d4375dc80ae3b5",
         "top64-1bit": "5c52ba25c11e2cf4",
     }

@@ -18,6 +18,7 @@ from eigen.node.worker import TrainingWorker, WorkerClosed, WorkerCrashed, Worke
 from eigen.protocol.run import InnerSpec, RunSpec
 from eigen.protocol.wire import encode_bare
 from eigen.training.errors import BadInput, CheckpointError, EngineFault, OutOfMemory
+from eigen.training.frames import Files
 
 ORDER = b"order".ljust(32)
 
@@ -48,7 +49,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def test_a_round_through_the_worker_equals_the_engines(
-    engine, make_spec, shards, held_out
+    engine, make_spec, shards, held_out, tmp_path
 ) -> None:
     spec = make_spec()
     async with TrainingWorker(nice=0) as worker:
@@ -68,6 +69,10 @@ async def test_a_round_through_the_worker_equals_the_engines(
             results.append(average.data)
         after = await worker.outer_step(spec, base, results)
         assert after == engine.outer_step(spec, base, results)
+        on_disk, into = tmp_path / "base", tmp_path / "after"
+        on_disk.write_bytes(base)
+        assert await worker.outer_step(spec, Files((str(on_disk),)), results, into=into) == b""
+        assert into.read_bytes() == after
         evaluation = await worker.evaluate(spec, after, held_out)
         assert evaluation == engine.evaluate(spec, after, held_out)
 

@@ -4,13 +4,14 @@ import io
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
 
 from eigen.protocol.wire import encode_bare
 from eigen.training import errors
-from eigen.training.frames import OK, pack, read
+from eigen.training.frames import OK, Files, pack, read
 from eigen.training.ranks import Ranks
 from eigen.training.results import Evaluation
 from eigen.training.worker import METHODS, main, serve
@@ -46,12 +47,28 @@ def replies_to(act: Callable[[], Any], calls: bytes, count: int) -> list[tuple[s
 
 @pytest.fixture
 def call(make_spec) -> bytes:
-    return b"".join(pack("evaluate", [encode_bare(make_spec()), b"checkpoint", b"data"]))
+    return b"".join(pack("evaluate", [encode_bare(make_spec()), "", b"checkpoint", b"data"]))
 
 
 def test_results_are_sent_field_by_field(call: bytes) -> None:
     assert replies_to(lambda: Evaluation(0.5, 0.9, 360), call, 1) == [(OK, [0.5, 0.9, 360])]
     assert replies_to(lambda: b"bytes", call, 1) == [(OK, [b"bytes"])]
+
+
+def test_what_lies_in_files_is_read_there_and_a_result_is_left_in_one(
+    make_spec, tmp_path: Path
+) -> None:
+    pieces = [tmp_path / "one", tmp_path / "two"]
+    for piece, data in zip(pieces, (b"check", b"point"), strict=True):
+        piece.write_bytes(data)
+    files, into = Files(tuple(map(str, pieces))), tmp_path / "result"
+    call = b"".join(pack("evaluate", [encode_bare(make_spec()), str(into), files, b"data"]))
+    assert replies_to(lambda: b"bytes", call, 1) == [(OK, [b""])]
+    assert into.read_bytes() == b"bytes"
+    pieces[1].unlink()
+    [(name, [reason])] = replies_to(lambda: b"bytes", call, 1)
+    assert name == "EngineFault"
+    assert str(pieces[1]) in reason
 
 
 @pytest.mark.parametrize(
@@ -88,7 +105,7 @@ def test_every_error_has_a_name_on_the_pipe() -> None:
 
 
 def test_only_the_engines_methods_can_be_called(make_spec) -> None:
-    calls = b"".join(pack("__init__", [encode_bare(make_spec()), 1]))
+    calls = b"".join(pack("__init__", [encode_bare(make_spec()), "", 1]))
     [(name, [reason])] = replies_to(lambda: b"", calls, 1)
     assert (name, reason) == ("EngineFault", "no such call: '__init__'")
     from eigen.training.engine import Engine

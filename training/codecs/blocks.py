@@ -34,8 +34,24 @@ def values_of(part_P: "Tensor") -> NDArray[np.float32]:
 
 def check_magnitudes(value_P: NDArray[np.float32]) -> None:
     """Raises `CodecError` for NaN, infinity and magnitudes above `VALUE_MAX`."""
-    if value_P.size and not np.abs(value_P).max() <= VALUE_MAX:
+    if value_P.size and not -VALUE_MAX <= value_P.min() <= value_P.max() <= VALUE_MAX:
         raise CodecError("a value is NaN, infinite or above 2^63")
+
+
+def peaks(value_BW: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The largest magnitude of each block."""
+    import torch  # its maximum of short rows takes a tenth of numpy's time
+
+    peak_B: NDArray[np.float32] = torch.from_numpy(value_BW).abs().amax(1).numpy()
+    return peak_B
+
+
+def scaled(value_BW: NDArray[np.float32], factor_B: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Each block times its factor, in place."""
+    import torch
+
+    torch.from_numpy(value_BW).mul_(torch.from_numpy(factor_B)[:, None])
+    return value_BW
 
 
 def check_length(data: bytes, expected: int) -> None:
@@ -63,7 +79,7 @@ def bfloat16(value_N: NDArray[np.float32], most: float) -> NDArray[np.uint32]:
     `value_N` has no negative values.
     """
     half_N: NDArray[np.uint32] = (value_N.view(np.uint32) + np.uint32(0x8000)) >> np.uint32(16)
-    half_N[half_N < _half(SCALE_MIN)] = 0
+    half_N *= half_N >= _half(SCALE_MIN)
     np.minimum(half_N, _half(most), out=half_N)
     return half_N
 

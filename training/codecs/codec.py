@@ -55,7 +55,11 @@ def encode_with_feedback(
     unsendable. With a lossless codec both residuals are zeros. Raises `CodecError` for an update
     that the codec would not take by itself.
     """
+    if codec.lossless:
+        return codec.encode(update_P), residual_P
     values_of(update_P)
-    wanted_P = (update_P + residual_P * codec.residual_decay).clamp_(-VALUE_MAX, VALUE_MAX)
+    if codec.residual_decay != 1.0:
+        residual_P = residual_P * codec.residual_decay
+    wanted_P = (update_P + residual_P).clamp_(-VALUE_MAX, VALUE_MAX)
     data = codec.encode(wanted_P)
     return data, wanted_P - codec.decode(data, wanted_P.numel())

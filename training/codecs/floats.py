@@ -15,7 +15,9 @@ from eigen.training.codecs.blocks import (
     check_length,
     check_magnitudes,
     in_blocks,
+    peaks,
     read_scales,
+    scaled,
     values_of,
     widen,
     write_scales,
@@ -80,7 +82,7 @@ class Fp16:
         import torch
 
         value_BW = in_blocks(values_of(part_P), BLOCK_VALUES)
-        peak_B = np.abs(value_BW).max(1)
+        peak_B = peaks(value_BW)
         # Half a unit of the eleventh bit carries into the exponent where rounding will.
         octave_B = ((peak_B.view(np.uint32) + 0x1000) & _EXPONENT).view(np.float32)
         scale_B = octave_B * np.float32(2.0**-15)
@@ -89,7 +91,7 @@ class Fp16:
         scaled_BW = value_BW * (inverse_B * sent_B)[:, None]
         code_P = torch.from_numpy(scaled_BW).to(torch.float16).numpy().view(np.uint16).ravel()
         code_P[code_P == _FP16_NEGATIVE_ZERO] = 0
-        half_B = (scale_B * sent_B).view(np.uint32) >> 16
+        half_B = (scale_B * sent_B).view(np.uint32) >> np.uint32(16)
         return write_scales(half_B) + code_P[: part_P.numel()].astype("<u2").tobytes()
 
     def decode(self, data: bytes, values: int) -> "Tensor":
@@ -111,6 +113,5 @@ class Fp16:
         ).all():
             raise CodecError("a block's scale is not the one that its largest value asks for")
         value_BW = torch.from_numpy(code_BW.view(np.float16)).to(torch.float32).numpy()
-        value_BW *= widen(half_B)[:, None]
-        check_magnitudes(value_BW)
+        check_magnitudes(scaled(value_BW, widen(half_B)))
         return torch.from_numpy(value_BW.reshape(-1)[:values])

@@ -15,7 +15,9 @@ from eigen.training.codecs.blocks import (
     block_count,
     check_length,
     in_blocks,
+    peaks,
     read_scales,
+    scaled,
     values_of,
     widen,
     write_scales,
@@ -54,11 +56,10 @@ class Integers:
     def encode(self, part_P: "Tensor") -> bytes:
         """See `Codec`."""
         value_BW = in_blocks(values_of(part_P), BLOCK_VALUES)
-        peak_B = np.abs(value_BW).max(1)
-        half_B = bfloat16(peak_B / np.float32(self._largest), self._scale_max)
-        sent_B = half_B > 0
-        scale_B = np.where(sent_B, widen(half_B), np.float32(np.inf))  # all of the block to zeros
-        code_BW = np.rint(value_BW / scale_B[:, None]).astype(np.int8)
+        half_B = bfloat16(peaks(value_BW) / np.float32(self._largest), self._scale_max)
+        scale_B = np.where(half_B, widen(half_B), np.float32(np.inf))  # all of the block to zeros
+        quotient_BW = value_BW / scale_B[:, None]
+        code_BW = np.rint(quotient_BW, out=quotient_BW).astype(np.int8)
         code_P = code_BW.ravel()[: part_P.numel()]
         return write_scales(half_B) + (code_P if self._bits == 8 else _pairs(code_P)).tobytes()
 
@@ -72,10 +73,9 @@ class Integers:
         code_P = np.frombuffer(data, np.int8, offset=2 * blocks)
         code_BW = in_blocks(code_P if self._bits == 8 else _unpair(code_P, values), BLOCK_VALUES)
         value_BW = code_BW.astype(np.float32)
-        if not (np.abs(value_BW).max(1) == np.where(half_B, self._largest, 0)).all():
+        if not (peaks(value_BW) == np.where(half_B, self._largest, 0)).all():
             raise CodecError(f"a block's largest integer is not {self._largest}, or 0 for scale 0")
-        value_BW *= widen(half_B)[:, None]
-        return torch.from_numpy(value_BW.reshape(-1)[:values])
+        return torch.from_numpy(scaled(value_BW, widen(half_B)).reshape(-1)[:values])
 
 
 def _pairs(code_P: NDArray[np.int8]) -> NDArray[np.uint8]:

@@ -21,6 +21,8 @@ def exchange(
     """Median time of an exchange, and the memory that a node took over its idle state.
 
     Once when it has all results, and at most in a whole round, checkpoints on their way included.
+    `between_s` is from when the last peer has its update until all train again: what a round takes
+    beyond its local steps, with the votes, the outer step, the audit and the attestation in it.
     """
     wanted = {"codec": codec, "hidden": HIDDEN[values], "deadlines": PATIENT}
     with Network(peers, places=places, **wanted) as network:
@@ -29,6 +31,7 @@ def exchange(
         peak: dict[Peer, int] = {}
         trained: dict[int, dict[Peer, float]] = {}
         held: dict[int, dict[Peer, float]] = {}
+        begun: dict[int, dict[Peer, float]] = {}
         checkpoints: dict[int, set[str]] = {}
         while True:
             peer, said = network.next(300)
@@ -39,6 +42,8 @@ def exchange(
                 peak[peer] = said["rss"]["peak"]
             if "trained" in said:
                 trained.setdefault(said["trained"], {})[peer] = said["at"]
+            if said.get("phase") == "training":
+                begun.setdefault(said["round"], {})[peer] = said["at"]
             if said.get("phase") in ("agreed", "stepping"):
                 held.setdefault(said["round"], {}).setdefault(peer, said["at"])
             if "adopted" in said:
@@ -51,10 +56,16 @@ def exchange(
             if len(held.get(r, ())) == len(trained.get(r, ())) == peers
         ]
         assert len(times) > rounds // 2, "most rounds must be whole"
+        between = [
+            max(begun[r + 1].values()) - max(trained[r].values())
+            for r in range(2, rounds + 1)
+            if len(begun.get(r + 1, ())) == len(trained.get(r, ())) == peers
+        ]
         grown = [max(most[p] - ready[p] for p in network.trainers) for most in (held_bytes, peak)]
     return {
         "exchange_s": statistics.median(times),
         "rounds": len(times),
+        "between_s": statistics.median(between) if between else 0.0,
         "rss_over_vector": grown[0] / (4 * values),
         "rss_of_a_round_over_vector": grown[1] / (4 * values),
         "replicas_differ": max(len(each) for each in checkpoints.values()) - 1,
@@ -120,4 +131,39 @@ def shaped(values: int, codec: str, rounds: int) -> dict[str, Any]:
     each = 2 * (peers - 1) / peers * codec_times(values, codec)["bytes_a_value"] * values
     figures["line_s"] = each / rate
     figures["line_share"] = figures["line_s"] / figures["exchange_s"]
+    return figures
+
+
+def step_seconds() -> float:
+    """One local step of the character model of `training/presets.py`, on one thread."""
+    import torch
+
+    from eigen.training.architectures import declare
+    from eigen.training.inner import local_steps
+    from eigen.training.models import build, initial_vector
+    from eigen.training.presets import CHAR_GPT
+    from eigen.training.text import standard_library
+
+    torch.set_num_threads(1)
+    declared = declare(CHAR_GPT.model)
+    theta_P = initial_vector(declared.layout, 1, declared.scales)
+    samples, _ = standard_library(dict(CHAR_GPT.model.options)["context"], unpinned=True)
+    took = []
+    for _ in range(3):
+        start = time.perf_counter()
+        local_steps(build(declared), theta_P, samples, CHAR_GPT.inner, bytes(32))
+        took.append(time.perf_counter() - start)
+    return min(took) / CHAR_GPT.inner.steps
+
+
+def utilisation(codec: str, rounds: int, steps: int = 100) -> dict[str, Any]:
+    """Share of a round in which trainers train: so many steps, then all else on the shaped line.
+
+    The vector has as many values as the model whose steps are counted.
+    """
+    figures = shaped(418_000, codec, rounds)
+    if "between_s" in figures:
+        figures["step_s"] = step_seconds()
+        local_s = steps * figures["step_s"]
+        figures["utilisation"] = local_s / (local_s + figures["between_s"])
     return figures

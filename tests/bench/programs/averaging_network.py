@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1] / "libp2p"))
 hub = import_module("hub")
 
-HIDDEN = {85_000: 256, 10_000_000: 3_125, 100_000_000: 9_962}
+HIDDEN = {85_000: 256, 418_000: 611, 10_000_000: 3_125, 100_000_000: 9_962}
 """Width of an `mlp` of depth 2 with about so many parameters."""
 PATIENT = {
     "heartbeat_s": 2.0,
