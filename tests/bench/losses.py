@@ -2,14 +2,16 @@
 
 `python tests/bench/losses.py --json` runs every row (hours); `--quick` a few small ones (minutes).
 Flags pick rows: `--peers 4 --steps 30 --codec 2bit --seeds 1 --start warm --split iid`. With
-`--into FILE` each result is a line there, and what it has already is not run again.
+`--into FILE` each result is a line there, and what it has already is not run again; trained models
+to start from are kept beside it.
 
 `loss_gap` is how far the validation loss lies above that of one machine which sees the same tokens
 with the same number of AdamW steps and the same schedule, at the best of the rates in
 `--central-lr`. `upload_reduction` compares the bytes that a peer sends and is sent with 8 bytes a
 parameter and step: a gradient in fp32 up, and its mean down.
 
-`start`: `warm` goes on from a trained model (`--warm`), `scratch` from initial parameters.
+`start`: `warm` goes on from a trained model (`--warm`), the same for all seeds, `scratch` from
+initial parameters.
 `split`: `iid` deals the text at random and rotates shards, `dirichlet` gives each peer its own.
 """
 
@@ -47,16 +49,22 @@ from eigen.training.spec import MOMENTS
 from eigen.training.streams import batch_indices
 from eigen.training.text import standard_library
 
-SMALL = ModelSpec(
-    "gpt", (("context", 64), ("depth", 2), ("heads", 4), ("vocabulary", 128), ("width", 64))
-)
-"""111k parameters; `--model preset` takes the preset's."""
+
+def _gpt(context: int) -> ModelSpec:
+    shape = (("depth", 2), ("heads", 4), ("vocabulary", 128), ("width", 64))
+    return ModelSpec("gpt", (("context", context), *shape))
+
+
+MODELS = {"short": _gpt(32), "small": _gpt(64), "preset": CHAR_GPT.model}
+"""109k, 111k and 418k parameters."""
 DEFAULT_STEPS = CHAR_GPT.inner.steps
 ANSWER = "answer"
 """The result's codec that a run file means which names none."""
 STARTS, SPLITS = ["warm", "scratch"], ["iid", "dirichlet"]
 KEPT = "kept"
 """Not a run's: each peer keeps its optimizer from round to round; with `--outer sgd` only."""
+WARM_BATCH = 16
+"""Sequences of a step of the training before a warm start."""
 TOPICS, CONCENTRATION = 64, 0.5
 """The text is cut into stretches, and each is dealt in shares that Dirichlet(0.5) draws."""
 
@@ -94,7 +102,7 @@ class Row(Alone):
 def main() -> None:
     options = _options()
     engine = Engine(options.threads, options.device)
-    bench = Bench(engine, CHAR_GPT.model if options.model == "preset" else SMALL, options)
+    bench = Bench(engine, MODELS[options.model], options)
     results = []
     for row in _rows(options):
         results.append((row, bench.measure(row)))
@@ -202,11 +210,18 @@ class Bench:
     def _begin(self, at: Alone) -> Tensor:
         if at.start == "scratch":
             return initial_vector(self._declared.layout, at.seed, self._declared.scales)
-        return self._warm(at.warm, at.warm_lr, at.batch, at.seed)
+        return self._warm(at.warm, at.warm_lr)
 
-    def _train_warm(self, steps: int, lr: float, batch: int, seed: int) -> Tensor:
-        at = Alone(1, "scratch", "constant", 0, steps, 0, lr, "", batch, lr, seed)
-        return self._in_one_place(self._begin(at), self._run(at, steps, 2 * batch), f"warm/{seed}")
+    def _train_warm(self, steps: int, lr: float) -> Tensor:
+        at = Alone(1, "scratch", "constant", 0, steps, 0, lr, "", WARM_BATCH, lr, 0)
+        name = f"warm-{self.parameters}-{steps}-{lr}.npy"
+        kept = self._into.with_name(name) if self._into else None
+        if kept and kept.exists():
+            return torch.from_numpy(np.load(kept))
+        theta_P = self._in_one_place(self._begin(at), self._run(at, steps, WARM_BATCH), name)
+        if kept:
+            np.save(kept, theta_P.numpy())
+        return theta_P
 
     def _central(self, at: Alone) -> dict[str, float]:
         spec = self._run(at, at.budget, at.peers * at.batch)
@@ -352,7 +367,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=16, help="sequences of a peer's step")
     parser.add_argument("--lr", type=float, default=0.001)
     parser.add_argument("--central-lr", type=float, nargs="+", help="the best of them; or as --lr")
-    parser.add_argument("--model", choices=["small", "preset"], default="small")
+    parser.add_argument("--model", choices=list(MODELS), default="short")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--into", type=Path, help="file of finished rows, one a line")
