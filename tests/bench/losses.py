@@ -38,7 +38,7 @@ from eigen.training import checkpoint as checkpoints
 from eigen.training.adamw import AdamW
 from eigen.training.aggregation import RULES
 from eigen.training.architectures import declare
-from eigen.training.codecs.registry import CODECS
+from eigen.training.codecs.registry import CODECS, DEFAULT_CODEC
 from eigen.training.datasets import Samples, split, write_shard
 from eigen.training.engine import Engine
 from eigen.training.inner import ALONE, evaluate, gradient, local_steps
@@ -57,7 +57,8 @@ def _gpt(context: int) -> ModelSpec:
 
 MODELS = {"short": _gpt(32), "small": _gpt(64), "preset": CHAR_GPT.model}
 """109k, 111k and 418k parameters."""
-DEFAULT_STEPS = CHAR_GPT.inner.steps
+TOLERATED_BPS = 3_000
+"""What a run file means that names a robust rule and no share of liars."""
 ANSWER = "answer"
 """The result's codec that a run file means which names none."""
 STARTS, SPLITS = ["warm", "scratch"], ["iid", "dirichlet"]
@@ -169,7 +170,7 @@ class Bench:
         return {"loss": round(loss, 5), "upload_reduction": reduction}
 
     def _spec(self, row: Row) -> RunSpec:
-        tolerated_bps = 0 if row.rule == "mean" else CHAR_GPT.aggregation.tolerated_bps
+        tolerated_bps = TOLERATED_BPS if RULES[row.rule].robust else 0
         answer = CODECS[row.codec].answer if row.result_codec == ANSWER else row.result_codec
         return replace(
             self._run(row, row.steps, row.batch),
@@ -348,24 +349,24 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="one seed, 4 peers, 60 steps in all")
     parser.add_argument("--peers", type=int, nargs="+", default=[4, 8])
-    parser.add_argument("--steps", type=int, nargs="+", default=[DEFAULT_STEPS], help="H")
-    parser.add_argument("--codec", nargs="+", choices=names, default=[CHAR_GPT.codec])
+    parser.add_argument("--steps", type=int, nargs="+", default=[30], help="H")
+    parser.add_argument("--codec", nargs="+", choices=names, default=[DEFAULT_CODEC])
     parser.add_argument("--result-codec", nargs="+", choices=[ANSWER, *names], default=[ANSWER])
     parser.add_argument("--rule", nargs="+", choices=sorted(RULES), default=["mean"])
     parser.add_argument(
-        "--moments", nargs="+", choices=[*MOMENTS, KEPT], default=[CHAR_GPT.inner.moments]
+        "--moments", nargs="+", choices=[*MOMENTS, KEPT], default=["shared"]
     )
-    parser.add_argument("--warm", type=int, default=1000, help="steps before a warm start")
-    parser.add_argument("--warm-lr", type=float, default=0.001, help="their learning rate")
-    parser.add_argument("--outer", nargs="+", default=["sgd/1.0"], help="or nesterov/0.7/0.9")
-    parser.add_argument("--schedule", choices=list(SCHEDULES), default=CHAR_GPT.inner.schedule)
+    parser.add_argument("--warm", type=int, default=10_000, help="steps before a warm start")
+    parser.add_argument("--warm-lr", type=float, default=0.004, help="their learning rate")
+    parser.add_argument("--outer", nargs="+", default=["sgd/2.0"], help="or nesterov/0.7/0.9")
+    parser.add_argument("--schedule", choices=list(SCHEDULES), default="cosine")
     parser.add_argument("--warmup", type=int, default=0, help="steps until the rate is full")
     parser.add_argument("--start", nargs="+", choices=STARTS, default=STARTS)
     parser.add_argument("--split", nargs="+", choices=SPLITS, default=SPLITS)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--budget", type=int, default=1000, help="AdamW steps in all")
+    parser.add_argument("--budget", type=int, default=300, help="AdamW steps in all")
     parser.add_argument("--batch", type=int, default=16, help="sequences of a peer's step")
-    parser.add_argument("--lr", type=float, default=0.001)
+    parser.add_argument("--lr", type=float, default=0.002)
     parser.add_argument("--central-lr", type=float, nargs="+", help="the best of them; or as --lr")
     parser.add_argument("--model", choices=list(MODELS), default="short")
     parser.add_argument("--threads", type=int, default=1)
@@ -375,7 +376,7 @@ def _options() -> argparse.Namespace:
     if KEPT in options.moments and options.outer != ["sgd/1.0"]:
         parser.error(f"--moments {KEPT} needs --outer sgd/1.0: it does not make another step")
     if options.quick:
-        options.peers, options.steps, options.seeds = [4], [DEFAULT_STEPS], 1
+        options.peers, options.steps, options.seeds = [4], [30], 1
         options.start, options.split, options.budget = ["scratch"], ["iid"], 60
     return options
 
