@@ -25,6 +25,8 @@ PRECISIONS = ("fp32", "bf16")
 """What forward and backward passes may be computed in."""
 TOLERATED_BPS_MAX = 4_999
 """No rule tells a half from the other."""
+SPARSE_MOMENTUM_MAX = 0.5
+"""What a sparse codec sends is late already; more momentum than this costs accuracy."""
 RATE_MAX = 10.0
 """A learning rate above this is a slip of the pen."""
 
@@ -53,6 +55,7 @@ def check(spec: RunSpec) -> Declaration:
     _within("inner.warmup", spec.inner.warmup, 0, spec.rounds * spec.inner.steps - 1)
     _known("codec", spec.codec, CODECS)
     _known("result_codec", spec.result_codec, CODECS)
+    _steady(spec)
     _known("aggregation.rule", spec.aggregation.rule, RULES)
     _tolerated(spec.aggregation)
     _within("part_values", spec.part_values, 1, limits.PART_VALUES_MAX)
@@ -154,6 +157,16 @@ def _within(field: str, value: int, least: int, most: int) -> None:
 def _rate(field: str, value: float) -> None:
     if not (math.isfinite(value) and 0.0 < value <= RATE_MAX):
         raise SpecError(field, f"{value} is not above 0 and at most {RATE_MAX:g}")
+
+
+def _steady(spec: RunSpec) -> None:
+    sparse = [name for name in (spec.codec, spec.result_codec) if CODECS[name].sparse]
+    if sparse and spec.outer.momentum > SPARSE_MOMENTUM_MAX:
+        raise SpecError(
+            "outer.momentum",
+            f"{spec.outer.momentum} is above {SPARSE_MOMENTUM_MAX:g}, the most with the sparse "
+            f"codec {sparse[0]}: take less, or outer.rule sgd, or a dense codec",
+        )
 
 
 def _tolerated(aggregation: AggregationSpec) -> None:

@@ -137,6 +137,11 @@ def test_parts_cover_the_vector_and_know_their_size(make_spec) -> None:
         ("outer.lr", {"outer": OuterSpec("sgd", 0.0, 0.0)}),
         ("outer.momentum", {"outer": OuterSpec("sgd", 1.0, 0.9)}),
         ("outer.momentum", {"outer": OuterSpec("nesterov", 1.0, 1.0)}),
+        ("outer.momentum", {"codec": "top64-2bit", "outer": OuterSpec("nesterov", 0.7, 0.9)}),
+        (
+            "outer.momentum",
+            {"result_codec": "top64-1bit", "outer": OuterSpec("nesterov", 0.7, 0.6)},
+        ),
         ("codec", {"codec": "zip"}),
         ("result_codec", {"result_codec": "zip"}),
         ("aggregation.rule", {"aggregation": AggregationSpec("vote")}),

@@ -23,6 +23,11 @@ class Codec(Protocol):
         ...
 
     @property
+    def sparse(self) -> bool:
+        """Whether most values are not sent at all."""
+        ...
+
+    @property
     def residual_decay(self) -> float:
         """What is left of a residual after a round: 1, or less where old residuals do harm."""
         ...

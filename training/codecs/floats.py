@@ -39,6 +39,7 @@ class Fp32:
     """Little-endian fp32."""
 
     lossless = True
+    sparse = False
     residual_decay = 1.0
     answer = "fp32"
 
@@ -70,6 +71,7 @@ class Fp16:
     """
 
     lossless = False
+    sparse = False
     residual_decay = 1.0
     answer = "fp16"
 

@@ -39,6 +39,7 @@ class Integers:
     """
 
     lossless = False
+    sparse = False
     residual_decay = 1.0
 
     def __init__(self, bits: int) -> None:

@@ -56,6 +56,7 @@ class Levels:
     """
 
     lossless = False
+    sparse = False
     residual_decay = 1.0
 
     def __init__(self, levels: int, block_values: int = BLOCK_VALUES) -> None:

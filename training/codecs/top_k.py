@@ -34,6 +34,7 @@ class TopK:
     """
 
     lossless = False
+    sparse = True
     residual_decay = 0.95
 
     def __init__(self, kept: int, levels: int, answer: str) -> None:
