@@ -154,11 +154,7 @@ def _aggregation(table: "_Table") -> AggregationSpec:
 
 _FILE_TERMS = {
     "RunSpec.": "",
-    "InnerSpec.": "inner.",
-    "OuterSpec.": "outer.",
-    "AggregationSpec.": "aggregation.",
     "aggregation.tolerated_bps": "aggregation.tolerated_percent (in hundredths)",
-    "ModelSpec.": "model.",
     "model.options.": "model.",
     "trainers_min": "trainers",
     "trainers_max": "trainers",
@@ -172,7 +168,7 @@ _FILE_TERMS = {
 def _in_file_terms(message: str, options: tuple[tuple[str, int], ...]) -> str:
     for index, (name, _) in enumerate(options):
         for place in ("[0]", "[1]"):
-            message = message.replace(f"ModelSpec.options[{index}]{place}", f"model.{name}")
+            message = message.replace(f"RunSpec.model.options[{index}]{place}", f"model.{name}")
     for wire, file in _FILE_TERMS.items():
         message = message.replace(wire, file)
     return message

@@ -2,11 +2,9 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -146,13 +144,11 @@ def test_a_killed_trainer_goes_on_as_one_that_was_not(tmp_path: Path, overlap: b
     assert len({said["base"] for said in whole}) == (ROUNDS - 1 if overlap else ROUNDS)
     assert last["files"] == [], "states of a run that is over stay on disk"
 
-    rng = random.Random(overlap)
     killed: list[dict[str, Any]] = []
     for stop in (3, 4):
         with child(tmp_path / "killed", overlap) as process:
             assert process.stdout is not None
             killed += [json.loads(process.stdout.readline()) for _ in range(stop)]
-            time.sleep(rng.uniform(0.0, 0.1))
             process.kill()
             killed += [json.loads(line) for line in process.stdout if line.endswith("\n")]
         assert process.returncode == -signal.SIGKILL

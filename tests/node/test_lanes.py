@@ -8,6 +8,7 @@ import trio
 from service_peers import until
 
 from eigen.node.lanes import Lanes
+from eigen.node.upload import UploadMeter
 from eigen.protocol.types import Address
 
 BOB = Address(b"\x0b" * 20)
@@ -36,7 +37,7 @@ class SlowLine:
 async def test_what_is_in_reserve_goes_when_nothing_else_waits() -> None:
     line = SlowLine()
     async with trio.open_nursery() as nursery:
-        lanes = Lanes(line, b"run", 5.0, nursery)  # type: ignore[arg-type]
+        lanes = Lanes(line, b"run", 5.0, UploadMeter(), nursery)  # type: ignore[arg-type]
         lanes.post(BOB, lambda: b"first")
         lanes.post(BOB, lambda: b"reserve 1", reserve=True)
         lanes.post(BOB, lambda: b"reserve 2", reserve=True)

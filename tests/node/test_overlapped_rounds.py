@@ -15,6 +15,7 @@ from eigen.protocol.effects import Train, TrainAhead
 from eigen.protocol.messages import Attempt, Commitment, LocalWork, StepNotice
 from eigen.protocol.seat import ahead_seed, assign_open, order_seed, round_seed
 from eigen.protocol.types import Cid, Digest
+from eigen.training.frames import Files
 from eigen.training.results import LocalUpdate
 
 pytestmark = pytest.mark.timeout(180)
@@ -45,7 +46,8 @@ class Watched:
         held: list[LocalUpdate] = []
 
         async def seen_residual() -> bytes:
-            given.append(await residual())
+            found = await residual()
+            given.append(found.read() if isinstance(found, Files) else found)
             return given[-1]
 
         async def seen_keep(attempt: Attempt, base: Cid, local: LocalUpdate) -> Commitment:
@@ -79,6 +81,8 @@ async def test_updates_come_from_the_checkpoint_before_and_can_be_replayed(
         for number in range(1, 6):
             record = history[number]
             assert {c.account for c in record.trainers} == set(at.trainers)
+            if number < 4:
+                continue  # the checkpoints of rounds of long ago are deleted
             held = [await m.peer.blobs.get(record.checkpoint) for m in (at.alice, at.bob, at.val)]
             assert held[0] is not None
             assert held[0] == held[1] == held[2]
@@ -94,14 +98,16 @@ async def test_updates_come_from_the_checkpoint_before_and_can_be_replayed(
                 before.base, shards, ahead_seed(seed, at.alice.address), True
             )
             assert made.commitment.base == before.base
-        made = alice.made[4]
+        made = alice.made[5]
         theta = await at.val.peer.blobs.get(made.work.base)
         assert theta is not None
         opened = [
             await at.bob.peer.datasets.open_shard(run.spec.dataset, s) for s in made.work.shards
         ]
-        own = alice.made[3].local.parts
-        steps = await at.worker.local_steps(run.spec, theta, opened, made.work.order_seed, b"", own)
+        own = alice.made[4].local.parts
+        steps = await at.worker.local_steps(
+            run.spec, theta, opened, made.work.order_seed, made.attempt.round - 1, own=own
+        )
         again = steps.encoded(await at.worker.encode(run.spec, steps.delta, made.residual))
         assert again == made.local
 

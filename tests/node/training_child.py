@@ -57,6 +57,7 @@ def services(one: Peer, folder: Path, worker: TrainingWorker) -> Rounds:
         one.datasets,
         worker,
         Chain(provider, contracts, chain_id=1, secret=secret, outbox_path=None),
+        one.retention,
         StateFiles(folder / "states", one.records),
     )
     quick = Parameters(commit_s=10.0, attempt_s=10.0, resend_s=0.2, notices_s=0.5)

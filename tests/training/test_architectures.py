@@ -149,7 +149,7 @@ def test_parts_cover_the_vector_and_know_their_size(make_spec) -> None:
         ("aggregation.tolerated_bps", {"aggregation": AggregationSpec("median", 0)}),
         ("aggregation.tolerated_bps", {"aggregation": AggregationSpec("median", 5_000)}),
         ("inner.micro_batches", {"inner": InnerSpec(1, 4, 0.1, 0.0, micro_batches=3)}),
-        ("inner.moments", {"inner": InnerSpec(1, 4, 0.1, 0.0, moments="kept")}),
+        ("inner.moments", {"inner": InnerSpec(1, 4, 0.1, 0.0, moments="held")}),
         ("inner.precision", {"inner": InnerSpec(1, 4, 0.1, 0.0, precision="fp8")}),
         ("inner.schedule", {"inner": InnerSpec(1, 4, 0.1, 0.0, schedule="steps")}),
         ("inner.warmup", {"inner": InnerSpec(2, 4, 0.1, 0.0, warmup=12)}),

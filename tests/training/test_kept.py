@@ -53,12 +53,12 @@ def test_an_optimizer_goes_on_from_its_state_bit_by_bit(spec: RunSpec) -> None:
     apart_P = theta_P.clone()
     whole, first = AdamW(theta_P, spec.inner), AdamW(apart_P, spec.inner)
     for grad_P in grads:
-        whole.step(grad_P)
+        whole.step(grad_P, spec.inner.lr)
     for grad_P in grads[:3]:
-        first.step(grad_P)
+        first.step(grad_P, spec.inner.lr)
     second = AdamW(apart_P, spec.inner, first.state())
     for grad_P in grads[3:]:
-        second.step(grad_P)
+        second.step(grad_P, spec.inner.lr)
     assert torch.equal(theta_P, apart_P)
 
 
@@ -82,7 +82,7 @@ def test_two_rounds_are_one_run_of_adamw_where_averaging_changes_nothing(
     theta = engine.outer_step(lossless, base, one.parts)
     theta_P = read(theta, lossless, declared).theta_P
     assert torch.equal(theta_P, zero_P - alone(1).delta_P)
-    two = engine.train(lossless, theta, shards[:1], OTHER, b"", one.kept)
+    two = engine.train(lossless, theta, shards[:1], OTHER, b"", kept=one.kept)
     whole = alone(2)
     delta_P = torch.cat([torch.frombuffer(bytearray(p), dtype=torch.float32) for p in two.parts])
     assert torch.equal(delta_P, theta_P - (zero_P - whole.delta_P))
@@ -101,7 +101,7 @@ def test_other_shards_are_taken_from_their_own_beginning_with_the_same_moments(
 ) -> None:
     base = engine.initial_checkpoint(kept_spec)
     one = engine.train(kept_spec, base, shards[:1], ORDER, b"")
-    two = engine.train(kept_spec, base, shards[1:2], OTHER, b"", one.kept)
+    two = engine.train(kept_spec, base, shards[1:2], OTHER, b"", kept=one.kept)
     values = check(kept_spec).layout.values
     state, place = read_state(two.kept, kept_spec, values)
     taken = kept_spec.inner.steps * kept_spec.inner.batch
@@ -114,8 +114,8 @@ def test_steps_made_apart_from_their_encoding_keep_the_same(
 ) -> None:
     base = engine.initial_checkpoint(kept_spec)
     one = engine.train(kept_spec, base, shards[:1], ORDER, b"")
-    whole = engine.train(kept_spec, base, shards[:1], ORDER, one.residual, one.kept)
-    steps = engine.local_steps(kept_spec, base, shards[:1], ORDER, one.kept)
+    whole = engine.train(kept_spec, base, shards[:1], ORDER, one.residual, kept=one.kept)
+    steps = engine.local_steps(kept_spec, base, shards[:1], ORDER, kept=one.kept)
     assert steps.encoded(engine.encode(kept_spec, steps.delta, one.residual)) == whole
 
 
@@ -153,10 +153,10 @@ def test_a_state_that_is_none_of_this_runs_is_refused_with_what_is_wrong(
         (changed(kept, third=np.zeros(3, np.float32)), "not first and second"),
     ):
         with pytest.raises(StateError, match=why):
-            engine.train(kept_spec, base, shards[:1], ORDER, b"", bad)
+            engine.train(kept_spec, base, shards[:1], ORDER, b"", kept=bad)
     fresh = replace(kept_spec, inner=replace(kept_spec.inner, moments="fresh"))
     with pytest.raises(StateError, match="keeps no moments"):
-        engine.train(fresh, base, shards[:1], ORDER, b"", kept)
+        engine.train(fresh, base, shards[:1], ORDER, b"", kept=kept)
 
 
 def test_a_run_without_kept_moments_keeps_nothing(
