@@ -353,9 +353,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--codec", nargs="+", choices=names, default=[DEFAULT_CODEC])
     parser.add_argument("--result-codec", nargs="+", choices=[ANSWER, *names], default=[ANSWER])
     parser.add_argument("--rule", nargs="+", choices=sorted(RULES), default=["mean"])
-    parser.add_argument(
-        "--moments", nargs="+", choices=[*MOMENTS, KEPT], default=["shared"]
-    )
+    parser.add_argument("--moments", nargs="+", choices=[*MOMENTS, KEPT], default=["shared"])
     parser.add_argument("--warm", type=int, default=10_000, help="steps before a warm start")
     parser.add_argument("--warm-lr", type=float, default=0.004, help="their learning rate")
     parser.add_argument("--outer", nargs="+", default=["sgd/2.0"], help="or nesterov/0.7/0.9")
