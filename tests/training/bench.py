@@ -195,6 +195,8 @@ def gpt() -> None:
             outer=CHAR_GPT.outer,
             codec=CHAR_GPT.codec,
             result_codec=CHAR_GPT.result_codec,
+            aggregation=CHAR_GPT.aggregation,
+            rounds=CHAR_GPT.rounds,
             part_values=CHAR_GPT.part_values,
         )
         shards = [write_shard(shard) for shard in split(training, 4, seed)]
@@ -205,8 +207,8 @@ def gpt() -> None:
             updates = []
             for trainer in range(4):
                 order = hashlib.sha256(bytes([seed, number, trainer])).digest()
-                shard = shards[(trainer + number) % 4]
-                update = engine.train(spec, checkpoint, [shard], order, residuals[trainer])
+                shard, left = shards[(trainer + number) % 4], residuals[trainer]
+                update = engine.train(spec, checkpoint, [shard], order, left, number)
                 residuals[trainer] = update.residual
                 updates.append(update)
             results = []
