@@ -35,6 +35,7 @@ from eigen.protocol.effects import Adopt, Aggregate, Aggregated, Audit, Train
 from eigen.protocol.messages import (
     Attempt,
     Commitment,
+    LocalWork,
     PartResult,
     SeatMember,
     SeatProposal,
@@ -294,7 +295,7 @@ async def test_a_newcomer_that_hears_of_many_rounds_fetches_the_newest_checkpoin
         await until(lambda: at.val.driver.head.round >= 3, 60)
         await late.meet(at.val.peer, at.alice.peer, at.bob.peer)
         genesis = await at.worker.initial_checkpoint(at.context.spec)
-        newcomer = await _member(late, at.context, genesis, at.worker)
+        newcomer = await _member(late, at.context, genesis, at.worker, tmp_path)
         replies = []
         for number in (1, 2, 3):
             row = await at.val.peer.records.get("round", at.context.run + number.to_bytes(8, "big"))
@@ -409,7 +410,7 @@ async def test_a_rounds_learning_rate_follows_from_its_number(tmp_path: Path) ->
         expected = await at.bob.driver.exchange.keep_update(attempt, base, local)
         posted: list[object] = []
         at.alice.driver.post = posted.append  # type: ignore[method-assign]
-        await at.alice.driver._train(Train(attempt, base, (0,), order))
+        await at.alice.driver._train(Train(attempt, LocalWork(base, (0,), order, False)))
         assert [made.commitment for made in posted] == [expected]  # type: ignore[attr-defined]
 
 
