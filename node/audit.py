@@ -14,8 +14,8 @@ from eigen.node.together import HEDGE_SHARE, first_of, together
 from eigen.node.worker import TrainingWorker
 from eigen.protocol import limits
 from eigen.protocol.effects import Audit, Audited
-from eigen.protocol.exchange import makers, masked, part_holders, seat_groups
-from eigen.protocol.messages import Commitment, LeftOver, SeatProposal
+from eigen.protocol.exchange import gatherers, makers, masked, seat_groups
+from eigen.protocol.messages import Attempt, Commitment, LeftOver
 from eigen.protocol.requests import PART, PART_MESSAGE_BYTES_MAX, PartPush, PartQuery
 from eigen.protocol.types import Address, Cid
 from eigen.protocol.wire import WireError, decode, encode
@@ -127,6 +127,7 @@ class Auditor:
     ) -> list[tuple[bytes, int]]:
         """What a group's included members committed to, with sample counts, in seat order."""
         made = dict(effect.commitments)
+        holders = gatherers(self._context, effect.seat, group)[part]
         members = tuple(m.trainer for m in effect.seat.members)
         inputs = []
         for author in masked(members, effect.results[part].included):
@@ -134,19 +135,22 @@ class Auditor:
                 continue
             if author not in made:
                 raise AuditFailed(f"part {part} includes somebody who did not commit")
-            push = await self._committed(effect.seat, part, author, made[author])
+            push = await self._committed(effect.seat.attempt, part, author, made[author], holders)
             inputs.append((push.data, made[author].samples))
         return inputs
 
     async def _committed(
-        self, seat: SeatProposal, part: int, author: Address, made: Commitment
+        self,
+        attempt: Attempt,
+        part: int,
+        author: Address,
+        made: Commitment,
+        holders: Sequence[Address],
     ) -> PartPush:
         """A part with its proof: from here, from its author, or from who owned or would own it."""
-        attempt = seat.attempt
         here = self._exchange.held(attempt, part, author)
         if here is not None and self._exchange.proves(here, made):
             return here
-        holders = part_holders(self._context, seat, part, author)
         others = (m for m in holders if m != author)
         order = sorted([author, *others], key=self._slow.__contains__)
         query = PartQuery(attempt, part, author)

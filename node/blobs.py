@@ -1,9 +1,7 @@
 """The blob store: content-addressed blocks in a folder, checked whenever they are read."""
 
 import io
-import os
 import secrets
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +13,7 @@ import structlog
 import trio
 
 from eigen.node.dag import Node, children
+from eigen.node.durable import write_durably
 from eigen.protocol import limits
 from eigen.protocol.cid import (
     RAW,
@@ -242,18 +241,4 @@ class DirectoryBlobs:
         if self._read(Cid(cid)) is not None:
             return
         path.parent.mkdir(exist_ok=True)
-        fd, name = tempfile.mkstemp(dir=self._partial)
-        try:
-            with os.fdopen(fd, "wb") as file:
-                file.write(block)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_durably(path, block, self._partial)

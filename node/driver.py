@@ -11,7 +11,6 @@ import structlog
 import trio
 
 from eigen.node.audit import AuditFailed, Auditor
-from eigen.node.datasets import ShardUnavailable
 from eigen.node.evidence_log import VALIDATORS_SAY, EvidenceLog, round_of
 from eigen.node.exchange import Exchange, PartsMissing
 from eigen.node.fetch import ContentUnavailable
@@ -20,7 +19,7 @@ from eigen.node.head_sync import HeadSync
 from eigen.node.lanes import Lanes
 from eigen.node.ports import RequestRefused
 from eigen.node.run_ports import RunPorts
-from eigen.node.updates import OwnUpdateLost, Superseded, Updates
+from eigen.node.updates import NOT_MADE, Updates
 from eigen.node.worker import WorkerError
 from eigen.protocol.committee import CommitteeMachine, Promises
 from eigen.protocol.context import RunContext
@@ -293,14 +292,7 @@ class RunDriver:
         attempt = effect.attempt
         try:
             made = await self.updates.make(effect)
-        except (
-            ShardUnavailable,
-            ContentUnavailable,
-            OwnUpdateLost,
-            Superseded,
-            TrainingError,
-            WorkerError,
-        ) as error:
+        except NOT_MADE as error:
             self.post(TrainFailed(attempt, str(error)))
         else:
             self.post(Trained(attempt, made))

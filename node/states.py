@@ -5,13 +5,12 @@ of the round before stay until the round is over: who is killed makes the same u
 """
 
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 
 import structlog
 import trio
 
+from eigen.node.durable import write_durably
 from eigen.node.ports import RecordStore
 from eigen.protocol.types import RunId
 
@@ -33,21 +32,7 @@ class StateFiles:
 
         def write() -> bytes:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd, name = tempfile.mkstemp(dir=self._folder, prefix="partial-")
-            try:
-                with os.fdopen(fd, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                Path(name).replace(path)
-            except BaseException:
-                Path(name).unlink(missing_ok=True)
-                raise
-            folder = os.open(self._folder, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            write_durably(path, data, self._folder, "partial-")
             return hashlib.sha256(data).digest()
 
         digest = await trio.to_thread.run_sync(write)

@@ -41,6 +41,17 @@ class OwnUpdateLost(Exception):
     """Steps were to begin after this node's own last update, which it has not."""
 
 
+NOT_MADE = (
+    ShardUnavailable,
+    ContentUnavailable,
+    OwnUpdateLost,
+    Superseded,
+    TrainingError,
+    WorkerError,
+)
+"""Why an update is not made."""
+
+
 class Updates:
     """Makes updates and hands them to `exchange`, which holds them.
 
@@ -60,8 +71,7 @@ class Updates:
     async def make(self, effect: Train) -> Commitment:
         """An update, trained now or ahead, and what this node commits to with it.
 
-        Raises `ShardUnavailable`, `ContentUnavailable`, `OwnUpdateLost`, `Superseded`, a
-        `TrainingError` or a `WorkerError`. A cancel ends the training.
+        Raises one of `NOT_MADE`. A cancel ends the training.
         """
         spec, worker, work = self._context.spec, self._ports.worker, effect.work
         if spec.overlap:
@@ -86,14 +96,7 @@ class Updates:
         """Local steps for a later `make`; where they fail, that one tries again."""
         try:
             await self._steps(effect.work, effect.attempt.round)
-        except (
-            ShardUnavailable,
-            ContentUnavailable,
-            OwnUpdateLost,
-            Superseded,
-            TrainingError,
-            WorkerError,
-        ) as error:
+        except NOT_MADE as error:
             log.info("not trained ahead", round=effect.attempt.round, why=str(error))
 
     async def forget_before(self, round_: int) -> None:

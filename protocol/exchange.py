@@ -40,6 +40,17 @@ OWNER_TURNS = 3
 
 
 @dataclass(slots=True)
+class Gone:
+    """Members that are not to be reached, or were silent for too long: owners passed over, too."""
+
+    down: Unreachable
+    silent: set[Address]
+
+    def __contains__(self, member: object) -> bool:
+        return member in self.down or member in self.silent
+
+
+@dataclass(slots=True)
 class Turns:
     """Who gathers a part, first choice first, and whose turn it is as we see it."""
 
@@ -112,14 +123,13 @@ class Exchange:
         self.expected: frozenset[Address] = frozenset()  # who had committed when it began
         self.votes: Tally[Attempt, tuple[PartResult, ...]] = Tally()
         self.agreed: tuple[PartResult, ...] = ()  # what a majority voted for
-        self._down = down
-        self._silent = set(silent)  # and owners that were passed over
+        self._gone = Gone(down, set(silent))
 
     def _parts(self) -> list[Part]:
-        owners = _gatherers(self.context, self.seat, self.members)
+        owners = gatherers(self.context, self.seat, self.members)
         if not self._grouped:
             return [Part(Turns(order), None) for order in owners]
-        collectors = _gatherers(self.context, self.seat, self._mine)
+        collectors = gatherers(self.context, self.seat, self._mine)
         both = zip(owners, collectors, strict=True)
         return [Part(Turns(order), Turns(inner)) for order, inner in both]
 
@@ -145,20 +155,16 @@ class Exchange:
 
     def all_committed(self) -> bool:
         """Whether nobody's commitment is worth waiting for."""
-        return all(m in self.commitments or m in self for m in self.members)
-
-    def __contains__(self, member: object) -> bool:
-        """Whether a member is gone: not to be reached, or silent for too long."""
-        return member in self._down or member in self._silent
+        return all(m in self.commitments or m in self._gone for m in self.members)
 
     # inputs ---------------------------------------------------------------------------------------
     def begin(self, now: float) -> list[Effect]:
         """Send every part on its way; only who has committed by now takes part."""
         self.expected = frozenset(self.commitments)
-        self._silent = set(self.members) - self.expected
+        self._gone.silent = set(self.members) - self.expected
         effects: list[Effect] = [Note("exchange", self.attempt, f"{len(self.expected)} committed")]
         for index, part in enumerate(self.parts):
-            part.owners.rank, part.owners.since_s = part.owners.after(0, self), now
+            part.owners.rank, part.owners.since_s = part.owners.after(0, self._gone), now
             effects += self._hand_in(index, now)
         return [*effects, self._owner_timer(now)]
 
@@ -188,7 +194,7 @@ class Exchange:
         """Our input of a part to whose turn it is to gather it, skipping those who are gone."""
         part = self.parts[index]
         turns = part.gatherers
-        turns.rank, turns.since_s = turns.after(turns.rank, self), now
+        turns.rank, turns.since_s = turns.after(turns.rank, self._gone), now
         effects = self._take(index)
         if part.result is not None:
             return [*effects, *self._answer(index)]
@@ -197,7 +203,7 @@ class Exchange:
             return [SendPart(self.attempt, index, turns.now)] if contributing else []
         if contributing:
             part.inputs[self.me] = None
-            following = turns.order[turns.after(turns.rank + 1, self)]
+            following = turns.order[turns.after(turns.rank + 1, self._gone)]
             if following != self.me:
                 effects.append(SendPart(self.attempt, index, following, reserve=True))
         return [*effects, *self._input_timer(index, now), *self._gather_if_complete(index)]
@@ -237,7 +243,7 @@ class Exchange:
         return [*self._input_timer(event.part, now), *self._gather_if_complete(event.part)]
 
     def _gather_if_complete(self, index: int) -> list[Effect]:
-        wanted = {m for m in self._mine if m in self.expected and m not in self}
+        wanted = {m for m in self._mine if m in self.expected and m not in self._gone}
         return self.inputs_due(index) if wanted <= set(self.parts[index].inputs) else []
 
     def inputs_due(self, index: int) -> list[Effect]:
@@ -305,7 +311,7 @@ class Exchange:
     def _combine_if_complete(self, index: int) -> list[Effect]:
         """Once every group that has somebody is in, and all whose data is in them are known."""
         part = self.parts[index]
-        there = self._mask(m for m in self.expected if m not in self)
+        there = self._mask(m for m in self.expected if m not in self._gone)
         for number, group in enumerate(self.groups):
             if number not in part.groups and there & self._mask(group):
                 return []
@@ -430,7 +436,7 @@ class Exchange:
                 else:  # whose fault it is that no result came, nobody can tell
                     turns.rank = min(turns.rank + 1, len(turns.order) - 1)
                     effects += self._hand_in(index, now)
-        self._silent |= late
+        self._gone.silent |= late
         if late or effects:
             effects.insert(0, Note("owner failover", self.attempt))
         effects += self._without(late | self._voteless(), now)
@@ -456,7 +462,7 @@ class Exchange:
             turns = part.gatherers
             if part.collectors is not None:
                 effects += self._owner_without(index, gone, now)
-            if turns.now in gone and turns.now in self:
+            if turns.now in gone and turns.now in self._gone:
                 effects += self._hand_in(index, now)
             elif part.inputs and turns.now == self.me:
                 effects += self._gather_if_complete(index)
@@ -466,8 +472,8 @@ class Exchange:
         """In groups: hand over to the next owner, and as an owner do not wait for who is gone."""
         part = self.parts[index]
         owners = part.owners
-        if owners.now in gone and owners.now in self:
-            owners.rank, owners.since_s = owners.after(owners.rank, self), now
+        if owners.now in gone and owners.now in self._gone:
+            owners.rank, owners.since_s = owners.after(owners.rank, self._gone), now
             effects = self._take(index)
             if part.result is not None:
                 return [*effects, *self._answer(index)]
@@ -487,7 +493,7 @@ class Exchange:
         owner = next(left, None)
         if owner is None or part.handed_on or part.result is None:
             return []
-        following = owners.order[owners.after(owners.order.index(owner) + 1, self)]
+        following = owners.order[owners.after(owners.order.index(owner) + 1, self._gone)]
         if following in (self.me, owner):
             return []
         part.handed_on = True
@@ -506,27 +512,22 @@ def seat_groups(context: RunContext, seat: SeatProposal) -> list[list[Address]]:
     return groups(seed, seat.attempt.number, [member.trainer for member in seat.members])
 
 
-def part_holders(
-    context: RunContext, seat: SeatProposal, part: int, author: Address
-) -> tuple[Address, ...]:
-    """Who may hold a member's part besides the member: to whom it is handed in, in turn."""
-    group = next(group for group in seat_groups(context, seat) if author in group)
-    return _gatherers(context, seat, group)[part]
-
-
 def makers(context: RunContext, seat: SeatProposal, part: int) -> tuple[Address, ...]:
     """Who makes a part's result where nobody is passed over: its owner, and groups' collectors."""
     groups = seat_groups(context, seat)
-    owner = _gatherers(context, seat, (m.trainer for m in seat.members))[part][0]
+    owner = gatherers(context, seat, (m.trainer for m in seat.members))[part][0]
     if len(groups) == 1:
         return (owner,)
-    return (owner, *(_gatherers(context, seat, group)[part][0] for group in groups))
+    return (owner, *(gatherers(context, seat, group)[part][0] for group in groups))
 
 
-def _gatherers(
+def gatherers(
     context: RunContext, seat: SeatProposal, members: Iterable[Address]
 ) -> tuple[tuple[Address, ...], ...]:
-    """Who gathers each part among some members of a seat, first choice first."""
+    """Who gathers each part among some members of a seat, first choice first.
+
+    They may hold what the others hand in: those of the seat without groups, else those of a group.
+    """
     named = (member.trainer for member in seat.members)
     uploads = dict(zip(named, seat.uploads, strict=True))
     among = tuple(members)

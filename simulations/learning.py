@@ -37,7 +37,6 @@ from eigen.training.spec import check, part_sizes
 BATCH: Final = 16
 """Samples of a step, and the fewest in a shard."""
 HIDDEN: Final = 64
-LEAST_SHARD: Final = BATCH
 ROUNDS_KEPT: Final = 4
 K = TypeVar("K")
 V = TypeVar("V")
@@ -294,10 +293,10 @@ def deal(samples: Samples, run: Rounds, seed: int) -> list[Samples]:
         cuts = np.linspace(0, 1, len(places), endpoint=False)
         owner_N[drawn.permutation(places)] = np.searchsorted(np.cumsum(shares)[:-1], cuts, "right")
     counts = np.bincount(owner_N, minlength=run.shards)
-    while counts.min() < LEAST_SHARD:
+    while counts.min() < BATCH:
         poor, rich = int(counts.argmin()), int(counts.argmax())
         (places,) = np.nonzero(owner_N == rich)
-        owner_N[places[: LEAST_SHARD - counts[poor]]] = poor
+        owner_N[places[: BATCH - counts[poor]]] = poor
         counts = np.bincount(owner_N, minlength=run.shards)
     return [samples.take(np.nonzero(owner_N == shard)[0]) for shard in range(run.shards)]
 

@@ -8,7 +8,7 @@ seated trainers. What gossip costs the others is counted, not played.
 import hashlib
 import heapq
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -273,11 +273,3 @@ def _run(scenario: Scenario, lying: dict[Address, str]) -> tuple[RunSpec, Comput
         scenario.seed % 2**63,
     )
     return spec, Hashes(), raw_cid(b"genesis"), run.parts
-
-
-def state(network: HeapNetwork) -> Sequence[str]:
-    """Where everybody stands, for a message."""
-    return [
-        f"{n.address.hex()[:6]} {'up' if n.alive else 'down'} round {n.head.round}"
-        for n in network.nodes.values()
-    ]

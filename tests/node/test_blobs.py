@@ -159,7 +159,7 @@ async def test_a_full_disk_leaves_nothing_behind(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("eigen.node.blobs.os.fsync", no_space)
+        patch.setattr("eigen.node.durable.os.fsync", no_space)
         with pytest.raises(OSError, match="No space left"):
             await blobs.put(b"too much")
     assert fired
@@ -171,12 +171,12 @@ DYING_WRITE = """
 import os, signal, sys
 from pathlib import Path
 import trio
-from eigen.node import blobs
+from eigen.node import blobs, durable
 
 def die(fd):
     os.kill(os.getpid(), signal.SIGKILL)
 
-blobs.os.fsync = die
+durable.os.fsync = die
 trio.run(blobs.DirectoryBlobs(Path(sys.argv[1])).put, b"half of it")
 """
 
