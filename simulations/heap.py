@@ -107,7 +107,7 @@ class Clock:
 class Item:
     """What happens to a node: the same object for all whom a gossiped message reaches."""
 
-    kind: type | None  # of the event, or of the message; None: `event` is the world's, to be called
+    kind: type | str | None  # of the event or message, or which timer; None: the world's, a call
     event: Any
     number: int = 0  # of a gossiped message
     round: int = 0  # that it is about
@@ -314,9 +314,12 @@ class HeapNetwork:
         return list(peer.heard.values())
 
     def _tell_membership(self, delay_s: float = 0.0) -> None:
-        """Heartbeats, as far as they change who may be seated: that concerns validators."""
-        delays = [delay_s + self.latency_s(to, to) for to in self._validators]
-        self._spread(Item(MembershipChanged, None), self._validators, delays)
+        """Heartbeats, as far as they change who may be seated."""
+        self._tell_members(self._by_index, delay_s)
+
+    def _tell_members(self, among: Sequence[VirtualNode], delay_s: float = 0.0) -> None:
+        delays = [delay_s + self.latency_s(to, to) for to in among]
+        self._spread(Item(MembershipChanged, None), among, delays)
 
     def _membership(self, _node: VirtualNode, _event: object) -> MembershipChanged:
         """As it is by now."""
@@ -467,8 +470,6 @@ class HeapNetwork:
 
     def _due(self, node: VirtualNode, event: TimerFired) -> TimerFired | None:
         """None where it was moved since, or its round is over."""
-        if event.name == "repair":
-            return event
         if event.attempt.round <= node.head.round or node.timers is None:
             return None
         return None if node.timers.get(event, 0.0) > self.now else event
@@ -520,7 +521,7 @@ class HeapNetwork:
         if effect.name == "repair":  # one a head, and the same for all
             if self._repairs is None:
                 fired = TimerFired(effect.name, effect.attempt, effect.part)
-                self._repairs = Item(TimerFired, fired)
+                self._repairs = Item("repair", fired)
             self._agenda.add(due_s, node, node.boots, self._repairs)
             return
         fired = TimerFired(effect.name, effect.attempt, effect.part)
@@ -658,23 +659,24 @@ class _Plan(NamedTuple):
     machines: tuple[str, ...]  # fields of `VirtualNode`
 
 
-_BEFORE: Final[dict[type, Callable[[HeapNetwork, VirtualNode, Any], Any]]] = {
+_BEFORE: Final[dict[type | str, Callable[[HeapNetwork, VirtualNode, Any], Any]]] = {
     Adopted: HeapNetwork._adopting,
     PartArrived: HeapNetwork._arriving,
     PeerDown: HeapNetwork._noticing,
     TimerFired: HeapNetwork._due,
     MembershipChanged: HeapNetwork._membership,
 }
-HANDLED: Final[dict[str, frozenset[type]]] = {
-    "head": frozenset(HeadMachine.TRANSITIONS) | {Attestation},
+HANDLED: Final[dict[str, frozenset[type | str]]] = {
+    "head": frozenset(HeadMachine.TRANSITIONS) - {TimerFired} | {Attestation, "repair"},
     "trainer": frozenset(TrainerMachine.TRANSITIONS) | frozenset(TrainerMachine.MESSAGES),
     "committee": frozenset(CommitteeMachine.TRANSITIONS) | frozenset(CommitteeMachine.MESSAGES),
 }
 """Events and messages that mean anything to a machine: it need not be asked about others."""
 
 
-def _plans(machines: tuple[str, ...]) -> dict[type | None, _Plan]:
-    kinds = sorted(frozenset().union(*HANDLED.values()), key=lambda kind: kind.__name__)
+def _plans(machines: tuple[str, ...]) -> dict[type | str | None, _Plan]:
+    every: frozenset[type | str] = frozenset().union(*HANDLED.values())
+    kinds = sorted(every, key=lambda kind: kind if isinstance(kind, str) else kind.__name__)
     asked = {kind: tuple(m for m in machines if kind in HANDLED[m]) for kind in kinds}
     return {
         kind: _Plan(code, _BEFORE.get(kind), asked[kind])

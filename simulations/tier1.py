@@ -32,6 +32,8 @@ from eigen.training.codecs.registry import CODECS, GROUP_CODEC
 
 MEMBERSHIP_S: Final = 10.0
 """Who came and went is told validators so often: a heartbeat's interval."""
+TOLD_SHARE: Final = 4
+"""Trainers are told how many there are when one in so many came or went."""
 PASSED_ON_S: Final = 1.0
 """What trainers pass on has reached all of them so long after it was said."""
 PROOF_BYTES: Final = 512
@@ -95,6 +97,7 @@ class ScenarioNetwork(HeapNetwork):
         self.watch: Callable[[str, Address], None] = lambda what, who: None
         self.ended: Callable[[RoundRecord], None] = lambda record: None
         self._membership_due = False
+        self._count_told = sum(not d.group.joins_s for d in self.devices.values())
         self._ways_s = _ways(scenario)
         links = Links(loss=scenario.links.loss, down_notice_s=scenario.links.notice_s)
         trainers = [a for a in self.devices if a not in validators]
@@ -156,8 +159,18 @@ class ScenarioNetwork(HeapNetwork):
         self.schedule(self.now + max(delay_s, MEMBERSHIP_S if self.now else 0.0), self._heartbeats)
 
     def _heartbeats(self) -> None:
+        """Validators are told of each change, trainers if there are far more of them or fewer."""
         self._membership_due = False
-        super()._tell_membership()
+        self._tell_members(self._validators)
+        count = sum(node.alive for node in self._by_index)
+        if abs(count - self._count_told) * TOLD_SHARE > self._count_told:
+            self._count_told = count
+            self._tell_members([node for node in self._by_index if not node.validator])
+
+    def _boot(self, node: VirtualNode) -> None:
+        super()._boot(node)
+        if not node.validator:
+            self._tell_members((node,))
 
     # the network ----------------------------------------------------------------------------------
     def delays_s(self, sender: VirtualNode, among: Sequence[VirtualNode]) -> list[float]:
