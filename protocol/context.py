@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+from eigen.protocol.effects import Repair
 from eigen.protocol.messages import Attempt, Payout, RoundRecord
 from eigen.protocol.run import RunSpec
 from eigen.protocol.types import Address, Digest, RunId
@@ -53,6 +54,11 @@ class RunContext:
     def first(self) -> Attempt:
         """The first attempt at the first round: of timers that belong to no round."""
         return Attempt(self.run, 1, 0)
+
+    @cached_property
+    def repair(self) -> Repair:
+        """What every node asks that sees the round stand still."""
+        return Repair(self.run)
 
     @property
     def tolerated(self) -> int:

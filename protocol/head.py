@@ -17,7 +17,6 @@ from eigen.protocol.effects import (
     Note,
     Penalize,
     Received,
-    Repair,
     SetTimer,
     Started,
     TimerFired,
@@ -84,7 +83,7 @@ class HeadMachine:
         return transition(self, event, now) if transition else []
 
     def _started(self, _event: Started, now: float) -> list[Effect]:
-        return [] if self.finished else [Repair(self.context.run), self._repair_timer(now)]
+        return [] if self.finished else [self.context.repair, self._repair_timer(now)]
 
     def _repair_timer(self, now: float) -> SetTimer:
         return SetTimer("repair", self.context.first, now + self.context.deadlines.resend_s)
@@ -96,7 +95,7 @@ class HeadMachine:
         stalled = self._round_at_repair == self.round
         self._round_at_repair = self.round
         again = self._repair_timer(now)
-        return [Repair(self.context.run), again] if stalled else [again]
+        return [self.context.repair, again] if stalled else [again]
 
     def _received(self, event: Received, _now: float) -> list[Effect]:
         attestation = event.message

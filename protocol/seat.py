@@ -177,8 +177,12 @@ class Draw:
 
         So that not all of thousands say so, only those with the lowest ranks do.
         """
-        if trainer in self.paid or (self.payees is not None and trainer not in self.payees):
+        if trainer in self.paid:
             return False
+        if self.payees is not None:
+            if trainer not in self.payees:
+                return False
+            among = min(among, len(self.payees))
         enough = READY_SEATS * self.seats + READY_MORE
         return among <= enough or _rank(self.seed, b"seat", trainer) < RANKS * enough // among
 

@@ -198,7 +198,8 @@ class HeapNetwork:
         self.uploads: dict[Address, int] = {}
         self.now = 0.0
         self.events = 0  # of which a machine was told
-        self.last: tuple[VirtualNode, Event]
+        self.last: VirtualNode  # to whom something happened
+        self.last_event: Event
         self.adopted_round = 0  # the last that anybody holds
         self.lost = 0  # gossiped messages that never arrived
         self.doubled = 0  # those that came twice
@@ -298,19 +299,23 @@ class HeapNetwork:
         answering = self._answering(node, self._validators) or self._answering(node, self._by_index)
         if not answering:
             return
-        peer = self.random.choice(answering)
+        peer = answering[int(self.random.random() * len(answering))]
+        new = [item for item in self.evidence(peer, node) if item.number not in node.heard]
+        behind = peer.stored is not None and peer.head.round > node.head.round
+        if not new and not behind:
+            return
         delay_s = 2 * self.latency_s(peer, node)
-        if peer.stored is not None and peer.head.round > node.head.round:
+        if peer.stored is not None and behind:
             self._post(node, delay_s, Adopted(peer.stored))
-        for item in self.evidence(peer):
-            if item.number not in node.heard:
-                self._agenda.add(self.now + delay_s + 1e-6, node, node.boots, item)
+        for item in new:
+            self._agenda.add(self.now + delay_s + 1e-6, node, node.boots, item)
 
     def _answering(self, node: VirtualNode, among: list[VirtualNode]) -> list[VirtualNode]:
-        return [n for n in among if not n.idle and n is not node and self.reachable(node, n)]
+        there = [other for other in among if not other.idle and other is not node]
+        return [other for other in there if self.reachable(node, other)] if self._cut else there
 
-    def evidence(self, peer: VirtualNode) -> Iterable[Item]:
-        """What a node heard of rounds that are not over."""
+    def evidence(self, peer: VirtualNode, asking: VirtualNode) -> Iterable[Item]:
+        """What a node heard of rounds that are not over, and may tell one that asks."""
         return list(peer.heard.values())
 
     def _tell_membership(self, delay_s: float = 0.0) -> None:
@@ -390,7 +395,7 @@ class HeapNetwork:
                     if event is None:
                         continue
                 self.events += 1
-                self.last = (node, event)
+                self.last, self.last_event = node, event
                 rows += (at_s, node.index, plan.code, number)
                 now = at_s if node.clock is None else node.clock.shows(at_s)
                 for name in plan.machines:
@@ -419,7 +424,10 @@ class HeapNetwork:
         for effect in effects:
             if not node.alive:
                 return False
-            if not any(hook(self, node, effect) for hook in self.hooks):
+            for hook in self.hooks:
+                if hook(self, node, effect):
+                    break
+            else:
                 self.perform(node, effect)
         return True
 

@@ -91,6 +91,7 @@ class ScenarioNetwork(HeapNetwork):
         self._seated_round = 0
         self._in_round: list[VirtualNode] = []  # validators and who is seated
         self._passed_on: list[tuple[float, VirtualNode, Item]] = []  # in rounds not long over
+        self._attesting: list[Item] = []
         self._healed_s = 0.0  # when a partition last began or ended
         self.sent_bytes: dict[Address, int] = {}
         self.received_bytes: dict[Address, int] = {}
@@ -179,6 +180,11 @@ class ScenarioNetwork(HeapNetwork):
         jitter = self.scenario.links.jitter
         return [ways[node.place] * (1.0 + jitter * draw()) for node in among]
 
+    def latency_s(self, sender: VirtualNode, to: VirtualNode) -> float:
+        """As `delays_s`."""
+        jitter = self.scenario.links.jitter
+        return self._ways_s[sender.place][to.place] * (1.0 + jitter * self.random.random())
+
     def connected(self, node: VirtualNode) -> Sequence[VirtualNode]:
         """Validators and who is seated; others have no connection that matters to the round."""
         return self._in_round
@@ -203,12 +209,20 @@ class ScenarioNetwork(HeapNetwork):
     def gossip(self, sender: VirtualNode, message: Any) -> Item:
         """As in `HeapNetwork`. What trainers hear and only pass on is not played but remembered."""
         item = super().gossip(sender, message)
-        if item.kind not in HANDLED["trainer"] and item.kind is not Attestation:
+        if item.kind is Attestation:
+            self._attesting.append(item)
+        elif item.kind not in HANDLED["trainer"]:
             self._passed_on.append((self.now, sender, item))
         return item
 
-    def evidence(self, peer: VirtualNode) -> Iterable[Item]:
-        """What a node heard of rounds that are not over, played to it or not."""
+    def evidence(self, peer: VirtualNode, asking: VirtualNode) -> Iterable[Item]:
+        """What a node heard of rounds that are not over, played to it or not.
+
+        To who waits, attestations alone mean anything.
+        """
+        if not asking.validator and asking.address not in self.seated:
+            yield from (item for item in self._attesting if item.number in peer.heard)
+            return
         yield from list(peer.heard.values())
         if peer.validator or peer.address not in self.seated:
             return
@@ -234,6 +248,7 @@ class ScenarioNetwork(HeapNetwork):
         super().round_over(record)
         over = record.attempt.round
         self._passed_on = [kept for kept in self._passed_on if kept[2].round >= over]
+        self._attesting = [item for item in self._attesting if item.round >= over]
         self.ended(record)
 
     def transfer_s(self, sender: VirtualNode, to: VirtualNode, event: Event) -> float:
