@@ -288,10 +288,13 @@ class CommitteeMachine:
 
     # outcome --------------------------------------------------------------------------------------
     def _propose_when_ready(self, number: int, now: float) -> Effects:
+        contributing, due = self.evidence.contributing(number), number in self._notices_due
+        if not due and self.evidence.noticed(number) + len(self._down) < len(contributing):
+            return []
         credited = self.evidence.creditable(number)
-        awaited = self.evidence.contributing(number) - credited
+        awaited = contributing - credited
         missing = any(m not in self._down for m in awaited)
-        if not credited or (missing and number not in self._notices_due):
+        if not credited or (missing and not due):
             return []
         record = self.evidence.record(number, credited, self.evidence.seated_by(number))
         return self._propose(Outcome(self.attempt, record), now)

@@ -57,6 +57,7 @@ class RoundEvidence:
         self.seats: dict[int, SeatProposal] = {}  # attempt -> the seat that a quorum opened
         self._members: dict[int, tuple[Address, ...]] = {}  # of open seats, in mask order
         self._seated: dict[int, frozenset[Address]] = {}
+        self._contributing: dict[int, frozenset[Address]] = {}
         self.suspected: set[Address] = set()  # who said two things in one slot, or spoiled a part
         self._floor = 0  # attempts below this one are forgotten
         self._proposed = ProposedSeats()
@@ -104,7 +105,14 @@ class RoundEvidence:
         if len(kept) < limits.ATTEMPTS_REMEMBERED:
             return
         self._floor = kept[0]
-        for by_attempt in (self.seats, self._members, self._seated, self.results, self.audited):
+        for by_attempt in (
+            self.seats,
+            self._members,
+            self._seated,
+            self._contributing,
+            self.results,
+            self.audited,
+        ):
             for old in [n for n in by_attempt if n < self._floor]:
                 del by_attempt[old]
         self._commitments = {k: c for k, c in self._commitments.items() if k[0] >= self._floor}
@@ -204,6 +212,12 @@ class RoundEvidence:
 
     def contributing(self, number: int) -> frozenset[Address]:
         """Who committed and is in every part of the agreed results."""
+        known = self._contributing.get(number)
+        if known is None:  # all whose data is in the results have committed, or none were agreed
+            known = self._contributing[number] = self._in_every_part(number)
+        return known
+
+    def _in_every_part(self, number: int) -> frozenset[Address]:
         mask = ~0
         for result in self.results[number]:
             mask &= result.included
@@ -213,6 +227,10 @@ class RoundEvidence:
     def holding(self, checkpoint: str) -> frozenset[Address]:
         """Who said in any attempt that it holds this checkpoint."""
         return frozenset().union(*(self._notices.voters(n, Cid(checkpoint)) for n in self.seats))
+
+    def noticed(self, number: int) -> int:
+        """How many said that they hold what they stepped to."""
+        return len(self._notices.votes(number))
 
     def creditable(self, number: int) -> frozenset[Address]:
         """Who contributed, voted for the results and holds the checkpoint."""

@@ -130,6 +130,7 @@ class Exchange:
         self._group = next((i for i, group in enumerate(self.groups) if me in group), 0)
         self.parts = self._parts()
         self.commitments: dict[Address, Commitment] = {}
+        self._committed_before = (0, 0)
         self.expected: frozenset[Address] = frozenset()  # who had committed when it began
         self.votes: Tally[int, tuple[PartResult, ...]] = Tally()  # by attempt
         self.agreed: tuple[PartResult, ...] = ()  # what a majority voted for
@@ -323,7 +324,7 @@ class Exchange:
         for number, group in enumerate(self.groups):
             if number not in part.groups and there & self._mask(group):
                 return []
-        committed = self._mask(self.commitments)
+        committed = self._committed()
         known = all(not given.included & ~committed for _, given in part.groups.values())
         return self.groups_due(index) if known else []
 
@@ -332,7 +333,7 @@ class Exchange:
         part = self.parts[index]
         if part.aggregating or part.result is not None:
             return []
-        committed = self._mask(self.commitments)
+        committed = self._committed()
         part.groups = {i: g for i, g in part.groups.items() if not g[1].included & ~committed}
         if not part.groups:
             return []
@@ -415,7 +416,7 @@ class Exchange:
         part = self.parts[index]
         if part.result is not None:
             return []
-        committed = self._mask(self.commitments)
+        committed = self._committed()
         heeded = (*part.owners.had, *(part.collectors.had if part.collectors else ()))
         before = part.owners.had[:-1]
         if part.owners.now == self.me and not self.expected.isdisjoint(before):
@@ -426,6 +427,14 @@ class Exchange:
             return []
         others = tuple(m for m in self._mine if m not in (self.me, *part.offered))
         return [SendResult(self.attempt, index, part.result, others)] if others else []
+
+    def _committed(self) -> int:
+        """Whose commitments are here; they only become more."""
+        count, mask = self._committed_before
+        if count != len(self.commitments):
+            mask = self._mask(self.commitments)
+            self._committed_before = len(self.commitments), mask
+        return mask
 
     def _mask(self, senders: Iterable[Address]) -> int:
         mask = 0
