@@ -300,6 +300,8 @@ class HeapNetwork:
         if not answering:
             return
         peer = answering[int(self.random.random() * len(answering))]
+        if not self.answers(peer):
+            return
         new = [item for item in self.evidence(peer, node) if item.number not in node.heard]
         behind = peer.stored is not None and peer.head.round > node.head.round
         if not new and not behind:
@@ -309,6 +311,10 @@ class HeapNetwork:
             self._post(node, delay_s, Adopted(peer.stored))
         for item in new:
             self._agenda.add(self.now + delay_s + 1e-6, node, node.boots, item)
+
+    def answers(self, peer: VirtualNode) -> bool:
+        """Whether a peer's answer is of use to who asks it."""
+        return True
 
     def _answering(self, node: VirtualNode, among: list[VirtualNode]) -> list[VirtualNode]:
         there = [other for other in among if not other.idle and other is not node]
