@@ -6,14 +6,16 @@ gives a wrong name, as it would in truth. `learning.Learning` trains, behind the
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
+from eigen.protocol import limits
 from eigen.protocol.cid import raw_cid
 from eigen.protocol.context import RunContext
 from eigen.protocol.effects import Audit, Train
 from eigen.protocol.exchange import makers, masked, seat_groups
 from eigen.protocol.limits import SKETCH_BYTES
-from eigen.protocol.messages import Commitment, PartResult, RoundRecord
+from eigen.protocol.messages import Commitment, PartResult, RoundRecord, digest
 from eigen.protocol.types import Address, Cid, Digest
 
 Named = Sequence[tuple[Digest, int]]
@@ -47,6 +49,17 @@ class Compute(Protocol):
         """What results left out, by name."""
         ...
 
+    def contributions(self, audit: Audit) -> tuple[tuple[Address, int], ...]:
+        """Inner products of the committed updates with the average of the others."""
+        ...
+
+    def replay(self, record: RoundRecord, trainer: Address) -> float | None:
+        """How far what a trainer committed to is from what its round comes to, relative.
+
+        None where that is too long ago.
+        """
+        ...
+
     def adopted(self, record: RoundRecord) -> None:
         """A round is final."""
         ...
@@ -55,6 +68,9 @@ class Compute(Protocol):
 class Hashes:
     """Names alone."""
 
+    def __init__(self) -> None:
+        self._honest: dict[tuple[Address, int], set[Commitment]] = {}
+
     def train(self, trainer: Address, effect: Train) -> Commitment:
         """See `Compute`."""
         work = effect.work
@@ -62,7 +78,9 @@ class Hashes:
         samples = 100 * len(work.shards)
         zero = Digest(bytes(32))
         sketch = bytes(SKETCH_BYTES)
-        return Commitment(effect.attempt, work.base, root, zero, sketch, samples, (1.0,))
+        made = Commitment(effect.attempt, work.base, root, zero, sketch, samples, (1.0,))
+        self._honest.setdefault((trainer, effect.attempt.round), set()).add(made)
+        return made
 
     def collect(self, part: int, inputs: Named) -> Digest:
         """See `Compute`."""
@@ -84,8 +102,21 @@ class Hashes:
         """See `Compute`."""
         return (raw_cid(_hash("left", tuple(results))),)
 
+    def contributions(self, audit: Audit) -> tuple[tuple[Address, int], ...]:
+        """See `Compute`: all updates are alike."""
+        return tuple((trainer, 1) for trainer, _ in audit.commitments)
+
+    def replay(self, record: RoundRecord, trainer: Address) -> float:
+        """See `Compute`: 0 or 1."""
+        [named] = [c.commitment for c in record.trainers if c.account == trainer]
+        honest = self._honest.get((trainer, record.attempt.round), ())
+        return float(named not in {digest(replace(h, attempt=record.attempt)) for h in honest})
+
     def adopted(self, record: RoundRecord) -> None:
-        """Nothing to do."""
+        """See `Compute`."""
+        oldest = record.attempt.round - limits.HELD_ROUNDS_MAX
+        for key in [key for key in self._honest if key[1] < oldest]:
+            del self._honest[key]
 
 
 def fault(context: RunContext, compute: Compute, audit: Audit) -> tuple[str, tuple[Address, ...]]:

@@ -41,6 +41,8 @@ from eigen.protocol.effects import (
     Publish,
     Received,
     Repair,
+    Replay,
+    Replayed,
     ResultArrived,
     SendGroup,
     SendPart,
@@ -58,6 +60,8 @@ from eigen.protocol.head import HeadMachine
 from eigen.protocol.messages import (
     Attempt,
     Attestation,
+    Check,
+    Finding,
     LocalWork,
     RoundRecord,
     digest,
@@ -67,6 +71,8 @@ from eigen.protocol.types import Address, Cid, Digest
 from eigen.protocol.wire import decode
 from eigen.simulations.compute import Compute, Hashes, fault
 
+REPLAY_TOLERANCE = 1e-3
+"""Virtual nodes train on one machine: what deviates more was not trained."""
 _TRACED = struct.Struct("<dIHQ")
 _HANDLED: dict[type, frozenset[type]] = {
     HeadMachine: frozenset(HeadMachine.TRANSITIONS) | {Attestation},
@@ -435,12 +441,26 @@ class HeapNetwork:
                     reason, suspects = f"an input of {lost.hex()} is not to be had", ()
                 checkpoint = Cid("") if reason else self.compute.step(seat.base, results)
                 left = () if reason else self.compute.left(results)
-                audited = Audited(seat.attempt, checkpoint, left, reason, suspects)
+                worth = () if reason else self.compute.contributions(effect)
+                audited = Audited(seat.attempt, checkpoint, left, reason, suspects, worth)
                 self._post(node, took, audited)
+            case Replay(check=check):
+                self._replay(node, check)
             case Attest(record=record):
                 self._attest(node, record)
             case Adopt(round=round_, record=wanted):
                 self._adopt(node, round_, wanted)
+
+    def _replay(self, node: VirtualNode, check: Check) -> None:
+        """Whether what a trainer committed to is what its round comes to, after as long as that."""
+        record = node.records.get(check.round)
+        if record is None:
+            return
+        deviation = self.compute.replay(record, check.trainer)
+        if deviation is None:
+            return
+        finding = Finding.FALSE if deviation > REPLAY_TOLERANCE else Finding.SOUND
+        self._post(node, self.train_time_s(node), Replayed(check, finding, deviation))
 
     def _hand_over(self, node: VirtualNode, effect: SendPart | SendGroup | SendResult) -> None:
         match effect:

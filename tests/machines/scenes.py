@@ -21,7 +21,15 @@ from eigen.protocol.messages import (
     SeatVote,
     digest,
 )
-from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec, RunSpec, run_id
+from eigen.protocol.run import (
+    AggregationSpec,
+    InnerSpec,
+    ModelSpec,
+    OuterSpec,
+    PaySpec,
+    RunSpec,
+    run_id,
+)
 from eigen.protocol.types import Address, Digest
 from eigen.simulations.heap import HeapNetwork, Links, VirtualNode
 
@@ -45,6 +53,7 @@ def context(
     trainers_min: int = 2,
     trainers_max: int = 16,
     overlap: bool = False,
+    pay: PaySpec | None = None,
 ) -> RunContext:
     spec = RunSpec(
         "digits",
@@ -63,6 +72,7 @@ def context(
         1_000,
         1,
         overlap,
+        pay or PaySpec(),
     )
     return RunContext(
         run_id(spec),
