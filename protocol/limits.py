@@ -68,6 +68,8 @@ LOSS_TRACE_MAX = 1024
 """Inner steps of one round whose loss is reported."""
 SKETCH_BYTES = 256
 """64 fp32 values."""
+RESIDUAL_CHUNK_BYTES = 4096
+"""A leaf of the residual's Merkle tree: 1,024 fp32 values, of which validators open a few."""
 PAYEES_MAX = 1024
 """Accounts in one run's payout table, so that a record fits a gossip message."""
 ATTEMPTS_MAX = 1_000
