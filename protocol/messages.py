@@ -331,6 +331,20 @@ class RoundRecord:
     ejected: Annotated[tuple[Address, ...], Length(limits.EJECTED_MAX)] = ()  # ascending
 
 
+@message(54)
+@dataclass(frozen=True, slots=True)
+class ContributionProof:
+    """That a trainer did a round's work: its signed commitment, its seat, and the attested record.
+
+    The update itself, with opened residuals, is asked of the trainer by who replays the round.
+    """
+
+    commitment: Envelope
+    seat: SeatProposal
+    record: RoundRecord
+    attestations: Annotated[tuple[Signature, ...], Length(limits.VALIDATORS_MAX)]
+
+
 @message(45)
 @dataclass(frozen=True, slots=True)
 class Outcome:

@@ -204,7 +204,9 @@ class Learning:
             trainers = masked([m.trainer for m in audit.seat.members], result.included)
             inputs = [(made[t][0][part], made[t][1]) for t in trainers]
             for trainer, product in zip(
-                trainers, self._engine.contributions(self.spec, part, inputs), strict=True
+                trainers,
+                self._engine.contributions(self.spec, part, inputs, self._parts[result.digest]),
+                strict=True,
             ):
                 worth[trainer] += product
         return tuple(worth.items())
