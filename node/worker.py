@@ -14,10 +14,11 @@ What the engine itself raises (`eigen.training.errors`) comes through as it is.
 import contextlib
 import fcntl
 import io
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -76,7 +77,8 @@ class WorkerTimedOut(WorkerError):
 class TrainingWorker:
     """A child process that computes for this node, started at the first call.
 
-    `processes` of them share local steps, one a GPU, where there is more than one.
+    `processes` of them share local steps, one a GPU, where there is more than one. `environ` is
+    added to this process's environment.
 
     Local steps that are made ahead of their round, and replays, run in a second child, with the
     same settings, so that a round's other calls go on meanwhile: it is started at the first.
@@ -99,6 +101,7 @@ class TrainingWorker:
         processes: int = 1,
         memory_bytes: int | None = None,
         nice: int = 10,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         self._command = [sys.executable, "-P", "-m"]
         if processes > 1:
@@ -114,6 +117,7 @@ class TrainingWorker:
             "processes": processes,
             "memory_bytes": memory_bytes,
             "nice": nice,
+            "environ": dict(environ or {}),
         }
         self._turn = trio.Lock()
         self._process: trio.Process | None = None
@@ -357,7 +361,10 @@ class TrainingWorker:
         if self._process is None:
             try:
                 self._process = await trio.lowlevel.open_process(
-                    self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                    self._command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    env=os.environ | self._options["environ"],
                 )
             except OSError as error:
                 raise WorkerCrashed(f"the process cannot be started: {error}") from None

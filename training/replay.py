@@ -77,6 +77,15 @@ def chunks_to_open(spec: RunSpec, seed: bytes) -> tuple[int, ...]:
     return opened_chunks(seed, values, 2 * run, run)
 
 
+def open_chunks(
+    numbers: Sequence[int], before: bytes, after: bytes
+) -> list[tuple[int, bytes, bytes]]:
+    """These chunks of a residual before and after a round, as `compare` wants them."""
+    size = limits.RESIDUAL_CHUNK_BYTES
+    places = [slice(size * number, size * (number + 1)) for number in numbers]
+    return [(n, before[p], after[p]) for n, p in zip(numbers, places, strict=True)]
+
+
 def compare(
     spec: RunSpec, again: LocalDelta, parts: Sequence[bytes], opened: Opened, claimed: Claimed
 ) -> Replay:

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from eigen.protocol.limits import RESIDUAL_CHUNK_BYTES, SKETCH_BYTES
+from eigen.protocol.limits import SKETCH_BYTES
 from eigen.protocol.run import InnerSpec, RunSpec
 from eigen.training.codecs.registry import CODECS
 from eigen.training.errors import BadInput, ShardError, SpecError
-from eigen.training.replay import chunks_to_open, opened_chunks
+from eigen.training.replay import chunks_to_open, open_chunks, opened_chunks
 from eigen.training.results import LocalUpdate, Replay
 from eigen.training.spec import part_sizes
 
@@ -37,12 +37,7 @@ class Scene:
         return self.engine.train(spec or self.spec, residual=self.residual, rounds_before=1, **work)
 
     def opened(self, update: LocalUpdate) -> list[tuple[int, bytes, bytes]]:
-        chunks = chunks_to_open(self.spec, SEED)
-        places = [slice(RESIDUAL_CHUNK_BYTES * n, RESIDUAL_CHUNK_BYTES * (n + 1)) for n in chunks]
-        return [
-            (number, self.residual[place], update.residual[place])
-            for number, place in zip(chunks, places, strict=True)
-        ]
+        return open_chunks(chunks_to_open(self.spec, SEED), self.residual, update.residual)
 
     def replayed(self, update: LocalUpdate, **changed) -> Replay:
         claims = {
