@@ -9,9 +9,8 @@ from functools import partial
 import trio
 
 from eigen.node.exchange import Exchange, part_digest
-from eigen.node.ports import BlobStore, Network, NetworkError
+from eigen.node.ports import BlobStore, Network, NetworkError, Trainer
 from eigen.node.together import HEDGE_SHARE, first_of, together
-from eigen.node.worker import TrainingWorker
 from eigen.protocol import limits
 from eigen.protocol.effects import Audit, Audited
 from eigen.protocol.exchange import gatherers, makers, masked, seat_groups
@@ -49,7 +48,7 @@ class Auditor:
         me: Address,
         network: Network,
         blobs: BlobStore,
-        worker: TrainingWorker,
+        worker: Trainer,
     ) -> None:
         self._exchange = exchange
         self._context = exchange.context

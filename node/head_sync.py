@@ -4,7 +4,6 @@ The head machine says when a round is attested; this file checks signatures, fet
 missing, and makes it durable before anybody acts on it.
 """
 
-import random
 from collections.abc import Callable
 
 import structlog
@@ -71,7 +70,6 @@ class HeadSync:
         self._residual = residual
         self._taken = taken
         self._hear = hear
-        self._random = random.SystemRandom()
         self._adopting = trio.Lock()
         self._newest = 0  # the last round that was attested, here or not
 
@@ -186,7 +184,7 @@ class HeadSync:
         pool = sorted(connected & self._context.validators) or sorted(connected)
         if not pool:
             return
-        peer = self._random.choice(pool)
+        peer = self._ports.random.choice(pool)
         run = self._context.run
         try:
             reply = decode(

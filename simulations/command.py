@@ -14,7 +14,7 @@ from eigen.config.toml_text import document
 from eigen.node.exit_codes import ExitCode, UserError
 
 if TYPE_CHECKING:
-    from eigen.simulations.play import Answer
+    from eigen.simulations.outcome import Answer
     from eigen.simulations.scenario import Scenario
 
 LIBRARY: Final = Path(__file__).parent / "library"
