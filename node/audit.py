@@ -27,6 +27,10 @@ model, a sample of a large one. What is left over has to be computed for every p
 PARTS_AT_ONCE = 4
 """Parts audited at a time: with 64 trainers, up to 128 MiB of inputs."""
 
+INPUTS_AT_ONCE = 32
+"""Inputs asked for at a time, all parts together: one after another they would cost a round trip
+each."""
+
 
 class AuditFailed(Exception):
     """Results do not follow from the commitments, or what shows it could not be had.
@@ -57,6 +61,7 @@ class Auditor:
         self._blobs = blobs
         self._worker = worker
         self._slow: set[Address] = set()
+        self._asking = trio.CapacityLimiter(INPUTS_AT_ONCE)
 
     async def audit(self, effect: Audit) -> Audited:
         """Repeat the aggregation from committed inputs, then the outer step.
@@ -128,15 +133,19 @@ class Auditor:
         made = dict(effect.commitments)
         holders = gatherers(self._context, effect.seat, group)[part]
         members = tuple(m.trainer for m in effect.seat.members)
-        inputs = []
-        for author in masked(members, effect.results[part].included):
-            if author not in group:
-                continue
-            if author not in made:
-                raise AuditFailed(f"part {part} includes somebody who did not commit")
-            push = await self._committed(effect.seat.attempt, part, author, made[author], holders)
-            inputs.append((push.data, made[author].samples))
-        return inputs
+        authors = [a for a in masked(members, effect.results[part].included) if a in group]
+        if any(author not in made for author in authors):
+            raise AuditFailed(f"part {part} includes somebody who did not commit")
+        pushes: dict[Address, PartPush] = {}
+
+        async def get(author: Address) -> None:
+            async with self._asking:
+                pushes[author] = await self._committed(
+                    effect.seat.attempt, part, author, made[author], holders
+                )
+
+        await together(partial(get, author) for author in authors)
+        return [(pushes[author].data, made[author].samples) for author in authors]
 
     async def _committed(
         self,

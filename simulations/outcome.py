@@ -128,3 +128,68 @@ def attempt_of(effect: object) -> Attempt | None:
         said = said if inner is None or isinstance(inner, bytes) else inner
     at = getattr(said, "attempt", None)
     return at if isinstance(at, Attempt) else None
+
+
+class Chronicle:
+    """Writes down how rounds end, and judges at last: what tiers 2 and 3 share."""
+
+    def __init__(
+        self, outcome: Outcome, name_of: Callable[[Address], str], record: Record | None
+    ) -> None:
+        self.outcome = outcome
+        self.adopted = 0
+        self._name_of = name_of
+        self._record = record
+
+    def event(
+        self, time_s: float, node: str, kind: str, round_: int, attempt: int = 0, detail: str = ""
+    ) -> None:
+        """See `Record.event`."""
+        if self._record is not None:
+            self._record.event(time_s, node, kind, round_, attempt, detail)
+
+    def end_round(
+        self, now_s: float, record: RoundRecord, alive: int, bytes_of: Mapping[str, dict[str, int]]
+    ) -> None:
+        """A round is attested: what it took and who was paid. `bytes_of` is emptied."""
+        last, outcome = record.attempt.round, self.outcome
+        before = max(outcome.ended_s)
+        outcome.ended_s[last] = now_s
+        outcome.records[last] = record
+        self.adopted = last
+        if self._record is None:
+            return
+        out = self._record.metric
+        out(now_s, "round_s", now_s - outcome.ended_s[before], "", last)
+        out(now_s, "attempts", record.attempt.number + 1.0, "", last)
+        out(now_s, "alive", float(alive), "", last)
+        whole = sum(credit.amount for credit in record.trainers) or 1
+        for credit in record.trainers:
+            out(now_s, "credited", credit.amount / whole, self._name_of(credit.account), last)
+        for figure, counts in bytes_of.items():
+            for name, size in counts.items():
+                out(now_s, figure, float(size), name, last)
+            counts.clear()
+
+    def seated(self, round_: int, count: int) -> None:
+        """How many trainers had a seat in a round that has ended."""
+        if self._record is not None:
+            self._record.metric(self.outcome.ended_s[round_], "seated", float(count), "", round_)
+
+    def judged(self, round_: int, loss: float, accuracy: float) -> None:
+        """What a round's checkpoint is worth; told once for each round."""
+        at_s = self.outcome.ended_s.get(round_)
+        if at_s is None or round_ in self.outcome.accuracy:
+            return
+        self.outcome.accuracy[round_] = accuracy
+        if self._record is not None and round_:
+            self._record.metric(at_s, "loss", loss, "", round_)
+            self._record.metric(at_s, "accuracy", accuracy, "", round_)
+
+    def answer(self, now_s: float, events: int, trace: str) -> Answer:
+        """What it came to; each expectation is written down."""
+        outcome = self.outcome
+        held = tuple(outcome.judge(wanted) for wanted in outcome.scenario.expect)
+        for what, true, detail in held:
+            self.event(now_s, "", "assert", 0, 0, f"{what}: {detail}; {true}")
+        return Answer(held, self.adopted, now_s, events, trace)

@@ -8,7 +8,7 @@ import hashlib
 import random
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,12 +36,13 @@ from eigen.protocol.run import AggregationSpec, ModelSpec, RunSpec
 from eigen.protocol.types import Address
 from eigen.protocol.wire import encode
 from eigen.simulations import virtual_time
+from eigen.simulations.happenings import Happenings
 from eigen.simulations.ledger import CHAIN_ID, Ledger, LedgerAccount
 from eigen.simulations.lines import Lines
-from eigen.simulations.outcome import Answer, Outcome, Record, attempt_of, kind_of
+from eigen.simulations.outcome import Answer, Chronicle, Outcome, Record, attempt_of, kind_of
 from eigen.simulations.play import LOOK_S, SETTLE_S
-from eigen.simulations.scenario import Fault, Scenario
-from eigen.simulations.tier1 import Device, away_s, cost_spec, devices_of
+from eigen.simulations.scenario import Scenario
+from eigen.simulations.tier1 import Device, cost_spec, devices_of
 from eigen.simulations.virtual_network import PORT, VirtualNetwork
 from eigen.simulations.virtual_trainer import Arithmetic, Costed, Remembered, VirtualTrainer
 from eigen.training.aggregation import RULES
@@ -80,8 +81,6 @@ class ServicesPlay:
 
     def __init__(self, scenario: Scenario, record: Record | None = None) -> None:
         self.scenario = scenario
-        self._record = record
-        self._random = random.Random(scenario.seed)
         devices = {device.name: device for device in devices_of(scenario).values()}
         self.lines = Lines(scenario, devices, scenario.seed)
         self.events = 0
@@ -89,8 +88,9 @@ class ServicesPlay:
         self._devices = devices
         self.nodes: dict[Address, VirtualNode] = {}
         self.outcome = Outcome(scenario, lambda a: self.nodes[a].device.group.name)
+        self._by_name: dict[str, VirtualNode] = {}
+        self._chronicle = Chronicle(self.outcome, self._name, record)
         self._opened_s = 0.0
-        self._adopted = 0
         self._progress: Callable[[float, int], None] | None = None
         self._seated: dict[int, set[Address]] = {}
         self._finished: trio.Event
@@ -111,9 +111,9 @@ class ServicesPlay:
             shutil.rmtree(disks, ignore_errors=True)
 
     # the network ----------------------------------------------------------------------------------
-    async def _main(self, disks: Path) -> Answer:
+    async def _main(self, disks: Path, clock: virtual_time.VirtualClock) -> Answer:
         self._finished = trio.Event()
-        self.network = VirtualNetwork(self.lines, list(self._devices))
+        self.network = VirtualNetwork(self.lines, list(self._devices), clock)
         self._make_nodes(disks)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
@@ -123,10 +123,10 @@ class ServicesPlay:
                     nursery.start_soon(self._live, node)
             await self._meet(len(self.nodes) - len(late))
             await self._open_run()
-            for node in self.nodes.values():
-                nursery.start_soon(self._come_and_go, node)
-            for fault in self.scenario.faults:
-                nursery.start_soon(self._fault, fault)
+            happenings = Happenings(
+                self.scenario, self._devices, self, self._opened_s, self._note_fault
+            )
+            nursery.start_soon(happenings.run)
             with trio.move_on_after(self.scenario.until_s):
                 await self._finished.wait()
                 await self._settle()
@@ -194,7 +194,8 @@ class ServicesPlay:
                 draws,
                 self._see,
             )
-            self.nodes[home.identity.address] = VirtualNode(name, device, home, world)
+            node = VirtualNode(name, device, home, world)
+            self.nodes[node.address] = self._by_name[name] = node
 
     def _arithmetic(self) -> Arithmetic:
         if self.scenario.run.model == "cost":
@@ -237,55 +238,42 @@ class ServicesPlay:
         """Whoever is up has a while to catch up."""
         with trio.move_on_after(SETTLE_S):
             while any(  # noqa: ASYNC110 (many nodes are looked at)
-                n.node and n.round < self._adopted for n in self.nodes.values()
+                n.node and n.round < self._chronicle.adopted for n in self.nodes.values()
             ):
                 await trio.sleep(LOOK_S)
 
-    # churn and faults -----------------------------------------------------------------------------
-    async def _come_and_go(self, node: VirtualNode) -> None:
-        group = node.device.group
-        if group.joins_s:
-            await trio.sleep_until(self._opened_s + group.joins_s)
-            self._start(node)
-        while group.session_s:
-            await trio.sleep(self._random.expovariate(1 / group.session_s))
-            if node.node is None:
-                continue  # a fault took it meanwhile
-            self._kill(node)
-            await trio.sleep(away_s(node.device, self._now(), self._random))
-            self._start(node)
-
-    def _start(self, node: VirtualNode) -> None:
+    # hands: see `happenings.Hands` ----------------------------------------------------------------
+    def start(self, name: str) -> None:
+        """See `Hands.start`."""
+        node = self._by_name[name]
         if node.scope is None:
-            self._came_or_went("up", node)
+            self._tell("up", node)
             self._nursery.start_soon(self._live, node)
 
-    def _kill(self, node: VirtualNode) -> None:
+    def kill(self, name: str) -> None:
+        """See `Hands.kill`."""
+        node = self._by_name[name]
         if node.scope is not None:
-            self._came_or_went("down", node)
+            self._tell("down", node)
             node.scope.cancel()
 
-    async def _fault(self, fault: Fault) -> None:
-        await trio.sleep_until(self._opened_s + fault.at_s)
-        group = [n for n in self.nodes.values() if n.device.group.name == fault.nodes]
-        hit = self._random.sample(group, round(len(group) * fault.share))
-        names = [n.name for n in hit]
-        self._note(f"{fault.what} {len(hit)} of {fault.nodes} for {fault.for_s:g} s")
-        match fault.what:
-            case "partition":
-                self.lines.cut_off(names)
-                await trio.sleep(fault.for_s)
-                self.lines.cut_off(())
-            case "freeze":
-                self.lines.hold(names)
-                await trio.sleep(fault.for_s)
-                self.lines.release(names)
-            case _:
-                for node in hit:
-                    self._kill(node)
-                await trio.sleep(fault.for_s)
-                for node in hit:
-                    self._start(node)
+    def is_up(self, name: str) -> bool:
+        """See `Hands.is_up`."""
+        return self._by_name[name].scope is not None
+
+    def freeze(self, names: Sequence[str]) -> None:
+        """See `Hands.freeze`: their lines stand still, which is all that others see of it."""
+        self.lines.hold(names)
+        self.network.changed()
+
+    def thaw(self, names: Sequence[str]) -> None:
+        """See `Hands.thaw`."""
+        self.lines.release(names)
+        self.network.changed()
+
+    def cut_off(self, names: Sequence[str]) -> None:
+        """See `Hands.cut_off`."""
+        self.lines.cut_off(names)
         self.network.changed()
 
     # what is seen ---------------------------------------------------------------------------------
@@ -296,24 +284,29 @@ class ServicesPlay:
         node = self.nodes.get(address)
         return node.name if node else address.hex()
 
+    def _note_fault(self, detail: str) -> None:
+        self._chronicle.event(self._now(), "", "fault", 0, 0, detail)
+
+    def _tell(self, what: str, node: VirtualNode) -> None:
+        self._chronicle.event(self._now(), node.name, what, node.round)
+
     def _see(self, address: Address, what: Event | Effect) -> None:
         node, now = self.nodes[address], self._now()
         self.events += 1
         self._add_to_trace(now, node, what)
         if isinstance(what, Adopted):
             node.round = max(node.round, what.record.attempt.round)
-            if node.round > self._adopted:
-                self._end_round(what.record)
+            if node.round > self._chronicle.adopted:
+                self._end_round(now, what.record)
         if isinstance(what, Publish) and isinstance(what.message, SeatProposal):
             members = {member.trainer for member in what.message.members}
             self._seated.setdefault(what.message.attempt.round, set()).update(members)
         kind = kind_of(what)
-        if self._record is None or not kind:
-            return
-        detail = f"{self._name(what.peer)}: {what.reason}" if isinstance(what, Penalize) else ""
-        at = attempt_of(what)
-        round_, number = (at.round, at.number) if at else (node.round + 1, 0)
-        self._record.event(now, node.name, kind, round_, number, detail)
+        if kind:
+            reason = f"{self._name(what.peer)}: {what.reason}" if isinstance(what, Penalize) else ""
+            at = attempt_of(what)
+            round_, number = (at.round, at.number) if at else (node.round + 1, 0)
+            self._chronicle.event(now, node.name, kind, round_, number, reason)
 
     def _add_to_trace(self, now: float, node: VirtualNode, what: Event | Effect) -> None:
         said = what.message if isinstance(what, Publish | Received) else None
@@ -322,69 +315,27 @@ class ServicesPlay:
         if isinstance(what, Publish):
             self._trace.update(encode(what.message))
 
-    def _came_or_went(self, what: str, node: VirtualNode) -> None:
-        if self._record is not None:
-            self._record.event(self._now(), node.name, what, node.round, 0)
-
-    def _note(self, detail: str) -> None:
-        if self._record is not None:
-            self._record.event(self._now(), "", "fault", 0, 0, detail)
-
-    def _end_round(self, record: RoundRecord) -> None:
-        """A round is attested: what it took and who was paid."""
-        last, now = record.attempt.round, self._now()
-        before = max(self.outcome.ended_s)
-        self.outcome.ended_s[last] = now
-        self.outcome.records[last] = record
-        self._adopted = last
+    def _end_round(self, now: float, record: RoundRecord) -> None:
+        counts = {"bytes_sent": self.lines.sent_bytes, "bytes_received": self.lines.received_bytes}
+        alive = sum(node.node is not None for node in self.nodes.values())
+        self._chronicle.end_round(now, record, alive, counts)
+        last = record.attempt.round
+        self._chronicle.seated(last, len(self._seated.pop(last, ())))
         if self._progress is not None:
             self._progress(now, last)
         if last >= self.scenario.run.rounds:
             self._finished.set()
-        if self._record is None:
-            return
-        out = self._record.metric
-        out(now, "round_s", now - self.outcome.ended_s[before], "", last)
-        out(now, "attempts", record.attempt.number + 1.0, "", last)
-        out(now, "alive", float(sum(n.node is not None for n in self.nodes.values())), "", last)
-        out(now, "seated", float(len(self._seated.get(last, ()))), "", last)
-        whole = sum(credit.amount for credit in record.trainers) or 1
-        for credit in record.trainers:
-            out(now, "credited", credit.amount / whole, self._name(credit.account), last)
-        for figure, counts in (
-            ("bytes_sent", self.lines.sent_bytes),
-            ("bytes_received", self.lines.received_bytes),
-        ):
-            for name, size in counts.items():
-                out(now, figure, float(size), name, last)
-            counts.clear()
 
     def _answer(self) -> Answer:
-        now = self._now()
-        self.outcome.held = tuple(
-            (n.device.group.name, n.round) for n in self.nodes.values() if n.node is not None
-        )
-        self._take_figures()
-        held = tuple(self.outcome.judge(wanted) for wanted in self.scenario.expect)
-        if self._record is not None:
-            for what, true, detail in held:
-                self._record.event(now, "", "assert", 0, 0, f"{what}: {detail}; {true}")
-        return Answer(held, self._adopted, now, self.events, self._trace.hexdigest())
-
-    def _take_figures(self) -> None:
-        """What validators found that each checkpoint is worth."""
-        if self.scenario.run.model == "cost":
-            return
-        for node in self.nodes.values():
-            for rounds in node.node.evaluations.figures.values() if node.node else ():
-                for round_, figures in rounds.items():
-                    if round_ in self.outcome.accuracy or round_ not in self.outcome.ended_s:
-                        continue
-                    self.outcome.accuracy[round_] = figures.accuracy
-                    if self._record is not None and round_:
-                        at_s = self.outcome.ended_s[round_]
-                        self._record.metric(at_s, "loss", figures.loss, "", round_)
-                        self._record.metric(at_s, "accuracy", figures.accuracy, "", round_)
+        up = [node for node in self.nodes.values() if node.node is not None]
+        self.outcome.held = tuple((node.device.group.name, node.round) for node in up)
+        if self.scenario.run.model != "cost":
+            for node in up:
+                assert node.node is not None
+                for rounds in node.node.evaluations.figures.values():
+                    for round_, figures in rounds.items():
+                        self._chronicle.judged(round_, figures.loss, figures.accuracy)
+        return self._chronicle.answer(self._now(), self.events, self._trace.hexdigest())
 
 
 def _unix_s() -> float:

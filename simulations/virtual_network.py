@@ -16,6 +16,7 @@ from eigen.node.libp2p.identity import ID
 from eigen.node.libp2p.multiaddrs import Endpoint, parse
 from eigen.node.libp2p.surroundings import Listening
 from eigen.simulations.lines import CHUNK_BYTES, Lines
+from eigen.simulations.virtual_time import VirtualClock
 
 PORT: Final = 4001
 UNSENT_BYTES: Final = 64 * 1024
@@ -72,7 +73,7 @@ class VirtualStream:
             await way.arrived.wait()
         if way.closed:
             raise ConnectionLost("the connection was closed here")
-        await trio.sleep_until(way.chunks[0][0])
+        await self._network.clock.sleep_until(way.chunks[0][0])
         if way.closed:
             raise ConnectionLost("the connection was closed here")
         at_s, data = way.chunks[0]
@@ -89,19 +90,20 @@ class VirtualStream:
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """See `ByteStream`."""
         way, lines, whole = self._out, self._network.lines, bytes(data)
-        left_s = 0.0
+        await trio.lowlevel.checkpoint_if_cancelled()
         for start in range(0, len(whole), CHUNK_BYTES):
             while way.held > UNREAD_BYTES_MAX and not way.closed:
                 way.room = trio.Event()
                 await way.room.wait()
-            await self._network.connected(self._here, self._there)
+            if lines.apart(self._here, self._there):
+                await self._network.connected(self._here, self._there)
             if way.closed:
                 raise ConnectionLost("the connection is closed")
             chunk = whole[start : start + CHUNK_BYTES]
             now_s = trio.current_time()
             left_s, at_s = lines.carry(now_s, self._here, self._there, len(chunk))
             way.put(at_s, chunk)
-            await trio.sleep_until(left_s - self._unsent_s)
+            await self._network.clock.sleep_until(left_s - self._unsent_s)
 
     def mark_as_bulk(self) -> None:
         """See `ByteStream`: one chunk at a time waits for the line."""
@@ -143,7 +145,7 @@ class VirtualListening:
     ) -> None:
         """See `Listening.serve`."""
         async for at_s, stream in self._arriving:
-            await trio.sleep_until(at_s)
+            await self._network.clock.sleep_until(at_s)
             if rate.allows(stream.remote_ip, trio.current_time()):
                 nursery.start_soon(serve, stream)
             else:
@@ -158,8 +160,9 @@ class VirtualListening:
 class VirtualNetwork:
     """Hosts by name, and the lines between them."""
 
-    def __init__(self, lines: Lines, names: Sequence[str]) -> None:
+    def __init__(self, lines: Lines, names: Sequence[str], clock: VirtualClock) -> None:
         self.lines = lines
+        self.clock = clock
         numbers = enumerate(names, start=1)
         self._ips = {n: f"10.{i >> 16 & 255}.{i >> 8 & 255}.{i & 255}" for i, n in numbers}
         self._names: Mapping[str, str] = {ip: name for name, ip in self._ips.items()}
