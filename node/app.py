@@ -108,6 +108,7 @@ async def run_node(
                 network_file.network_id,
                 config.p2p.listen,
                 (*config.p2p.bootstrap, *network_file.bootstrap),
+                config.p2p.announce,
                 software=software,
                 mdns=config.p2p.mdns,
                 upnp=config.p2p.upnp,

@@ -138,6 +138,8 @@ class Chronicle:
     ) -> None:
         self.outcome = outcome
         self.adopted = 0
+        self.models: dict[int, dict[str, str]] = {}
+        """By round: which checkpoint each node made its own."""
         self._name_of = name_of
         self._record = record
 
@@ -171,6 +173,16 @@ class Chronicle:
                 out(now_s, figure, float(size), name, last)
             counts.clear()
 
+    def adopt(self, node: str, round_: int, checkpoint: str) -> None:
+        """A node made a round's checkpoint its own."""
+        self.models.setdefault(round_, {})[node] = checkpoint
+
+    def _replicas(self) -> tuple[str, bool, str]:
+        """Whether nodes that hold a round hold the same bytes: expected of every run."""
+        apart = sorted(r for r, held in self.models.items() if len(set(held.values())) > 1)
+        seen = f"differ in rounds {apart}" if apart else f"{len(self.models)} rounds"
+        return "replicas: identical", not apart, seen
+
     def seated(self, round_: int, count: int) -> None:
         """How many trainers had a seat in a round that has ended."""
         if self._record is not None:
@@ -189,7 +201,8 @@ class Chronicle:
     def answer(self, now_s: float, events: int, trace: str) -> Answer:
         """What it came to; each expectation is written down."""
         outcome = self.outcome
-        held = tuple(outcome.judge(wanted) for wanted in outcome.scenario.expect)
+        judged = (outcome.judge(wanted) for wanted in outcome.scenario.expect)
+        held = (*judged, self._replicas())
         for what, true, detail in held:
             self.event(now_s, "", "assert", 0, 0, f"{what}: {detail}; {true}")
         return Answer(held, self.adopted, now_s, events, trace)

@@ -28,11 +28,9 @@ from eigen.config.schema import (
 from eigen.crypto.identity import Identity
 from eigen.crypto.sealing_key import SealingKeyPair
 from eigen.node.app import Home, Node, World, run_node
-from eigen.node.datasets import Dataset
 from eigen.node.libp2p.surroundings import Surroundings
 from eigen.protocol.effects import Adopted, Effect, Event, Penalize, Publish, Received
 from eigen.protocol.messages import RoundRecord, SeatProposal
-from eigen.protocol.run import AggregationSpec, ModelSpec, RunSpec
 from eigen.protocol.types import Address
 from eigen.protocol.wire import encode
 from eigen.simulations import virtual_time
@@ -42,20 +40,16 @@ from eigen.simulations.lines import Lines
 from eigen.simulations.outcome import Answer, Chronicle, Outcome, Record, attempt_of, kind_of
 from eigen.simulations.play import LOOK_S, SETTLE_S
 from eigen.simulations.scenario import Scenario
-from eigen.simulations.tier1 import Device, cost_spec, devices_of
+from eigen.simulations.services import work
+from eigen.simulations.tier1 import Device, devices_of
 from eigen.simulations.virtual_network import PORT, VirtualNetwork
 from eigen.simulations.virtual_trainer import Arithmetic, Costed, Remembered, VirtualTrainer
-from eigen.training.aggregation import RULES
-from eigen.training.spec import check
 
 EPOCH_S: Final = 1_800_000_000.0
 """The calendar at virtual time 0."""
 MEET_S: Final = 120.0
 """Nodes have so long to find each other before the run is proposed all the same."""
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 (only where nodes' disks are put)
-INPUTS: Final = 64
-CLASSES: Final = 10
-"""Of a model that costs: digits' own, with as wide a layer as makes its parameters."""
 
 
 @dataclass(slots=True)
@@ -89,20 +83,28 @@ class ServicesPlay:
         self.nodes: dict[Address, VirtualNode] = {}
         self.outcome = Outcome(scenario, lambda a: self.nodes[a].device.group.name)
         self._by_name: dict[str, VirtualNode] = {}
-        self._chronicle = Chronicle(self.outcome, self._name, record)
+        self.chronicle = Chronicle(self.outcome, self._name, record)
         self._opened_s = 0.0
         self._progress: Callable[[float, int], None] | None = None
         self._seated: dict[int, set[Address]] = {}
         self._finished: trio.Event
+        self.states: list[str] = []
+        """Where each node stands at the end, a line each."""
 
     @property
     def adversaries(self) -> dict[str, str]:
         """Nobody lies on this tier."""
         return {}
 
-    def run(self, progress: Callable[[float, int], None] | None = None) -> Answer:
+    def run(
+        self,
+        progress: Callable[[float, int], None] | None = None,
+        *,
+        until_s: float | None = None,
+    ) -> Answer:
         """Play until the run has ended or `until_s`. `progress` gets virtual time and round."""
         self._progress = progress
+        self._until_s = self.scenario.until_s if until_s is None else until_s
         parent = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
         disks = Path(tempfile.mkdtemp(prefix="eigen-sim-", dir=parent))
         try:
@@ -127,7 +129,7 @@ class ServicesPlay:
                 self.scenario, self._devices, self, self._opened_s, self._note_fault
             )
             nursery.start_soon(happenings.run)
-            with trio.move_on_after(self.scenario.until_s):
+            with trio.move_on_after(self._until_s):
                 await self._finished.wait()
                 await self._settle()
             answer = self._answer()
@@ -229,7 +231,7 @@ class ServicesPlay:
         """The first validator seeds the dataset and proposes the run."""
         first = next(n for n in self.nodes.values() if n.device.group.role == "validator")
         assert first.node is not None
-        spec, dataset = _work(self.scenario)
+        spec, dataset = work(self.scenario)
         manifest = await first.node.datasets.seed(dataset)
         await first.node.governance.propose(replace(spec, dataset=manifest), self.scenario.name)
         self._opened_s = trio.current_time()
@@ -238,7 +240,7 @@ class ServicesPlay:
         """Whoever is up has a while to catch up."""
         with trio.move_on_after(SETTLE_S):
             while any(  # noqa: ASYNC110 (many nodes are looked at)
-                n.node and n.round < self._chronicle.adopted for n in self.nodes.values()
+                n.node and n.round < self.chronicle.adopted for n in self.nodes.values()
             ):
                 await trio.sleep(LOOK_S)
 
@@ -285,10 +287,10 @@ class ServicesPlay:
         return node.name if node else address.hex()
 
     def _note_fault(self, detail: str) -> None:
-        self._chronicle.event(self._now(), "", "fault", 0, 0, detail)
+        self.chronicle.event(self._now(), "", "fault", 0, 0, detail)
 
     def _tell(self, what: str, node: VirtualNode) -> None:
-        self._chronicle.event(self._now(), node.name, what, node.round)
+        self.chronicle.event(self._now(), node.name, what, node.round)
 
     def _see(self, address: Address, what: Event | Effect) -> None:
         node, now = self.nodes[address], self._now()
@@ -296,7 +298,8 @@ class ServicesPlay:
         self._add_to_trace(now, node, what)
         if isinstance(what, Adopted):
             node.round = max(node.round, what.record.attempt.round)
-            if node.round > self._chronicle.adopted:
+            self.chronicle.adopt(node.name, what.record.attempt.round, what.record.checkpoint)
+            if node.round > self.chronicle.adopted:
                 self._end_round(now, what.record)
         if isinstance(what, Publish) and isinstance(what.message, SeatProposal):
             members = {member.trainer for member in what.message.members}
@@ -306,7 +309,7 @@ class ServicesPlay:
             reason = f"{self._name(what.peer)}: {what.reason}" if isinstance(what, Penalize) else ""
             at = attempt_of(what)
             round_, number = (at.round, at.number) if at else (node.round + 1, 0)
-            self._chronicle.event(now, node.name, kind, round_, number, reason)
+            self.chronicle.event(now, node.name, kind, round_, number, reason)
 
     def _add_to_trace(self, now: float, node: VirtualNode, what: Event | Effect) -> None:
         said = what.message if isinstance(what, Publish | Received) else None
@@ -318,9 +321,9 @@ class ServicesPlay:
     def _end_round(self, now: float, record: RoundRecord) -> None:
         counts = {"bytes_sent": self.lines.sent_bytes, "bytes_received": self.lines.received_bytes}
         alive = sum(node.node is not None for node in self.nodes.values())
-        self._chronicle.end_round(now, record, alive, counts)
+        self.chronicle.end_round(now, record, alive, counts)
         last = record.attempt.round
-        self._chronicle.seated(last, len(self._seated.pop(last, ())))
+        self.chronicle.seated(last, len(self._seated.pop(last, ())))
         if self._progress is not None:
             self._progress(now, last)
         if last >= self.scenario.run.rounds:
@@ -328,14 +331,21 @@ class ServicesPlay:
 
     def _answer(self) -> Answer:
         up = [node for node in self.nodes.values() if node.node is not None]
+        self.states = [f"{n.name:<16} round {n.round:>4}  {_doing(n)}" for n in self.nodes.values()]
         self.outcome.held = tuple((node.device.group.name, node.round) for node in up)
         if self.scenario.run.model != "cost":
             for node in up:
                 assert node.node is not None
                 for rounds in node.node.evaluations.figures.values():
                     for round_, figures in rounds.items():
-                        self._chronicle.judged(round_, figures.loss, figures.accuracy)
-        return self._chronicle.answer(self._now(), self.events, self._trace.hexdigest())
+                        self.chronicle.judged(round_, figures.loss, figures.accuracy)
+        return self.chronicle.answer(self._now(), self.events, self._trace.hexdigest())
+
+
+def _doing(node: VirtualNode) -> str:
+    if node.node is None:
+        return "down"
+    return ", ".join(driver.phase for driver in node.node.rounds.drivers.values()) or "up"
 
 
 def _unix_s() -> float:
@@ -358,25 +368,3 @@ def _config(device: Device, ip: str) -> NodeConfig:
         validator=ValidatorSection(enabled=validates),
         relay=RelaySection(enabled=validates),
     )
-
-
-def _work(scenario: Scenario) -> tuple[RunSpec, Dataset]:
-    """What is trained, and on what."""
-    run = scenario.run
-    if run.model == "digits":
-        from eigen.simulations.learning import deal, digits_spec
-        from eigen.training.datasets import digits, write_shard
-
-        training, held_out = digits(seed=0)
-        shards = [(write_shard(s), len(s)) for s in deal(training, run, scenario.seed)]
-        return digits_spec(scenario), Dataset("digits", shards, write_shard(held_out), run.sealed)
-    hidden = max(1, round((run.values - CLASSES) / (INPUTS + 1 + CLASSES)))
-    fields = {"classes": CLASSES, "depth": 1, "hidden": hidden, "inputs": INPUTS}
-    model = ModelSpec("mlp", tuple(sorted(fields.items())))
-    tolerated = round(run.tolerated * 10_000) if RULES[run.rule].robust else 0
-    spec = replace(
-        cost_spec(scenario), model=model, aggregation=AggregationSpec(run.rule, tolerated)
-    )
-    spec = replace(spec, part_values=-(-check(spec).layout.values // run.parts))
-    named = [(f"shard {i} of {scenario.seed}".encode(), 100) for i in range(run.shards)]
-    return spec, Dataset("cost", named, b"held out", run.sealed)
