@@ -69,7 +69,7 @@ from eigen.protocol.trainer import TrainerMachine
 from eigen.protocol.types import Address, Cid, Digest
 from eigen.protocol.wire import decode
 from eigen.simulations.agenda import Agenda
-from eigen.simulations.compute import Compute, Hashes, fault
+from eigen.simulations.compute import ROUNDS_KEPT, Compute, Hashes, fault
 
 REPLAY_TOLERANCE: Final = 1e-3
 """Virtual nodes train on one machine: what deviates more was not trained."""
@@ -206,6 +206,7 @@ class HeapNetwork:
         self.last: VirtualNode  # to whom something happened
         self.last_event: Event
         self.adopted_round = 0  # the last that anybody holds
+        self._over: dict[int, RoundRecord] = {}  # the last rounds
         self.lost = 0  # gossiped messages that never arrived
         self.doubled = 0  # those that came twice
         self.delayed = 0  # those that others overtook
@@ -466,6 +467,8 @@ class HeapNetwork:
     def round_over(self, record: RoundRecord) -> None:
         """The first node adopts a round."""
         self.compute.adopted(record)
+        self._over[record.attempt.round] = record
+        self._over.pop(record.attempt.round - ROUNDS_KEPT, None)
         oldest = record.attempt.round - ROUNDS_AHEAD_MAX
         old = [d for d, r in self._published.items() if r.attempt.round < oldest]
         for name in old:
@@ -636,7 +639,7 @@ class HeapNetwork:
     def _replay(self, node: VirtualNode, effect: Replay) -> None:
         """Whether what a trainer committed to is what its round comes to, after as long as that."""
         check = effect.check
-        record = node.records.get(check.round)
+        record = self._over.get(check.round)
         deviation = self.compute.replay(record, check.trainer) if record else None
         if deviation is None:
             return
