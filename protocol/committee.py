@@ -19,6 +19,7 @@ from enum import Enum
 from typing import Any
 
 from eigen.protocol import limits
+from eigen.protocol.checks import Checks
 from eigen.protocol.context import RunContext
 from eigen.protocol.effects import (
     Adopted,
@@ -35,6 +36,7 @@ from eigen.protocol.effects import (
     Persist,
     Publish,
     Received,
+    Replayed,
     SeatOpened,
     SetTimer,
     Started,
@@ -53,6 +55,7 @@ from eigen.protocol.messages import (
     StepNotice,
     Timeout,
     Topic,
+    Verdict,
     digest,
 )
 from eigen.protocol.outcomes import Outcomes, misplaced
@@ -96,6 +99,7 @@ class CommitteeMachine:
         self._ahead = Early()
         self._announced: set[Address] = set()  # who holds the last round's checkpoint
         self._ready = {c.account for c in head.head.trainers} if head.head else set()
+        self.checks = Checks(context, me)
         same_round = promises is not None and promises.round == head.round + 1
         self._reset(promises if promises is not None and same_round else Promises())
 
@@ -105,11 +109,12 @@ class CommitteeMachine:
     def _reset(self, promises: Promises) -> None:
         self.stage = Stage.IDLE
         self.number = promises.attempt
-        self.evidence = RoundEvidence(self.context, self.head.head, self.head.previous)
+        self.evidence = RoundEvidence(self.context, self.head.head, self.head.previous, self.checks)
         self._promised = Promised.restored(promises)
         self._outcomes = Outcomes(self.context, self.evidence, self._promised)
         self._timeouts = Timeouts(self.context, self.me)
         self._notices_due: set[int] = set()
+        self._checks_due: set[int] = set()
 
     # what the node may ask ----------------------------------------------------------------------
     @property
@@ -137,12 +142,17 @@ class CommitteeMachine:
 
         The attempt may still time out: the others need not have got as far.
         """
+        effects = self._begin_checks()
         prepared = self._promised.prepared
         if prepared is None:
-            return []
+            return effects
         self._outcomes.attested = True
         self.stage = Stage.ATTESTED
-        return [Attest(prepared.record), self._attempt_timer(now)]
+        return [*effects, Attest(prepared.record), self._attempt_timer(now)]
+
+    def _begin_checks(self) -> Effects:
+        head = self.head.head
+        return self.checks.begin_round(head, self.attempt) if head else []
 
     # seating --------------------------------------------------------------------------------------
     def _on_membership(self, event: MembershipChanged, now: float) -> Effects:
@@ -180,7 +190,8 @@ class CommitteeMachine:
         if self.number in self._promised.seat_votes:
             return []
         least = self.context.spec.trainers_min
-        here = tuple(t for t in self._trainers if t not in self._down)
+        allowed = (t for t in self._trainers if t not in self.evidence.ejected)
+        here = tuple(t for t in allowed if t not in self._down)
         trusted = tuple(t for t in here if t not in self.evidence.suspected)
         here = trusted if len(trusted) >= least else here
         ready = tuple(t for t in here if t in self._ready)
@@ -220,7 +231,8 @@ class CommitteeMachine:
             # Not refused for good: a heartbeat that is on its way may make it right.
             return [Note("seat not yet known", seat.attempt, f"{len(strangers)} trainers missing")]
         named_once = len(set(trainers)) == len(trainers) == len(seat.uploads)
-        if not named_once or self.evidence.assign(trainers)[0] != seat.members:
+        thrown_out = not self.evidence.ejected.isdisjoint(trainers)
+        if not named_once or thrown_out or self.evidence.assign(trainers)[0] != seat.members:
             leader_ = self.leader(number)
             return [Penalize(leader_, limits.PENALTY_BAD_DATA, "shards not as the seed draws them")]
         promised.seat_votes.add(number)
@@ -283,8 +295,25 @@ class CommitteeMachine:
         self.evidence.audited[number] = event
         if number == self.number and self.stage is Stage.AUDITING:
             self.stage = Stage.CHECKED
-        due = now + self.context.deadlines.notices_s
-        return [SetTimer("notices", event.attempt, due), *self._progress(number, now)]
+        effects: Effects = [
+            SetTimer("notices", event.attempt, now + self.context.deadlines.notices_s)
+        ]
+        if self._is_last:
+            patience = min(self.context.deadlines.commit_s, self.context.deadlines.attempt_s / 2)
+            effects.append(SetTimer("checks", event.attempt, now + patience))
+        return effects + self._progress(number, now)
+
+    # replays --------------------------------------------------------------------------------------
+    @property
+    def _is_last(self) -> bool:
+        """Whether what is not concluded in this round never will be."""
+        return self.head.round + 1 >= self.context.spec.rounds
+
+    def _on_replayed(self, event: Replayed, now: float) -> Effects:
+        return self.checks.replayed(event, self.attempt) + self._progress(self.number, now)
+
+    def _on_verdict(self, sender: Address, verdict: Verdict, now: float) -> Effects:
+        return self.checks.add(sender, verdict) + self._progress(self.number, now)
 
     # outcome --------------------------------------------------------------------------------------
     def _propose_when_ready(self, number: int, now: float) -> Effects:
@@ -296,7 +325,12 @@ class CommitteeMachine:
         missing = any(m not in self._down for m in awaited)
         if not credited or (missing and not due):
             return []
-        record = self.evidence.record(number, credited, self.evidence.seated_by(number))
+        round_ = self.evidence.round
+        if self._is_last and self.checks.open(round_) and number not in self._checks_due:
+            return []
+        watching = self.evidence.seated_by(number)
+        sound, false = self.checks.sound(round_), self.checks.false()
+        record = self.evidence.record(number, credited, watching, sound, false)
         return self._propose(Outcome(self.attempt, record), now)
 
     def _propose(self, outcome: Outcome, now: float) -> Effects:
@@ -340,6 +374,9 @@ class CommitteeMachine:
             return []
         if event.name == "notices":
             self._notices_due.add(event.attempt.number)
+            return self._progress(event.attempt.number, now)
+        if event.name == "checks":
+            self._checks_due.add(event.attempt.number)
             return self._progress(event.attempt.number, now)
         due = event.name == "attempt" and event.attempt == self.attempt
         return self._give_up(now) if due and self.stage is not Stage.IDLE else []
@@ -399,7 +436,7 @@ class CommitteeMachine:
         effects: Effects = [Persist("promises", self.context.run, None)]
         if self.head.finished:
             return effects
-        effects += self._start(now)
+        effects += self._begin_checks() + self._start(now)
         for sender, said in ahead:
             effects += self._received(Received(sender, said), now)
         return effects
@@ -438,13 +475,14 @@ class CommitteeMachine:
         return []
 
 
-FROM_VALIDATORS = frozenset({SeatProposal, SeatVote, Outcome, OutcomeVote, Timeout})
+FROM_VALIDATORS = frozenset({SeatProposal, SeatVote, Outcome, OutcomeVote, Timeout, Verdict})
 
 CommitteeMachine.TRANSITIONS = {
     Started: CommitteeMachine._on_started,
     Received: CommitteeMachine._received,
     MembershipChanged: CommitteeMachine._on_membership,
     Audited: CommitteeMachine._on_audited,
+    Replayed: CommitteeMachine._on_replayed,
     Adopted: CommitteeMachine._on_adopted,
     TimerFired: CommitteeMachine._on_timer,
     PeerDown: CommitteeMachine._on_down,
@@ -459,4 +497,5 @@ CommitteeMachine.MESSAGES = {
     Outcome: CommitteeMachine._on_outcome,
     OutcomeVote: CommitteeMachine._on_outcome_vote,
     Timeout: CommitteeMachine._on_timeout,
+    Verdict: CommitteeMachine._on_verdict,
 }

@@ -7,9 +7,11 @@ from contextlib import suppress
 from itertools import islice
 
 from eigen.protocol import limits
+from eigen.protocol.checks import Checks
 from eigen.protocol.context import RunContext
 from eigen.protocol.effects import Audited
 from eigen.protocol.messages import (
+    Check,
     Commitment,
     PartResult,
     ResultVote,
@@ -20,13 +22,12 @@ from eigen.protocol.messages import (
     StepNotice,
     digest,
 )
+from eigen.protocol.pay import Work, credits_of, payouts_after
 from eigen.protocol.pending import Early, ProposedSeats, Unreachable
 from eigen.protocol.seat import (
     assign_open,
     assign_sealed,
-    credits_of,
     payable_of,
-    payouts_after,
     ranked,
     round_seed,
     seats_seed,
@@ -46,8 +47,11 @@ class WrongBase(Exception):
 class RoundEvidence:
     """Signed statements of one round, by attempt, and what follows from them."""
 
-    def __init__(self, context: RunContext, head: RoundRecord | None, previous: Digest) -> None:
+    def __init__(
+        self, context: RunContext, head: RoundRecord | None, previous: Digest, checks: Checks
+    ) -> None:
         self.context = context
+        self.checks = checks
         self.head = head
         self.round = head.attempt.round + 1 if head else 1
         self.seed = round_seed(context.seed, self.round, previous)
@@ -253,13 +257,31 @@ class RoundEvidence:
         return assign_sealed(holders, chosen, self.context.shard_count, self.seed)
 
     def record(
-        self, number: int, credited: frozenset[Address], validators: frozenset[Address]
+        self,
+        number: int,
+        credited: frozenset[Address],
+        validators: frozenset[Address],
+        closed: frozenset[Check],
+        ejected: frozenset[Address],
     ) -> RoundRecord:
-        """The record of an audited attempt that pays these trainers and validators."""
-        seat = self.seats[number]
-        samples = [(a, self._commitments[number, a].samples) for a in sorted(credited)]
-        trainers, watching = credits_of(self.context.spec, samples, sorted(validators))
+        """The record of an audited attempt that pays these trainers and validators.
+
+        `closed` are checks found sound, `ejected` are trainers found false since the last round.
+        """
+        seat, spec = self.seats[number], self.context.spec
+        work = [self._work(number, trainer) for trainer in sorted(credited)]
+        trainers, watching = credits_of(spec, work, sorted(validators))
         _, holders = self.assign(self.members(number))
+        gone = tuple(sorted(ejected | self.ejected))
+        checks = self.checks.after(closed, gone)
+        payouts = payouts_after(
+            spec,
+            self.round,
+            self.head,
+            (*trainers, *watching),
+            awaited={check.trainer for check in checks},
+            ejected=gone,
+        )
         return RoundRecord(
             seat.attempt,
             seat.previous,
@@ -269,5 +291,18 @@ class RoundEvidence:
             holders,
             trainers,
             watching,
-            payouts_after(self.head, (*trainers, *watching)),
+            payouts,
+            digest(seat),
+            checks,
+            gone,
         )
+
+    @property
+    def ejected(self) -> frozenset[Address]:
+        """Trainers whom the run's validators threw out before this round."""
+        return frozenset(self.head.ejected) if self.head else frozenset()
+
+    def _work(self, number: int, trainer: Address) -> Work:
+        made = self._commitments[number, trainer]
+        worth = dict(self.audited[number].contributions)
+        return Work(trainer, made.samples, worth.get(trainer, 0), digest(made))

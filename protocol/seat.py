@@ -7,8 +7,7 @@ from functools import lru_cache
 
 from eigen.protocol import limits
 from eigen.protocol.context import RunContext
-from eigen.protocol.messages import Credit, Payout, RoundRecord, SeatMember, digest
-from eigen.protocol.run import RunSpec
+from eigen.protocol.messages import RoundRecord, SeatMember, digest
 from eigen.protocol.types import Address, Digest, RunId
 
 SEATS_CACHED = 64
@@ -20,7 +19,7 @@ RANKS = 2**256
 """All ranks are below this."""
 
 
-def _draw(*parts: bytes) -> bytes:
+def draw(*parts: bytes) -> bytes:
     """SHA-256 over length-prefixed parts, so that no two draws share a preimage."""
     h = hashlib.sha256()
     for part in parts:
@@ -31,27 +30,27 @@ def _draw(*parts: bytes) -> bytes:
 @lru_cache(maxsize=SEATS_CACHED)
 def round_seed(run_seed: Digest, round_: int, previous: Digest) -> Digest:
     """Everybody's randomness for one round; `previous` is the digest of the record before it."""
-    return Digest(_draw(b"eigen/round/1", run_seed, round_.to_bytes(8, "big"), previous))
+    return Digest(draw(b"eigen/round/1", run_seed, round_.to_bytes(8, "big"), previous))
 
 
 def order_seed(seed: Digest, trainer: Address) -> Digest:
     """What fixes a trainer's data order in the round of `seed`."""
-    return Digest(_draw(b"eigen/order/1", seed, trainer))
+    return Digest(draw(b"eigen/order/1", seed, trainer))
 
 
 def ahead_seed(seed: Digest, trainer: Address) -> Digest:
     """The same for what it trains ahead in the round of `seed`, as its update of the next round."""
-    return Digest(_draw(b"eigen/ahead/1", seed, trainer))
+    return Digest(draw(b"eigen/ahead/1", seed, trainer))
 
 
 def ranked(seed: bytes, purpose: bytes, members: Iterable[Address]) -> list[Address]:
     """Members in an order that the seed fixes and nobody can choose (rendezvous hashing)."""
-    return sorted(members, key=lambda member: _draw(b"eigen/rank/1", purpose, seed, member))
+    return sorted(members, key=lambda member: draw(b"eigen/rank/1", purpose, seed, member))
 
 
 def _rank(seed: bytes, purpose: bytes, member: Address) -> int:
     """Where a member stands in that order, below `RANKS`."""
-    return int.from_bytes(_draw(b"eigen/rank/1", purpose, seed, member), "big")
+    return int.from_bytes(draw(b"eigen/rank/1", purpose, seed, member), "big")
 
 
 def leader(seed: Digest, attempt: int, validators: Iterable[Address]) -> Address:
@@ -160,7 +159,7 @@ def seats_seed(run_seed: Digest, round_: int, head: RoundRecord | None) -> Diges
 
 
 def _seats_seed(run_seed: Digest, round_: int, before: Digest) -> Digest:
-    return Digest(_draw(b"eigen/seats/1", run_seed, round_.to_bytes(8, "big"), before))
+    return Digest(draw(b"eigen/seats/1", run_seed, round_.to_bytes(8, "big"), before))
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +238,7 @@ def assign_sealed(
     held = {holder.trainer: set(holder.shards) for holder in holders}
     present = sorted(trainers)
     taken = {shard for own in held.values() for shard in own}
-    order = sorted(range(shards), key=lambda s: _draw(b"eigen/shard/1", seed, s.to_bytes(4, "big")))
+    order = sorted(range(shards), key=lambda s: draw(b"eigen/shard/1", seed, s.to_bytes(4, "big")))
     free = [s for s in order if s not in taken]
     absent = [s for s in order if s in taken and not any(s in held.get(t, ()) for t in present)]
     for trainer in ranked(seed, b"shard", (t for t in present if not held.get(t))):
@@ -267,36 +266,9 @@ def assign_open(
     if not trainers:
         return (), ()
     order = ranked(seed, b"shard", trainers)
-    deck = sorted(range(shards), key=lambda s: _draw(b"eigen/shard/1", seed, s.to_bytes(4, "big")))
+    deck = sorted(range(shards), key=lambda s: draw(b"eigen/shard/1", seed, s.to_bytes(4, "big")))
     hands: dict[Address, list[int]] = {t: [] for t in order}
     for position in range(max(shards, len(order))):
         hands[order[position % len(order)]].append(deck[position % shards])
     members = tuple(SeatMember(t, tuple(sorted(set(hands[t])))) for t in sorted(order))
     return members, ()
-
-
-def credits_of(
-    spec: RunSpec, samples: Sequence[tuple[Address, int]], validators: Sequence[Address]
-) -> tuple[tuple[Credit, ...], tuple[Credit, ...]]:
-    """A round's reward: validators share theirs equally, trainers by samples; floors, no dust.
-
-    Both results are sorted by account. What division leaves over is not paid.
-    """
-    pool = spec.reward_per_round * spec.validator_share_bps // 10_000
-    share = pool // len(validators) if validators else 0
-    total = sum(count for _, count in samples)
-    rest = spec.reward_per_round - pool
-    trainers = tuple(
-        Credit(account, count, rest * count // total if total else 0)
-        for account, count in sorted(samples)
-    )
-    return trainers, tuple(Credit(account, 0, share) for account in sorted(validators))
-
-
-def payouts_after(previous: RoundRecord | None, earned: Iterable[Credit]) -> tuple[Payout, ...]:
-    """The cumulative table after a round, by account."""
-    table = {p.account: p.cumulative for p in previous.payouts} if previous else {}
-    for credit in earned:
-        if credit.amount:
-            table[credit.account] = table.get(credit.account, 0) + credit.amount
-    return tuple(Payout(account, table[account]) for account in sorted(table))

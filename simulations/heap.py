@@ -41,6 +41,8 @@ from eigen.protocol.effects import (
     Publish,
     Received,
     Repair,
+    Replay,
+    Replayed,
     ResultArrived,
     SendGroup,
     SendPart,
@@ -58,6 +60,7 @@ from eigen.protocol.head import ROUNDS_AHEAD_MAX, HeadMachine
 from eigen.protocol.messages import (
     Attempt,
     Attestation,
+    Finding,
     LocalWork,
     RoundRecord,
     digest,
@@ -66,8 +69,10 @@ from eigen.protocol.trainer import TrainerMachine
 from eigen.protocol.types import Address, Cid, Digest
 from eigen.protocol.wire import decode
 from eigen.simulations.agenda import Agenda
-from eigen.simulations.compute import Compute, Hashes, fault
+from eigen.simulations.compute import ROUNDS_KEPT, Compute, Hashes, fault
 
+REPLAY_TOLERANCE: Final = 1e-3
+"""Virtual nodes train on one machine: what deviates more was not trained."""
 COMPUTE_S: Final = 0.005
 """What aggregating one part takes."""
 STEP_S: Final = 0.01
@@ -201,6 +206,7 @@ class HeapNetwork:
         self.last: VirtualNode  # to whom something happened
         self.last_event: Event
         self.adopted_round = 0  # the last that anybody holds
+        self._over: dict[int, RoundRecord] = {}  # the last rounds
         self.lost = 0  # gossiped messages that never arrived
         self.doubled = 0  # those that came twice
         self.delayed = 0  # those that others overtook
@@ -467,6 +473,8 @@ class HeapNetwork:
     def round_over(self, record: RoundRecord) -> None:
         """The first node adopts a round."""
         self.compute.adopted(record)
+        self._over[record.attempt.round] = record
+        self._over.pop(record.attempt.round - ROUNDS_KEPT, None)
         oldest = record.attempt.round - ROUNDS_AHEAD_MAX
         old = [d for d, r in self._published.items() if r.attempt.round < oldest]
         for name in old:
@@ -630,7 +638,19 @@ class HeapNetwork:
             reason, suspects = f"an input of {lost.hex()} is not to be had", ()
         checkpoint = Cid("") if reason else self.compute.step(effect.seat.base, effect.results)
         left = () if reason else self.compute.left(effect.results)
-        self._post(node, took, Audited(effect.seat.attempt, checkpoint, left, reason, suspects))
+        worth = () if reason else self.compute.contributions(effect)
+        audited = Audited(effect.seat.attempt, checkpoint, left, reason, suspects, worth)
+        self._post(node, took, audited)
+
+    def _replay(self, node: VirtualNode, effect: Replay) -> None:
+        """Whether what a trainer committed to is what its round comes to, after as long as that."""
+        check = effect.check
+        record = self._over.get(check.round)
+        deviation = self.compute.replay(record, check.trainer) if record else None
+        if deviation is None:
+            return
+        finding = Finding.FALSE if deviation > REPLAY_TOLERANCE else Finding.SOUND
+        self._post(node, self.train_time_s(node), Replayed(check, finding, deviation))
 
     def _lost_input(self, audit: Audit) -> Address | None:
         """Whose committed input nobody who answers has, if there is one; one's own, one has."""
@@ -718,6 +738,7 @@ _PERFORM: Final[dict[type, Callable[[HeapNetwork, VirtualNode, Any], None]]] = {
     Aggregate: HeapNetwork._aggregate,
     Step: HeapNetwork._step,
     Audit: HeapNetwork._audit,
+    Replay: HeapNetwork._replay,
     Attest: HeapNetwork._attest,
     Adopt: HeapNetwork._adopt,
 }

@@ -7,6 +7,7 @@ seated trainers. What gossip costs the others is counted, not played.
 
 import hashlib
 import math
+import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -71,7 +72,7 @@ class ScenarioNetwork(HeapNetwork):
 
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
-        self.devices = _devices(scenario)
+        self.devices = devices_of(scenario)
         self.lying = {
             a: d.group.behaviour for a, d in self.devices.items() if d.group.behaviour != HONEST
         }
@@ -143,14 +144,12 @@ class ScenarioNetwork(HeapNetwork):
         self.schedule(self.now + stays_s, lambda: self._leave(address, boots))
 
     def _leave(self, address: Address, boots: int) -> None:
-        node, group = self.nodes[address], self.devices[address].group
+        node = self.nodes[address]
         if not node.alive or node.boots != boots:
             return  # a fault took it meanwhile
         self.kill(address)
-        hour = (self.now / DAY_S + self.devices[address].region / 3) % 1.0
-        night = 1.0 + group.diurnal * 4.0 * max(0.0, math.sin(2 * math.pi * hour))
-        away_s = self.random.expovariate(1 / group.away_s) * night
-        self.schedule(self.now + away_s, lambda: self._come(address))
+        back_s = self.now + away_s(self.devices[address], self.now, self.random)
+        self.schedule(back_s, lambda: self._come(address))
 
     def _come(self, address: Address) -> None:
         if self.nodes[address].alive:
@@ -313,7 +312,16 @@ def _ways(scenario: Scenario) -> list[list[float]]:
     ]
 
 
-def _devices(scenario: Scenario) -> dict[Address, Device]:
+def away_s(device: Device, now_s: float, draws: random.Random) -> float:
+    """How long a node that leaves now stays away: longer at night, where its group says so."""
+    group = device.group
+    hour = (now_s / DAY_S + device.region / 3) % 1.0
+    night = 1.0 + group.diurnal * 4.0 * max(0.0, math.sin(2 * math.pi * hour))
+    return draws.expovariate(1 / group.away_s) * night
+
+
+def devices_of(scenario: Scenario) -> dict[Address, Device]:
+    """Every node's device, by a drawn address; the same on every tier."""
     made = {}
     for group in scenario.nodes:
         region = scenario.links.regions.index(group.region) if group.region else 0
@@ -339,7 +347,13 @@ def _run(scenario: Scenario, lying: dict[Address, str]) -> tuple[RunSpec, Comput
         spec = digits_spec(scenario)
         learning = Learning(scenario, spec, lying)
         return spec, learning, learning.genesis, learning.part_count
-    spec = RunSpec(
+    return cost_spec(scenario), Hashes(), raw_cid(b"genesis"), run.parts
+
+
+def cost_spec(scenario: Scenario) -> RunSpec:
+    """The run that a scenario with `run.model = "cost"` stands for; its model is not described."""
+    run = scenario.run
+    return RunSpec(
         scenario.name,
         ModelSpec("mlp", ()),
         raw_cid(b"dataset"),
@@ -356,4 +370,3 @@ def _run(scenario: Scenario, lying: dict[Address, str]) -> tuple[RunSpec, Comput
         1_000,
         scenario.seed % 2**63,
     )
-    return spec, Hashes(), raw_cid(b"genesis"), run.parts

@@ -22,8 +22,16 @@ from eigen.protocol.messages import (
     SeatVote,
     digest,
 )
-from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec, RunSpec, run_id
-from eigen.protocol.seat import payouts_after
+from eigen.protocol.pay import payouts_after
+from eigen.protocol.run import (
+    AggregationSpec,
+    InnerSpec,
+    ModelSpec,
+    OuterSpec,
+    PaySpec,
+    RunSpec,
+    run_id,
+)
 from eigen.protocol.types import Address, Digest
 from eigen.simulations.heap import Clock, HeapNetwork, Links, VirtualNode
 
@@ -47,6 +55,7 @@ def context(
     trainers_min: int = 2,
     trainers_max: int = 16,
     overlap: bool = False,
+    pay: PaySpec | None = None,
 ) -> RunContext:
     spec = RunSpec(
         "digits",
@@ -65,6 +74,7 @@ def context(
         1_000,
         1,
         overlap,
+        pay or PaySpec(),
     )
     return RunContext(
         run_id(spec),
@@ -165,7 +175,15 @@ class Watch:
             assert record.previous == digest(before), f"seed {seed}: round {round_ - 1} was lost"
             assert record.base == before.checkpoint, f"seed {seed}: round {round_} from elsewhere"
             earned = (*record.trainers, *record.validators)
-            assert record.payouts == payouts_after(before, earned), f"seed {seed}: pay of {round_}"
+            table = payouts_after(
+                self.network.context.spec,
+                round_,
+                before,
+                earned,
+                awaited={check.trainer for check in record.checks},
+                ejected=record.ejected,
+            )
+            assert record.payouts == table, f"seed {seed}: pay of {round_}"
 
     def was_dead(self, address: Address, round_: int) -> bool:
         """Whether a node was down from the round's first possible moment to its last."""
