@@ -58,9 +58,8 @@ FINDINGS = {
     Verdict.UNSURE: Finding.UNCLEAR,
     Verdict.REJECT: Finding.FALSE,
 }
-ROUNDS_BACK_MAX = 256
-"""Records in which a trainer's last credited update is looked for: a trainer that was away longer
-begins without a residual."""
+ROUNDS_BACK_MAX = 4096
+"""Records in which a trainer's last credited update before a round is looked for."""
 
 
 EMPTY_ROOT = CommitmentTree(()).root
