@@ -8,7 +8,7 @@ import torch
 
 from eigen.protocol.run import InnerSpec, OuterSpec
 from eigen.training.codecs.registry import CODECS
-from eigen.training.datasets import read_shard, write_shard
+from eigen.training.datasets import drawn, read_shard, split, write_shard
 from eigen.training.errors import BadInput, ShardError
 from eigen.training.gap import LOSS_MAX, MovingGaps, used_samples
 from eigen.training.spec import part_sizes
@@ -28,11 +28,10 @@ def base(engine, spec) -> bytes:
     return engine.initial_checkpoint(spec)
 
 
-def test_the_gap_is_above_that_of_who_did_not_work(engine, spec, base, shards) -> None:
-    """A model that has learnt what all digits share, and now learns these ones by heart."""
-    for number in range(3):
-        parts = engine.train(spec, base, shards[3:], bytes([number]) * 32, b"").parts
-        base = engine.outer_step(replace(spec, result_codec="fp32"), base, parts)
+def test_the_gap_is_above_that_of_who_did_not_work(engine, spec, base) -> None:
+    """Samples without any sense can only be learnt by heart."""
+    everything = split(drawn(600, inputs=64, classes=10), 3, 0)
+    shards = [write_shard(samples) for samples in everything]
     spec = replace(spec, result_codec="fp32")
     honest, copied = (engine.train(spec, base, [shard], ORDER, b"") for shard in shards[:2])
     inputs = [
@@ -43,9 +42,9 @@ def test_the_gap_is_above_that_of_who_did_not_work(engine, spec, base, shards) -
     def gaps(parts: list[bytes]) -> list[float]:
         work = (spec, base, parts, shards[:1], ORDER, shards[2:3])
         seeds = [bytes([i]) for i in range(8)]
-        return [engine.gap(*work, seed, 160, (), average).value for seed in seeds]
+        return [engine.gap(*work, seed, 24, (), average).value for seed in seeds]
 
-    assert np.mean(gaps(honest.parts)) > np.mean(gaps(copied.parts)) + 0.01
+    assert np.mean(gaps(honest.parts)) > np.mean(gaps(copied.parts)) + 0.1
     assert gaps(honest.parts) == gaps(honest.parts)
     assert len(set(gaps(honest.parts))) == 8, "each seed draws other samples"
 
@@ -98,13 +97,13 @@ def test_wrong_inputs_are_named(engine, spec, base, shards) -> None:
 
 
 def test_who_stays_below_the_others_is_named() -> None:
-    drawn = np.random.default_rng(0).normal(0.0, 0.02, (40, 5))
+    noise = np.random.default_rng(0).normal(0.0, 0.02, (40, 5))
     gaps = MovingGaps[str](rounds=12)
     named = [
         gaps.add(
             {f"honest {i}": value for i, value in enumerate(row[:4])} | {"half": row[4] - 0.03}
         )
-        for row in drawn + np.linspace(0.5, 0.0, 40)[:, None]  # what all share does not matter
+        for row in noise + np.linspace(0.5, 0.0, 40)[:, None]  # what all share does not matter
     ]
     assert all("half" in names for names in named[11:])
     assert sum(len(names - {"half"}) for names in named) <= 8, "some 1 in 100"
