@@ -10,9 +10,8 @@ from functools import partial
 import trio
 
 from eigen.node.exchange import Exchange, part_digest
-from eigen.node.ports import BlobStore, Network, NetworkError
+from eigen.node.ports import BlobStore, Network, NetworkError, Trainer
 from eigen.node.together import HEDGE_SHARE, first_of, together
-from eigen.node.worker import TrainingWorker
 from eigen.protocol import limits
 from eigen.protocol.effects import Audit, Audited
 from eigen.protocol.exchange import gatherers, makers, masked, seat_groups
@@ -28,6 +27,10 @@ AUDIT_PARTS_MAX = 64
 model, a sample of a large one. What is left over has to be computed for every part."""
 PARTS_AT_ONCE = 4
 """Parts audited at a time: with 64 trainers, up to 128 MiB of inputs."""
+
+INPUTS_AT_ONCE = 32
+"""Inputs asked for at a time, all parts together: one after another they would cost a round trip
+each."""
 
 
 _Inputs = list[tuple[Address, bytes, int]]
@@ -58,7 +61,7 @@ class Auditor:
         me: Address,
         network: Network,
         blobs: BlobStore,
-        worker: TrainingWorker,
+        worker: Trainer,
     ) -> None:
         self._exchange = exchange
         self._context = exchange.context
@@ -67,6 +70,7 @@ class Auditor:
         self._blobs = blobs
         self._worker = worker
         self._slow: set[Address] = set()
+        self._asking = trio.CapacityLimiter(INPUTS_AT_ONCE)
 
     async def audit(self, effect: Audit) -> Audited:
         """Repeat the aggregation from committed inputs, then the outer step.
@@ -161,15 +165,19 @@ class Auditor:
         made = dict(effect.commitments)
         holders = gatherers(self._context, effect.seat, group)[part]
         members = tuple(m.trainer for m in effect.seat.members)
-        inputs = []
-        for author in masked(members, effect.results[part].included):
-            if author not in group:
-                continue
-            if author not in made:
-                raise AuditFailed(f"part {part} includes somebody who did not commit")
-            push = await self._committed(effect.seat.attempt, part, author, made[author], holders)
-            inputs.append((author, push.data, made[author].samples))
-        return inputs
+        authors = [a for a in masked(members, effect.results[part].included) if a in group]
+        if any(author not in made for author in authors):
+            raise AuditFailed(f"part {part} includes somebody who did not commit")
+        pushes: dict[Address, PartPush] = {}
+
+        async def get(author: Address) -> None:
+            async with self._asking:
+                pushes[author] = await self._committed(
+                    effect.seat.attempt, part, author, made[author], holders
+                )
+
+        await together(partial(get, author) for author in authors)
+        return [(author, pushes[author].data, made[author].samples) for author in authors]
 
     async def _committed(
         self,

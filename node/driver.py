@@ -195,10 +195,12 @@ class RunDriver:
             self._finish_round(event.record)
             await self.updates.forget_before(event.record.attempt.round)
             await self.proofs.forget(event.record)
-        now = trio.current_time()
+        now, watch = trio.current_time(), self.ports.watch
+        watch(self.me, event)
         for machine in (self.head, self.trainer, self.committee):
             if machine is not None:
                 for effect in machine.handle(event, now):
+                    watch(self.me, effect)
                     await self._perform(effect)
         if isinstance(event, Adopted):
             # What came while the head was rounds behind meant nothing to the machines then.

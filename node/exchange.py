@@ -14,10 +14,9 @@ import trio
 
 from eigen.crypto.merkle import CommitmentTree, InclusionProof, verify_inclusion
 from eigen.node.fetch import BlockExchange
-from eigen.node.ports import BlobStore, Network, NetworkError, RequestRefused
+from eigen.node.ports import BlobStore, Network, NetworkError, RequestRefused, Trainer
 from eigen.node.retention import ONCE_UNNAMED, Retention
 from eigen.node.together import HEDGE_SHARE, first_of, together
-from eigen.node.worker import TrainingWorker
 from eigen.protocol import limits
 from eigen.protocol.context import RunContext
 from eigen.protocol.effects import (
@@ -99,7 +98,7 @@ class Exchange:
         me: Address,
         network: Network,
         blobs: BlobStore,
-        worker: TrainingWorker,
+        worker: Trainer,
         blocks: BlockExchange,
         retention: Retention,
     ) -> None:

@@ -4,7 +4,6 @@ The head machine says when a round is attested; this file checks signatures, fet
 missing, and makes it durable before anybody acts on it.
 """
 
-import random
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -70,7 +69,6 @@ class HeadSync:
         self._keep = keep
         self._taken = taken
         self._hear = hear
-        self._random = random.SystemRandom()
         self._adopting = trio.Lock()
         self._newest = 0  # the last round that was attested, here or not
 
@@ -181,7 +179,7 @@ class HeadSync:
         pool = sorted(connected & self._context.validators) or sorted(connected)
         if not pool:
             return
-        peer = self._random.choice(pool)
+        peer = self._ports.random.choice(pool)
         run = self._context.run
         try:
             reply = decode(

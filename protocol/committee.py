@@ -94,12 +94,11 @@ class CommitteeMachine:
         self.context = context
         self.me = me
         self.head = head
-        self._trainers: tuple[Address, ...] = ()
-        self._uploads: dict[Address, int] = {}
+        self._trainers: dict[Address, int] = {}  # who may be seated, and their lines
         self._down = Unreachable()
         self._ahead = Early()
-        self._announced: frozenset[Address] = frozenset()  # who holds the last round's checkpoint
-        self._ready = frozenset(c.account for c in head.head.trainers) if head.head else frozenset()
+        self._announced: set[Address] = set()  # who holds the last round's checkpoint
+        self._ready = {c.account for c in head.head.trainers} if head.head else set()
         self.checks = Checks(context, me)
         same_round = promises is not None and promises.round == head.round + 1
         self._reset(promises if promises is not None and same_round else Promises())
@@ -157,8 +156,7 @@ class CommitteeMachine:
 
     # seating --------------------------------------------------------------------------------------
     def _on_membership(self, event: MembershipChanged, now: float) -> Effects:
-        self._trainers = event.trainers
-        self._uploads = dict(zip(event.trainers, event.uploads, strict=True))
+        self._trainers = dict(zip(event.trainers, event.uploads, strict=True))
         effects = self._start(now)
         if self.stage is Stage.SEATING and self.leader(self.number) == self.me:
             effects += self._lead(now)  # there were too few
@@ -203,7 +201,7 @@ class CommitteeMachine:
         if len(members) < least:
             return [Note("too few trainers", self.attempt, f"{len(members)} can be seated")]
         base = Cid(self.head.checkpoint)
-        uploads = tuple(self._uploads[member.trainer] for member in members)
+        uploads = tuple(self._trainers[member.trainer] for member in members)
         seat = SeatProposal(self.attempt, self.head.previous, base, members, uploads)
         return publish_promised(seat, self._on_seat(self.me, seat, now))
 
@@ -228,7 +226,7 @@ class CommitteeMachine:
         if promised.prepared is not None:
             return []  # what is prepared is carried on; a fresh seat could only compete with it
         trainers = tuple(m.trainer for m in seat.members)
-        strangers = set(trainers) - set(self._trainers)
+        strangers = set(trainers) - self._trainers.keys()
         if strangers or len(trainers) < self.context.spec.trainers_min:
             # Not refused for good: a heartbeat that is on its way may make it right.
             return [Note("seat not yet known", seat.attempt, f"{len(strangers)} trainers missing")]
@@ -319,10 +317,13 @@ class CommitteeMachine:
 
     # outcome --------------------------------------------------------------------------------------
     def _propose_when_ready(self, number: int, now: float) -> Effects:
+        contributing, due = self.evidence.contributing(number), number in self._notices_due
+        if not due and self.evidence.noticed(number) + len(self._down) < len(contributing):
+            return []
         credited = self.evidence.creditable(number)
-        awaited = self.evidence.contributing(number) - credited
+        awaited = contributing - credited
         missing = any(m not in self._down for m in awaited)
-        if not credited or (missing and number not in self._notices_due):
+        if not credited or (missing and not due):
             return []
         round_ = self.evidence.round
         if self._is_last and self.checks.open(round_) and number not in self._checks_due:
@@ -429,7 +430,7 @@ class CommitteeMachine:
     def _on_adopted(self, event: Adopted, now: float) -> Effects:
         self._ready = self._announced | self.evidence.holding(event.record.checkpoint)
         self._ready |= {credit.account for credit in event.record.trainers}
-        self._announced = frozenset()
+        self._announced = set()
         self._reset(Promises())
         ahead = self._ahead.take_all()
         effects: Effects = [Persist("promises", self.context.run, None)]
@@ -445,7 +446,7 @@ class CommitteeMachine:
         accept = self.MESSAGES.get(type(said))
         if accept is None or said.attempt.run != self.context.run:
             return []
-        if isinstance(said, FROM_VALIDATORS) and event.sender not in self.context.validators:
+        if type(said) in FROM_VALIDATORS and event.sender not in self.context.validators:
             reason = f"{type(said).__name__} from somebody who is no validator"
             return [Penalize(event.sender, limits.PENALTY_MALFORMED, reason)]
         round_ = said.attempt.round
@@ -462,8 +463,8 @@ class CommitteeMachine:
     def _on_ready(self, trainer: Address, said: StepNotice) -> None:
         """A trainer that came late to the last round holds its checkpoint by now."""
         if said.checkpoint == self.head.checkpoint and trainer in self._trainers:
-            self._announced |= {trainer}
-            self._ready |= {trainer}
+            self._announced.add(trainer)
+            self._ready.add(trainer)
 
     def _on_down(self, event: PeerDown, now: float) -> Effects:
         self._down.add(event.peer)
@@ -474,7 +475,7 @@ class CommitteeMachine:
         return []
 
 
-FROM_VALIDATORS = (SeatProposal, SeatVote, Outcome, OutcomeVote, Timeout, Verdict)
+FROM_VALIDATORS = frozenset({SeatProposal, SeatVote, Outcome, OutcomeVote, Timeout, Verdict})
 
 CommitteeMachine.TRANSITIONS = {
     Started: CommitteeMachine._on_started,

@@ -5,10 +5,8 @@ checks (ballots, attestations) carry their own EIP-712 signature inside as well.
 """
 
 import hashlib
-from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from functools import lru_cache
 from typing import Annotated
 
 from eigen.protocol import limits
@@ -40,10 +38,21 @@ class Topic(StrEnum):
     ATTESTATIONS = "attestations"
 
 
-@lru_cache(maxsize=256)
-def digest(value: Hashable) -> Digest:
+NAMED_MAX = 256
+"""Messages whose digests are remembered."""
+_named: dict[int, tuple[object, Digest]] = {}  # by identity: to hash or compare them costs as much
+
+
+def digest(value: object) -> Digest:
     """SHA-256 of a message's canonical bytes: its name in votes."""
-    return Digest(hashlib.sha256(encode(value)).digest())
+    known = _named.get(id(value))
+    if known is not None:
+        return known[1]
+    name = Digest(hashlib.sha256(encode(value)).digest())
+    if len(_named) >= NAMED_MAX:
+        _named.clear()
+    _named[id(value)] = (value, name)  # what is held here keeps its identity to itself
+    return name
 
 
 @message(1)

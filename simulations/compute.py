@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from eigen.protocol import limits
 from eigen.protocol.cid import raw_cid
 from eigen.protocol.context import RunContext
 from eigen.protocol.effects import Audit, Train
@@ -18,6 +17,8 @@ from eigen.protocol.limits import SKETCH_BYTES
 from eigen.protocol.messages import Commitment, PartResult, RoundRecord, digest
 from eigen.protocol.types import Address, Cid, Digest
 
+ROUNDS_KEPT = 16
+"""A replay is begun once its round is over, and again where a node was away."""
 Named = Sequence[tuple[Digest, int]]
 """Inputs of a part: the update's Merkle root, or the name of a group's part, and its weight."""
 
@@ -69,7 +70,7 @@ class Hashes:
     """Names alone."""
 
     def __init__(self) -> None:
-        self._honest: dict[tuple[Address, int], set[Commitment]] = {}
+        self._honest: dict[int, dict[Address, set[Commitment]]] = {}  # by round
 
     def train(self, trainer: Address, effect: Train) -> Commitment:
         """See `Compute`."""
@@ -79,7 +80,7 @@ class Hashes:
         zero = Digest(bytes(32))
         sketch = bytes(SKETCH_BYTES)
         made = Commitment(effect.attempt, work.base, root, zero, sketch, samples, (1.0,))
-        self._honest.setdefault((trainer, effect.attempt.round), set()).add(made)
+        self._honest.setdefault(effect.attempt.round, {}).setdefault(trainer, set()).add(made)
         return made
 
     def collect(self, part: int, inputs: Named) -> Digest:
@@ -106,17 +107,17 @@ class Hashes:
         """See `Compute`: all updates are alike."""
         return tuple((trainer, 1) for trainer, _ in audit.commitments)
 
-    def replay(self, record: RoundRecord, trainer: Address) -> float:
+    def replay(self, record: RoundRecord, trainer: Address) -> float | None:
         """See `Compute`: 0 or 1."""
         [named] = [c.commitment for c in record.trainers if c.account == trainer]
-        honest = self._honest.get((trainer, record.attempt.round), ())
+        if record.attempt.round not in self._honest:
+            return None
+        honest = self._honest[record.attempt.round].get(trainer, ())
         return float(named not in {digest(replace(h, attempt=record.attempt)) for h in honest})
 
     def adopted(self, record: RoundRecord) -> None:
         """See `Compute`."""
-        oldest = record.attempt.round - limits.HELD_ROUNDS_MAX
-        for key in [key for key in self._honest if key[1] < oldest]:
-            del self._honest[key]
+        self._honest.pop(record.attempt.round - ROUNDS_KEPT, None)
 
 
 def fault(context: RunContext, compute: Compute, audit: Audit) -> tuple[str, tuple[Address, ...]]:

@@ -32,6 +32,9 @@ class StreamBytes:
         except StreamReset as error:
             raise ConnectionLost(str(error)) from error
 
+    def mark_as_bulk(self) -> None:
+        """See `ByteStream`: the stream's lane says so already."""
+
     def abort(self) -> None:
         """See `ByteStream`."""
         self._stream.reset("given up")
