@@ -20,6 +20,7 @@ from eigen.config.schema import NodeConfig
 from eigen.crypto.identity import Identity
 from eigen.crypto.sealing_key import SealingKeyPair
 from eigen.node.blobs import DirectoryBlobs
+from eigen.node.calibrations import tolerances
 from eigen.node.canary import Canary
 from eigen.node.control import ControlServer
 from eigen.node.datasets import Datasets
@@ -167,6 +168,7 @@ async def run_node(
             open_states(home, records),
             upload,
             world.random,
+            tolerances(home.paths.calibration_file),
             world.watch,
         )
         poll_s = config.chain.poll_s

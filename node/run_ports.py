@@ -14,7 +14,9 @@ from eigen.node.retention import Retention
 from eigen.node.states import StateFiles
 from eigen.node.upload import UploadMeter
 from eigen.protocol.effects import Effect, Event
+from eigen.protocol.run import RunSpec
 from eigen.protocol.types import Address
+from eigen.training.calibration import Tolerance, default_tolerance
 
 Watch = Callable[[Address, Event | Effect], None]
 """Sees each event that a node's machines are told, and each effect before it is performed. It must
@@ -43,4 +45,6 @@ class RunPorts:
     upload: UploadMeter = field(default_factory=UploadMeter)
     random: Random = field(default_factory=SystemRandom)
     """Whom to ask, where several would do."""
+    tolerance: Callable[[RunSpec], Tolerance] = default_tolerance
+    """How far an honest replay may be off here."""
     watch: Watch = unwatched

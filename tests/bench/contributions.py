@@ -5,7 +5,7 @@
 Six trainers train the digits. The true Shapley value of each is exact: every one of the 64 groups
 of trainers trains from the start, and what a trainer is worth is how much lower the loss on digits
 that nobody trains on is with it, averaged over the orders in which they may join (Shapley 1953).
-Scores come from one run of all six. `spearman` is the rank correlation, mean and least over the seeds.
+Scores come from one run of all six. `spearman` is the rank correlation, its mean and its least.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def spec_of(seed: int) -> RunSpec:
 
 def deal(samples: Samples, setting: str, rng: np.random.Generator) -> list[Samples]:
     """One shard for each trainer, of 16 samples at least."""
-    labels = samples.y_N.copy()
+    labels, hands = samples.y_N.copy(), list[NDArray[np.int64]]()
     if setting == "label noise":
         hands = list(np.array_split(rng.permutation(len(labels)), TRAINERS))
     else:
