@@ -67,7 +67,7 @@ class Attack:
 ATTACKS = (
     Attack("a tenth of the steps left out", saves=0.1, paid=1.0, suspected=0.01),
     Attack("half of the steps left out", saves=0.5, paid=0.9, suspected=0.14),
-    Attack("last round's update again", saves=1.0, paid=0.7, suspected=0.9),
+    Attack("last round's update again", saves=1.0, paid=0.9, suspected=0.9),
     Attack("one update from two accounts", saves=0.5, paid=1.5, suspected=0.5),
     Attack("random values", saves=1.0, paid=0.05, suspected=0.6),
     Attack("zeros", saves=1.0, paid=0.0, suspected=0.0),

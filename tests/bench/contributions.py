@@ -6,24 +6,30 @@ Six trainers train the digits. The true Shapley value of each is exact: every on
 of trainers trains from the start, and what a trainer is worth is how much lower the loss on digits
 that nobody trains on is with it, averaged over the orders in which they may join (Shapley 1953).
 Scores come from one run of all six. `spearman` is the rank correlation, its mean and its least.
+
+`paid` is what one cheat among four trainers earns by contribution, of an honest trainer's pay, with
+the digits' preset: its mean over the rounds.
 """
 
 import argparse
 import hashlib
 import json
 import time
+from dataclasses import replace
 from itertools import combinations
 from math import comb
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from eigen.protocol.cid import raw_cid
 from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec, RunSpec
 from eigen.training.codecs.registry import CODECS
-from eigen.training.datasets import Samples, digits, write_shard
+from eigen.training.datasets import Samples, digits, split, write_shard
 from eigen.training.engine import Engine
+from eigen.training.presets import DIGITS
 from eigen.training.results import LocalUpdate
 from eigen.training.spec import part_sizes
 
@@ -147,6 +153,70 @@ def _order(number: int, trainer: int) -> bytes:
     return hashlib.sha256(bytes([number, trainer])).digest()
 
 
+def paid() -> dict[str, float]:
+    """What attacks earn, before anybody replays them."""
+    preset, engine = DIGITS, Engine(1)
+    spec = replace(
+        spec_of(1),
+        rounds=preset.rounds,
+        model=preset.model,
+        inner=preset.inner,
+        part_values=preset.part_values,
+    )
+    shards = [write_shard(shard) for shard in split(digits(1)[0], 8, 1)]
+    base, before = engine.initial_checkpoint(spec), list[bytes]()
+    shares: dict[str, list[float]] = {}
+
+    def train(shard: int, number: int, steps: int = 0) -> list[bytes]:
+        inner = replace(spec.inner, steps=steps or spec.inner.steps)
+        work = (base, [shards[shard]], _order(number, shard), b"", number)
+        return engine.train(replace(spec, inner=inner), *work).parts
+
+    for number in range(spec.rounds):
+        dealt = np.random.default_rng(number).permutation(8)[:5]
+        own, *others = [train(shard, number) for shard in dealt[:4]]
+        sent = {
+            "honest": own,
+            "a tenth left out": train(dealt[0], number, spec.inner.steps * 9 // 10),
+            "half left out": train(dealt[0], number, spec.inner.steps // 2),
+            "one update twice": others[0],
+            "random": _random(spec, own, number),
+            "other data": train(dealt[4], number),
+        } | ({"the last one again": before} if before else {})
+        for name, parts in sent.items():
+            shares.setdefault(name, []).append(_share(engine, spec, [parts, *others]))
+        base = engine.outer_step(spec, base, _results(engine, spec, [own, *others]))
+        before = own
+    return {name: round(float(np.mean(found)), 2) for name, found in shares.items()}
+
+
+def _results(engine: Engine, spec: RunSpec, sent: list[list[bytes]]) -> list[bytes]:
+    return [
+        engine.aggregate(spec, part, [(data, 1) for data in inputs], b"").data
+        for part, inputs in enumerate(zip(*sent, strict=True))
+    ]
+
+
+def _share(engine: Engine, spec: RunSpec, sent: list[list[bytes]]) -> float:
+    """The first one's pay, in an equal share."""
+    results = _results(engine, spec, sent)
+    total = np.zeros(len(sent))
+    for part, inputs in enumerate(zip(*sent, strict=True)):
+        total += engine.contributions(spec, part, [(data, 1) for data in inputs], results[part])
+    pay = np.maximum(total, 0)
+    return float(pay[0] / pay.mean())
+
+
+def _random(spec: RunSpec, own: list[bytes], number: int) -> list[bytes]:
+    """Noise as long as the own parts."""
+    codec, rng = CODECS[spec.codec], np.random.default_rng(number)
+    parts = []
+    for data, values in zip(own, part_sizes(spec), strict=True):
+        noise_P = torch.from_numpy(rng.standard_normal(values, np.float32))
+        parts.append(codec.encode(noise_P * (codec.decode(data, values).norm() / noise_P.norm())))
+    return parts
+
+
 def measure(seeds: int) -> dict[str, object]:
     begun = time.process_time()
     found: dict[str, object] = {}
@@ -163,6 +233,7 @@ def measure(seeds: int) -> dict[str, object]:
             for name, rho in correlations.items()
             if rho
         }
+    found["paid"] = paid()
     found["took_cpu_s"] = round(time.process_time() - begun)
     return found
 
