@@ -59,7 +59,7 @@ MACHINES = (
 """Besides this process: one thread, and whatever the processor has."""
 JUDGED = 64
 """Samples of either kind whose loss is known, from which gaps are drawn."""
-DRAWN = 4_000
+DRAWN = 2_000
 """Gaps drawn for each figure."""
 EJECTED_WITHIN = 10
 
@@ -344,32 +344,44 @@ def _vector(data: bytes) -> Tensor:
     return torch.from_numpy(np.frombuffer(data, "<f4").copy())
 
 
-@dataclass
 class Gaps:
     """Gaps drawn from known losses, each less the median of the other trainers' in its round."""
 
-    judged: list[dict[str, list[NDArray[np.float64]]]]
-    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+    def __init__(self, judged: Sequence[dict[str, list[NDArray[np.float64]]]]) -> None:
+        self._rng = np.random.default_rng(0)
+        drawn = [{kind: self._drawn(*known) for kind, known in one.items()} for one in judged]
+        self._relative: dict[str, list[NDArray[np.float64]]] = {}
+        for index, gaps in enumerate(drawn):
+            first = index - index % TRAINERS
+            others = [drawn[i]["honest"] for i in range(first, first + TRAINERS) if i != index]
+            for kind, values in gaps.items():
+                relative = values - np.median(others, axis=0)
+                self._relative.setdefault(kind, []).append(relative)
 
-    def relative(self, kind: str, index: int) -> float:
-        first = index - index % TRAINERS
-        others = [self._one("honest", i) for i in range(first, first + TRAINERS) if i != index]
-        return self._one(kind, index) - float(np.median(others))
+    def _drawn(
+        self, assigned: NDArray[np.float64], fresh: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        few = -(-SAMPLES // FRESH_PART)
+        return self._means(assigned, SAMPLES) - FRESH_WEIGHT * self._means(fresh, few)
 
-    def averages(self, kind: str, rounds: int) -> NDArray[np.float64]:
-        """Of so many rounds of who does the same in each of them."""
-        able = [i for i, known in enumerate(self.judged) if kind in known]
-        return np.array(
-            [
-                np.mean([self.relative(kind, i) for i in self.rng.choice(able, rounds)])
-                for _ in range(DRAWN // rounds)
-            ]
-        )
+    def _means(self, values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+        places = self._rng.random((DRAWN, len(values))).argsort(1)[:, :count]
+        means: NDArray[np.float64] = values[places].mean(1)
+        return means
+
+    def _lives(self, kind: str, rounds: int) -> NDArray[np.float64]:
+        """Gaps of many trainers who do the same in so many rounds, [DRAWN, rounds]."""
+        known = np.stack(self._relative[kind])
+        shape = (DRAWN, rounds)
+        lives: NDArray[np.float64] = known[
+            self._rng.integers(len(known), size=shape), self._rng.integers(DRAWN, size=shape)
+        ]
+        return lives
 
     def caught(self, kind: str, rounds: int) -> float:
         """The share whose average is below what one honest trainer in a hundred has."""
-        least = np.quantile(self.averages("honest", rounds), 0.01)
-        return float((self.averages(kind, rounds) < least).mean())
+        least = np.quantile(self._lives("honest", rounds).mean(1), 0.01)
+        return float((self._lives(kind, rounds).mean(1) < least).mean())
 
     def rounds_until(self, kind: str, share: float) -> int | None:
         """After how many rounds so many are caught; None where it takes more than are averaged."""
@@ -378,30 +390,19 @@ class Gaps:
                 return rounds
         return None
 
-    def ejection(self, kind: str) -> list[int]:
-        """In which round each of many cheats is replayed: drawn by lot, or for its average."""
-        honest = [self.relative("honest", i) for i in range(len(self.judged)) for _ in range(20)]
-        spread = 1.4826 * float(np.median(np.abs(honest)))
-        able = [i for i, known in enumerate(self.judged) if kind in known]
-        found = []
-        for _ in range(DRAWN // ROUNDS):
-            kept: list[float] = []
-            while True:
-                kept.append(self.relative(kind, int(self.rng.choice(able))))
-                last = kept[-ROUNDS:]
-                suspect = np.mean(last) < -TOLERANCE * spread / np.sqrt(len(last))
-                if suspect or self.rng.random() < REPLAYED:
-                    break
-            found.append(len(kept))
-        return found
+    def suspected(self, kind: str, rounds: int) -> NDArray[np.bool_]:
+        """In which rounds `MovingGaps` would name each of many trainers, [DRAWN, rounds]."""
+        spread = 1.4826 * float(np.median(np.abs(np.stack(self._relative["honest"]))))
+        sums = self._lives(kind, rounds).cumsum(1)
+        sums[:, ROUNDS:] -= sums[:, :-ROUNDS].copy()
+        count = np.minimum(np.arange(rounds) + 1, ROUNDS)
+        named: NDArray[np.bool_] = sums / count < -TOLERANCE * spread / np.sqrt(count)
+        return named
 
-    def _one(self, kind: str, index: int) -> float:
-        assigned, fresh = self.judged[index][kind]
-        few = -(-SAMPLES // FRESH_PART)
-        return float(
-            self.rng.choice(assigned, SAMPLES, replace=False).mean()
-            - FRESH_WEIGHT * self.rng.choice(fresh, few, replace=False).mean()
-        )
+    def ejected(self, kind: str, within: int = 200) -> NDArray[np.int64]:
+        """The round in which each of many cheats is replayed: drawn, or named."""
+        found = self.suspected(kind, within) | (self._rng.random((DRAWN, within)) < REPLAYED)
+        return np.where(found.any(1), found.argmax(1) + 1, within + 1)
 
 
 def flops_ratio(spec: RunSpec, shards: Sequence[bytes]) -> float:
@@ -458,7 +459,7 @@ def _found(benches: dict[str, Bench], gaps: Gaps) -> dict[str, object]:
     for tally in tallies.values():
         for name, found in tally.cheats.items():
             cheats.setdefault(name, Counter()).update(found)
-    out = sorted(gaps.ejection("half work"))
+    out = gaps.ejected("half work")
     kinds = ("copy", "stale", "noise", "wrong data", "half work")
     return {
         "detected_when_sampled": {
@@ -478,7 +479,8 @@ def _found(benches: dict[str, Bench], gaps: Gaps) -> dict[str, object]:
         "gap_rounds_97_percent": {kind: gaps.rounds_until(kind, 0.97) for kind in kinds},
         "gap_rounds_wrong_data": gaps.rounds_until("wrong data", 0.97),
         "gap_rounds_half_work": gaps.rounds_until("half work", 0.97),
-        "rounds_to_eject_p99": out[int(0.99 * len(out))],
+        "gap_named_honest": round(float(gaps.suspected("honest", 50).mean()), 4),
+        "rounds_to_eject_p99": int(np.quantile(out, 0.99, method="higher")),
         "ejected_within_10": round(float(np.mean([rounds <= EJECTED_WITHIN for rounds in out])), 4),
     }
 
