@@ -1,7 +1,6 @@
 """The tolerances that were measured on this machine, in a TOML file of the home."""
 
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ from eigen.config.errors import ConfigError
 from eigen.config.toml_text import Plain, document
 from eigen.node.durable import write_durably
 from eigen.protocol.run import RunSpec
-from eigen.training.calibration import Tolerance, default_tolerance, work_id
+from eigen.training.calibration import DEFAULTS, Tolerance, work_id
 
 FILE_BYTES_MAX = 1 << 20
 """A table takes some 200 bytes."""
@@ -20,13 +19,12 @@ class CalibrationFileError(ConfigError):
     """The file of tolerances is damaged; it can be measured anew."""
 
 
-def tolerances(path: Path) -> Callable[[RunSpec], Tolerance]:
-    """What was measured for a run's model and inner steps, else the default of its precision.
+def tolerance(path: Path, spec: RunSpec) -> Tolerance:
+    """What was measured for this run's model and inner steps, else the default of its precision.
 
-    The file is read now; raises `CalibrationFileError`.
+    Raises `CalibrationFileError`.
     """
-    measured = load(path)
-    return lambda spec: measured.get(work_id(spec)) or default_tolerance(spec)
+    return load(path).get(work_id(spec), DEFAULTS[spec.inner.precision])
 
 
 def load(path: Path) -> dict[str, Tolerance]:

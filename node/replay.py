@@ -53,6 +53,11 @@ from eigen.training.spec import part_sizes
 
 log = structlog.get_logger()
 
+FINDINGS = {
+    Verdict.ACCEPT: Finding.SOUND,
+    Verdict.UNSURE: Finding.UNCLEAR,
+    Verdict.REJECT: Finding.FALSE,
+}
 ROUNDS_BACK_MAX = 4096
 """Records that are read to find a trainer's last credited round before one."""
 
@@ -87,7 +92,7 @@ class Replayer:
         self._datasets = ports.datasets
         self._worker = ports.worker
         self._exchange = exchange
-        self._tolerance = ports.tolerance(context.spec)
+        self._tolerance = ports.tolerance
 
     async def replay(self, check: Check) -> Replayed:
         """What a replay shows.
@@ -112,9 +117,9 @@ class Replayer:
         except BadInput as error:
             log.info("a replay shows an impossible claim", trainer=trainer.hex(), why=str(error))
             return Replayed(check, Finding.FALSE, limits.DEVIATION_MAX)
+        said = self._tolerance(spec).verdict(shown, made.samples)
         deviation = min(max(shown.furthest, shown.encoding_deviation), limits.DEVIATION_MAX)
-        verdict = self._tolerance.verdict(shown, made.samples)
-        return Replayed(check, _FINDINGS[verdict], deviation)
+        return Replayed(check, FINDINGS[said], deviation)
 
     async def _train(
         self,
@@ -231,10 +236,3 @@ class Replayer:
     def _fault(self, trainer: Address, why: str) -> ReplayImpossible:
         self._network.penalize(trainer, limits.PENALTY_BAD_DATA, why)
         return ReplayImpossible(why)
-
-
-_FINDINGS = {
-    Verdict.ACCEPT: Finding.SOUND,
-    Verdict.UNSURE: Finding.UNCLEAR,
-    Verdict.REJECT: Finding.FALSE,
-}

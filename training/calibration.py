@@ -61,11 +61,6 @@ DEFAULTS = {"fp32": Tolerance(5e-3, 2e-2), "bf16": Tolerance(0.1, 0.2)}
 """By `inner.precision`, where nobody has measured."""
 
 
-def default_tolerance(spec: RunSpec) -> Tolerance:
-    """Where nobody has measured: that of the run's precision."""
-    return DEFAULTS[spec.inner.precision]
-
-
 class Inseparable(Exception):
     """Honest replays differ by as much as cheats: no tolerance tells them apart."""
 

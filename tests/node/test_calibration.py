@@ -8,7 +8,7 @@ import structlog
 
 from eigen.node import cli
 from eigen.node.calibrate import Machine, fewer_steps, machines, measure
-from eigen.node.calibrations import CalibrationFileError, load, save, tolerances
+from eigen.node.calibrations import CalibrationFileError, load, save, tolerance
 from eigen.node.exit_codes import ExitCode
 from eigen.node.run_file import load_run_file
 from eigen.protocol.cid import raw_cid
@@ -52,9 +52,9 @@ def spec(run_file: Path) -> RunSpec:
 
 def test_what_is_stored_is_found_again(tmp_path: Path, spec: RunSpec) -> None:
     path = tmp_path / "calibration.toml"
-    assert tolerances(path)(spec) == DEFAULTS["fp32"], "nothing was measured"
+    assert tolerance(path, spec) == DEFAULTS["fp32"], "nothing was measured"
     save(path, spec, Tolerance(1e-3, 1e-2))
-    assert tolerances(path)(spec) == Tolerance(1e-3, 1e-2)
+    assert tolerance(path, spec) == Tolerance(1e-3, 1e-2)
     save(path, spec, Tolerance(2e-3, 1e-2))
     assert list(load(path).values()) == [Tolerance(2e-3, 1e-2)]
     assert 'name = "small"' in path.read_text()
@@ -76,7 +76,7 @@ def test_a_damaged_store_is_said_so(tmp_path: Path, spec: RunSpec, text: str, wh
     path = tmp_path / "calibration.toml"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(CalibrationFileError, match=why):
-        tolerances(path)(spec)
+        tolerance(path, spec)
 
 
 async def test_kept_moments_and_rounds_of_one_step_cannot_be_measured(
@@ -116,7 +116,7 @@ def test_the_command_stores_what_it_measured(
     assert cli.main([*words, "2", "--json"]) == ExitCode.OK
     found = json.loads(capsys.readouterr().out)
     structlog.reset_defaults()
-    stored = tolerances(home / "calibration.toml")(spec)
+    stored = tolerance(home / "calibration.toml", spec)
     assert (stored.accept, stored.reject) == (found["accept"], found["reject"])
     assert max(found["honest"].values()) < stored.accept
     assert cli.main([*words, "3"]) == ExitCode.USAGE
