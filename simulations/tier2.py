@@ -148,20 +148,14 @@ class ServicesPlay:
             _unix_s,
             ledger_address,
         )
-        from eigen.node.libp2p.identity import NodeKey
-
         first = validators[0]
-        bootstrap = (
-            f"/ip4/{self.network.ip_of(first)}/tcp/{PORT}"
-            f"/p2p/{NodeKey(identities[first].secret).peer_id}"
-        )
         times = scenario.deadlines
         file = NetworkFile(
             name=scenario.name,
             chain_id=CHAIN_ID,
             rpc_urls=(),
             contracts=ContractAddresses(*[ledger_address] * 4),
-            bootstrap=(bootstrap,),
+            bootstrap=(self.network.multiaddr(first, identities[first].secret),),
             parameters=Parameters(
                 commit_s=times.commit_s,
                 inputs_s=times.inputs_s,

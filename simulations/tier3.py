@@ -68,7 +68,7 @@ class ProcessesPlay:
         self.lines = Lines(scenario, self._devices, scenario.seed)
         self._local_names = _local_names(scenario, list(self._devices))
         self._nodes: dict[str, LocalNode] = {}
-        self._names: dict[Address, str] = {}
+        self.names: dict[Address, str] = {}
         self.outcome = Outcome(scenario, self._group)
         self.chronicle = Chronicle(self.outcome, self._name, record)
         self._opened_s = 0.0
@@ -158,7 +158,7 @@ class ProcessesPlay:
     async def _open_run(self, root: Path) -> None:
         """The first validator seeds the dataset and proposes the run; everybody votes."""
         network = self._network
-        self._names = {self._node(name).address: name for name in self._devices}
+        self.names = {self._node(name).address: name for name in self._devices}
         others = len(self._devices) - 1
         await network.until(lambda: all(n.status["peers"] == others for n in network.nodes), MEET_S)
         first = network.validators[0]
@@ -260,7 +260,7 @@ class ProcessesPlay:
         return trio.current_time() - self._opened_s
 
     def _name(self, address: Address) -> str:
-        return self._names.get(address, address.hex())
+        return self.names.get(address, address.hex())
 
     def _group(self, address: Address) -> str:
         name = self._name(address)
