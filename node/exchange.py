@@ -74,6 +74,7 @@ class _Update:
 
     local: LocalUpdate
     tree: CommitmentTree
+    made: Commitment
 
 
 @dataclass(slots=True)
@@ -153,8 +154,7 @@ class Exchange:
     async def keep_update(self, attempt: Attempt, base: Cid, local: LocalUpdate) -> Commitment:
         """Hold a trained update and say what this node commits to; hashed beside the event loop."""
         tree, residual_root = await trio.to_thread.run_sync(_commit_to, local)
-        self._round(attempt.round).current = _Update(local, tree)
-        return Commitment(
+        made = Commitment(
             attempt,
             base,
             tree.root,
@@ -163,11 +163,18 @@ class Exchange:
             local.samples,
             tuple(local.loss_trace),
         )
+        self._round(attempt.round).current = _Update(local, tree, made)
+        return made
 
-    def residual(self, round_: int) -> bytes | None:
-        """What the codec left out of this node's update of a round."""
+    def update(self, round_: int) -> LocalUpdate | None:
+        """This node's update of a round that is not attested yet."""
         held = self._rounds.get(round_)
-        return held.current.local.residual if held and held.current else None
+        return held.current.local if held and held.current else None
+
+    def commitment(self, attempt: Attempt) -> Commitment | None:
+        """What this node commits to with its update, in an attempt."""
+        held = self._rounds.get(attempt.round)
+        return replace(held.current.made, attempt=attempt) if held and held.current else None
 
     def _own_push(self, attempt: Attempt, part: int) -> PartPush | None:
         held = self._rounds.get(attempt.round)
@@ -409,9 +416,13 @@ class Exchange:
 
 def _commit_to(local: LocalUpdate) -> tuple[CommitmentTree, Digest]:
     """The tree over an update's parts, and the root over its residual's chunks."""
-    chunk, left = limits.BLOCK_BYTES_MAX, local.residual
-    chunks = [left[i : i + chunk] for i in range(0, len(left), chunk)]
-    return CommitmentTree(local.parts), CommitmentTree(chunks).root
+    return CommitmentTree(local.parts), residual_tree(local.residual).root
+
+
+def residual_tree(residual: bytes) -> CommitmentTree:
+    """The tree whose root a commitment names, over chunks of `limits.RESIDUAL_CHUNK_BYTES`."""
+    size = limits.RESIDUAL_CHUNK_BYTES
+    return CommitmentTree(residual[i : i + size] for i in range(0, len(residual), size))
 
 
 def part_digest(data: bytes) -> Digest:

@@ -14,6 +14,7 @@ import structlog
 from eigen.crypto.envelope import BadSignature, author_of, sign_envelope
 from eigen.crypto.identity import Identity
 from eigen.node.ports import Network, Verdict
+from eigen.protocol import messages
 from eigen.protocol.messages import (
     Attestation,
     Commitment,
@@ -51,6 +52,7 @@ TYPES: dict[Topic, tuple[type, ...]] = {
         Outcome,
         OutcomeVote,
         Timeout,
+        messages.Verdict,
     ),
     Topic.ATTESTATIONS: (Attestation,),
 }

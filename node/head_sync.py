@@ -4,7 +4,7 @@ The head machine says when a round is attested; this file checks signatures, fet
 missing, and makes it durable before anybody acts on it.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 import trio
@@ -16,7 +16,7 @@ from eigen.node.evidence_log import run_of
 from eigen.node.fetch import ContentUnavailable
 from eigen.node.gossip import Said
 from eigen.node.ports import NetworkError
-from eigen.node.retention import ONCE_UNNAMED
+from eigen.node.retention import Row
 from eigen.node.run_ports import RunPorts
 from eigen.protocol import limits
 from eigen.protocol.cid import RAW, cid_of, digest_of
@@ -44,8 +44,8 @@ REQUEST_TIMEOUT_S = 10.0
 CATCH_UP_S = 0.1
 """A node that is rounds behind hears of several attested ones at once; it waits for the newest."""
 
-Residual = Callable[[int], bytes | None]
-"""What this node's codec left out in a round, if it trained in it."""
+Keep = Callable[[RoundRecord], Awaitable[list[Row]]]
+"""Told of a record before it is stored: what is to be stored with it."""
 Taken = Callable[[HeadReply], None]
 """Told of each new head, after it is durable."""
 
@@ -59,15 +59,14 @@ class HeadSync:
         ports: RunPorts,
         head: HeadMachine,
         *,
-        residual: Residual,
+        keep: Keep,
         taken: Taken,
         hear: Callable[[Said], None],
     ) -> None:
         self._context = context
         self._ports = ports
         self._head = head
-        self._me = ports.identity.address
-        self._residual = residual
+        self._keep = keep
         self._taken = taken
         self._hear = hear
         self._adopting = trio.Lock()
@@ -153,15 +152,11 @@ class HeadSync:
         run, number = self._context.run, record.attempt.round
         if number <= self._head.round:
             return
-        rows: list[tuple[str, bytes, bytes | None]] = [
+        rows: list[Row] = [
             ("head", run, encode(reply)),
             ("round", run + number.to_bytes(8, "big"), encode(reply)),
         ]
-        residual = self._residual(number)
-        if residual is not None and any(c.account == self._me for c in record.trainers):
-            cid = await self._ports.blobs.put(residual)
-            rows += self._ports.retention.rows(run, ONCE_UNNAMED, [cid])
-            rows.append(("residual", run, cid.encode()))
+        rows += await self._keep(record)
         await self._ports.records.commit(rows)
         await self._ports.blocks.provide(stored)
         await self._ports.blocks.provide(record.checkpoint)

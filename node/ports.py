@@ -15,7 +15,15 @@ from typing import Protocol
 from eigen.protocol.run import RunSpec
 from eigen.protocol.types import Address, Cid
 from eigen.training.frames import Files
-from eigen.training.results import Encoded, Evaluation, LocalDelta, LocalUpdate, PartAverage
+from eigen.training.replay import Claimed, Opened
+from eigen.training.results import (
+    Encoded,
+    Evaluation,
+    LocalDelta,
+    LocalUpdate,
+    PartAverage,
+    Replay,
+)
 
 
 class Verdict(Enum):
@@ -345,6 +353,27 @@ class Trainer(Protocol):
         self, spec: RunSpec, part: int, inputs: Sequence[tuple[bytes, int]], carried: bytes
     ) -> PartAverage:
         """See `Engine.combine`."""
+        ...
+
+    async def contributions(
+        self, spec: RunSpec, part: int, inputs: Sequence[tuple[bytes, int]], result: bytes
+    ) -> list[int]:
+        """See `Engine.contributions`."""
+        ...
+
+    async def replay(
+        self,
+        spec: RunSpec,
+        base: bytes | Files,
+        shards: Sequence[bytes],
+        order_seed: bytes,
+        rounds_before: int,
+        own: Sequence[bytes],
+        parts: Sequence[bytes],
+        opened: Opened,
+        claimed: Claimed,
+    ) -> Replay:
+        """See `Engine.replay`. Other calls do not wait for it."""
         ...
 
     async def outer_step(

@@ -1,9 +1,12 @@
 """Plays a scenario, records it, and says whether what was expected held."""
 
+import gc
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from eigen.protocol.effects import Effect, Penalize
+from eigen.protocol.messages import RoundRecord
 from eigen.protocol.types import Address
 from eigen.simulations.adversaries import HONEST
 from eigen.simulations.heap import HeapNetwork, VirtualNode
@@ -13,8 +16,10 @@ from eigen.simulations.tier1 import ScenarioNetwork
 
 LOOK_S: Final = 1.0
 """Whether everybody holds the last round is looked at so often."""
+COLLECT_EVERY: Final = 200_000
+"""Objects more than before, until Python looks for cycles among them."""
 SETTLE_S: Final = 60.0
-"""After the last round those who are behind have so long to catch up."""
+"""After the last round and the last fault those who are behind have so long to catch up."""
 
 
 class Play:
@@ -25,10 +30,12 @@ class Play:
         self.network = ScenarioNetwork(scenario)
         self._record = record
         self.outcome = Outcome(scenario, lambda a: self.network.devices[a].group.name)
-        self._look_s = 0.0
+        self._over = False
         self._progress: Callable[[float, int], None] | None = None
-        self.network.hooks.insert(0, self._see)
+        if record is not None:
+            self.network.hooks.insert(0, self._see)
         self.network.watch = self._came_or_went
+        self.network.ended = self._end_round
         for fault in scenario.faults:
             self._plan(fault)
 
@@ -57,16 +64,9 @@ class Play:
 
     def run_until(self, at_s: float) -> None:
         """Play up to a virtual time, and no further than the run's end."""
-        network = self.network
-
-        def done(_: HeapNetwork) -> bool:
-            if network.adopted_round not in self.outcome.ended_s:
-                self._end_round()
-                if self._progress is not None:
-                    self._progress(network.now, network.adopted_round)
-            return network.adopted_round >= self.scenario.run.rounds and self._settled()
-
-        network.play(at_s, done)
+        if self.network.now < at_s and not self._over:
+            with _few_collections():
+                self.network.run(at_s)
 
     def states(self, wanted: str | None = None) -> Iterator[str]:
         """Where each node stands, a line each, or the one of that name."""
@@ -91,19 +91,20 @@ class Play:
         for _ in range(count):
             if not network.run(self.scenario.until_s, lambda _: True):
                 break
-            device = network.devices[network.last[0].address]
-            told.append(f"{network.now:.4f} {device.name:<16} {network.last[1]!r:.160}")
+            device = network.devices[network.last.address]
+            told.append(f"{network.now:.4f} {device.name:<16} {network.last_event!r:.160}")
         yield from told
 
     def _settled(self) -> bool:
         """Whether all that are up hold the last round, or have had the time to."""
-        now = self.network.now
-        if now < self._look_s:
-            return False
-        self._look_s = now + LOOK_S
-        last = self.network.adopted_round
-        missing = any(n.alive and n.head.round < last for n in self.network.nodes.values())
-        return not missing or now > self.outcome.ended_s[last] + SETTLE_S
+        network, last = self.network, self.scenario.run.rounds
+        missing = any(n.alive and n.head.round < last for n in network.nodes.values())
+        ended_s = self.outcome.ended_s[last]
+        quiet_s = max([ended_s, *(f.at_s + f.for_s for f in self.scenario.faults)])
+        self._over = not missing or network.now > quiet_s + SETTLE_S
+        if not self._over:
+            network.schedule(network.now + LOOK_S, self._settled)
+        return self._over
 
     # faults ---------------------------------------------------------------------------------------
     def _plan(self, fault: Fault) -> None:
@@ -154,10 +155,13 @@ class Play:
             self._record.event(network.now, name, kind, round_, number, detail)
         return False
 
-    def _end_round(self) -> None:
+    def _end_round(self, record: RoundRecord) -> None:
         """A round is attested: what it took and who was paid."""
-        network, last = self.network, self.network.adopted_round
-        record = next(n.records[last] for n in network.nodes.values() if last in n.records)
+        network, last = self.network, record.attempt.round
+        if self._progress is not None:
+            self._progress(network.now, last)
+        if last >= self.scenario.run.rounds:
+            network.schedule(network.now, self._settled)
         before = max(self.outcome.ended_s)
         self.outcome.ended_s[last] = network.now
         self.outcome.records[last] = record
@@ -188,6 +192,17 @@ class Play:
             for address, size in counts.items():
                 out(now, figure, float(size), network.devices[address].name, last)
             counts.clear()
+
+
+@contextmanager
+def _few_collections() -> Iterator[None]:
+    """Look for garbage in cycles seldom: what nodes drop is in none."""
+    before = gc.get_threshold()
+    gc.set_threshold(COLLECT_EVERY, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def _thaw(network: ScenarioNetwork, address: Address) -> Callable[[], None]:

@@ -21,8 +21,17 @@ from eigen.protocol.run import RunSpec
 from eigen.protocol.wire import encode_bare
 from eigen.training import spec as specs
 from eigen.training.codecs.registry import CODECS
+from eigen.training.errors import SpecError
 from eigen.training.frames import Files
-from eigen.training.results import Encoded, Evaluation, LocalDelta, LocalUpdate, PartAverage
+from eigen.training.replay import Claimed, Opened
+from eigen.training.results import (
+    Encoded,
+    Evaluation,
+    LocalDelta,
+    LocalUpdate,
+    PartAverage,
+    Replay,
+)
 
 CALL_S: Final = 0.005
 """A call that is neither local steps nor an outer step, as on tier 1."""
@@ -70,6 +79,27 @@ class Arithmetic(Protocol):
     def combine(
         self, spec: RunSpec, part: int, inputs: Sequence[tuple[bytes, int]], carried: bytes
     ) -> PartAverage:
+        """See `Engine`."""
+        ...
+
+    def contributions(
+        self, spec: RunSpec, part: int, inputs: Sequence[tuple[bytes, int]], result: bytes
+    ) -> list[int]:
+        """See `Engine`."""
+        ...
+
+    def replay(
+        self,
+        spec: RunSpec,
+        base: bytes,
+        shards: Sequence[bytes],
+        order_seed: bytes,
+        rounds_before: int,
+        own: Sequence[bytes],
+        parts: Sequence[bytes],
+        opened: Opened,
+        claimed: Claimed,
+    ) -> Replay:
         """See `Engine`."""
         ...
 
@@ -129,6 +159,27 @@ class Costed:
     ) -> PartAverage:
         """See `Engine`."""
         return self.aggregate(spec, part, inputs, carried)
+
+    def contributions(
+        self, spec: RunSpec, part: int, inputs: Sequence[tuple[bytes, int]], result: bytes
+    ) -> list[int]:
+        """All drawn updates are alike."""
+        return [1] * len(inputs)
+
+    def replay(
+        self,
+        spec: RunSpec,
+        base: bytes,
+        shards: Sequence[bytes],
+        order_seed: bytes,
+        rounds_before: int,
+        own: Sequence[bytes],
+        parts: Sequence[bytes],
+        opened: Opened,
+        claimed: Claimed,
+    ) -> Replay:
+        """Refused: a drawn update has no residual of which chunks could be compared."""
+        raise SpecError("pay.replay_bps", "must be 0 where nothing is trained")
 
     def outer_step(self, spec: RunSpec, base: bytes, results: Sequence[bytes]) -> bytes:
         """See `Engine`."""
@@ -261,6 +312,34 @@ class VirtualTrainer:
         make = self._arithmetic.combine
         return self._once(
             lambda: make(spec, part, inputs, carried), "combine", part, inputs, carried
+        )
+
+    async def contributions(
+        self, spec: RunSpec, part: int, inputs: Sequence[tuple[bytes, int]], result: bytes
+    ) -> list[int]:
+        """See `Trainer`."""
+        await self._took(CALL_S)
+        make = self._arithmetic.contributions
+        return self._once(
+            lambda: make(spec, part, inputs, result), "contributions", part, inputs, result
+        )
+
+    async def replay(
+        self,
+        spec: RunSpec,
+        base: bytes | Files,
+        shards: Sequence[bytes],
+        order_seed: bytes,
+        rounds_before: int,
+        own: Sequence[bytes],
+        parts: Sequence[bytes],
+        opened: Opened,
+        claimed: Claimed,
+    ) -> Replay:
+        """See `Trainer`."""
+        await trio.sleep(self._train_s(spec))
+        return self._arithmetic.replay(
+            spec, _bytes(base), shards, order_seed, rounds_before, own, parts, opened, claimed
         )
 
     async def outer_step(

@@ -64,16 +64,16 @@ class Levels:
             raise ValueError(f"{levels} levels")
         self.answer = f"{levels}bit"
         self._levels = levels
-        self._width = block_values
+        self.block_values = block_values
 
     def encoded_bytes(self, values: int) -> int:
         """A bit a value and level, in whole bytes a plane, and two bytes a block and level."""
-        return self._levels * (-(-values // 8) + 2 * block_count(values, self._width))
+        return self._levels * (-(-values // 8) + 2 * block_count(values, self.block_values))
 
     def encode(self, part_P: "Tensor") -> bytes:
         """See `Codec`."""
         value_P = values_of(part_P)
-        magnitude_BW = in_blocks(np.abs(value_P), self._width)
+        magnitude_BW = in_blocks(np.abs(value_P), self.block_values)
         count_B = self._counts(len(value_P))
         if self._levels == 1:
             half_LB = bfloat16(_ordered_sum(magnitude_BW) / count_B, VALUE_MAX)[None]
@@ -94,11 +94,13 @@ class Levels:
         import torch
 
         check_length(data, self.encoded_bytes(values))
-        blocks, plane_bytes = block_count(values, self._width), -(-values // 8)
+        blocks, plane_bytes = block_count(values, self.block_values), -(-values // 8)
         half_LB = read_scales(data, self._levels * blocks, VALUE_MAX).reshape(self._levels, -1)
         start = 2 * half_LB.size
         negative_BW = self._plane(data[start : start + plane_bytes], values)
-        bits_BW = torch.from_numpy(np.take(_SIGNS, negative_BW, axis=0)).view(blocks, self._width)
+        bits_BW = torch.from_numpy(np.take(_SIGNS, negative_BW, axis=0)).view(
+            blocks, self.block_values
+        )
         lower_B = torch.from_numpy((half_LB[0] << 16).view(np.int32))
         if self._levels == 2:
             upper_BW = self._plane(data[start + plane_bytes :], values)
@@ -106,7 +108,7 @@ class Levels:
             # The bits of one level or of the other, without a branch.
             other_B = torch.from_numpy(((half_LB[0] ^ half_LB[1]) << 16).view(np.int32))
             chosen_BW = torch.from_numpy(np.take(_MASKS, upper_BW, axis=0)).view(
-                blocks, self._width
+                blocks, self.block_values
             )
             bits_BW ^= chosen_BW.bitwise_and_(other_B[:, None])
         bits_BW ^= lower_B[:, None]
@@ -122,12 +124,12 @@ class Levels:
         """
         if values % 8 and data[-1] >> values % 8:
             raise CodecError("padding bits are not zeros")
-        return in_blocks(np.frombuffer(data, np.uint8), self._width // 8)
+        return in_blocks(np.frombuffer(data, np.uint8), self.block_values // 8)
 
     def _counts(self, values: int) -> Magnitudes:
         """Values of each block."""
-        count_B = np.full(block_count(values, self._width), self._width, np.float32)
-        count_B[-1:] -= -values % self._width
+        count_B = np.full(block_count(values, self.block_values), self.block_values, np.float32)
+        count_B[-1:] -= -values % self.block_values
         return count_B
 
     def _check_use(
