@@ -84,6 +84,9 @@ class Times:
     notices_s: float = option(20.0, _SECONDS, "Validators wait so long for step notices.")
     attempt_s: float = option(300.0, _SECONDS, "An attempt is given up after this.")
     resend_s: float = option(5.0, _SECONDS, "What others still need is sent again so often.")
+    heartbeat_s: float = option(
+        10.0, kinds.number(0.1, 3600), "Nodes announce themselves so often, on tier 2."
+    )
 
 
 @dataclass(frozen=True, slots=True)

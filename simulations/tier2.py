@@ -157,6 +157,8 @@ class ServicesPlay:
             contracts=ContractAddresses(*[ledger_address] * 4),
             bootstrap=(self.network.multiaddr(first, identities[first].secret),),
             parameters=Parameters(
+                heartbeat_s=times.heartbeat_s,
+                heartbeat_ttl_s=3.5 * times.heartbeat_s,
                 commit_s=times.commit_s,
                 inputs_s=times.inputs_s,
                 owner_s=times.owner_s,

@@ -41,11 +41,13 @@ from eigen.simulations.scenario import Scenario
 from eigen.simulations.services import work
 from eigen.simulations.tier1 import devices_of
 
-MEET_S: Final = 60.0
+MEET_S: Final = 180.0
 """Nodes have so long to find each other."""
-VOTE_S: Final = 120.0
+VOTE_S: Final = 240.0
 """The DAO has so long to accept the run."""
 VOTING_PERIOD_S: Final = 10
+HEARTBEAT_S_MAX: Final = 3.0
+"""Real time is waited for: nodes that are few may announce themselves often."""
 KINDS: Final = {
     "training": "train",
     "committed": "commit",
@@ -136,8 +138,8 @@ class ProcessesPlay:
             validators=roles.count("validator"),
             voting_period_s=VOTING_PERIOD_S,
             parameters=Parameters(
-                heartbeat_s=3.0,
-                heartbeat_ttl_s=12.0,
+                heartbeat_s=min(HEARTBEAT_S_MAX, times.heartbeat_s),
+                heartbeat_ttl_s=3.5 * min(HEARTBEAT_S_MAX, times.heartbeat_s),
                 commit_s=times.commit_s,
                 inputs_s=times.inputs_s,
                 owner_s=times.owner_s,

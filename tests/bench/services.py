@@ -5,13 +5,18 @@ first round to the end of the last one; booting, which everybody does at once, i
 `tier2_mb_per_node`: growth of the process by each node, its disk (in memory) included.
 """
 
+import logging
 import time
 from pathlib import Path
+
+import structlog
 
 from eigen.simulations.scenario import Scenario, parse_scenario
 from eigen.simulations.tier2 import ServicesPlay
 
 PAGE_BYTES = 4096
+HEARTBEAT_S = 60
+"""Gossip of heartbeats grows with the square of the nodes; at 100 nodes, 10 s is for a few."""
 
 TEXT = """
 name = "services"
@@ -29,6 +34,7 @@ parts = 8
 steps = 600
 
 [deadlines]
+heartbeat_s = {heartbeat_s}
 commit_s = 120
 attempt_s = 600
 
@@ -43,8 +49,8 @@ count = {trainers}
 """
 
 
-def scenario(nodes: int, rounds: int) -> Scenario:
-    text = TEXT.format(rounds=rounds, trainers=nodes - 4)
+def scenario(nodes: int, rounds: int, heartbeat_s: int = HEARTBEAT_S) -> Scenario:
+    text = TEXT.format(rounds=rounds, trainers=nodes - 4, heartbeat_s=heartbeat_s)
     return parse_scenario(text, Path("services.toml"))
 
 
@@ -53,7 +59,8 @@ def resident_bytes() -> int:
 
 
 def services(quick: bool) -> dict[str, float]:
-    nodes, rounds = (12, 3) if quick else (100, 5)
+    nodes, rounds = (12, 3) if quick else (100, 3)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     ServicesPlay(scenario(7, 1)).run()  # imports
     before, begun_s = resident_bytes(), time.process_time()
     marks: list[tuple[float, float]] = []
