@@ -223,7 +223,7 @@ def test_machines_and_services_come_to_the_same() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_processes_come_to_the_same() -> None:
     """The same rounds at the same attempts, everybody paid, replicas identical."""
     second, third = ServicesPlay(scenario(model="digits")), ProcessesPlay(scenario(model="digits"))
