@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, closing
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from random import Random, SystemRandom
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from eigen.config.schema import NodeConfig
 from eigen.crypto.identity import Identity
 from eigen.crypto.sealing_key import SealingKeyPair
 from eigen.node.blobs import DirectoryBlobs
+from eigen.node.calibrations import tolerance
 from eigen.node.canary import Canary
 from eigen.node.control import ControlServer
 from eigen.node.datasets import Datasets
@@ -168,6 +170,7 @@ async def run_node(
             upload,
             world.random,
             world.watch,
+            partial(tolerance, home.paths.calibration_file),
         )
         poll_s = config.chain.poll_s
         settlement = Settlement(me, chain, records, blocks, times.relay_delay_s, poll_s)

@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "proposals": "List proposals and how their votes stand.",
     "vote": "Vote on a proposal; costs no gas.",
     "runs": "List runs, their rounds and rewards.",
+    "proofs": "List, show and verify proofs of contributions.",
     "pin": "Keep checkpoints on disk that would be deleted in time.",
     "claim": "Claim the rewards that this node has earned.",
     "peers": "List connected peers.",

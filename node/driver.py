@@ -132,6 +132,7 @@ class RunDriver:
         self.evidence = EvidenceLog()
         self.proofs = Proofs(context, ports, self.exchange, self.evidence)
         self.replayer = Replayer(context, ports, self.exchange)
+        self._replaying: set[Check] = set()
         self.sync = HeadSync(
             context,
             ports,
@@ -338,10 +339,16 @@ class RunDriver:
             self.post(Audited(attempt, Cid(""), (), str(error), suspects))
 
     async def _replay(self, check: Check) -> None:
+        """Once at a time: the machine asks again each round, and a replay may take several."""
+        if check in self._replaying:
+            return
+        self._replaying.add(check)
         try:
             self.post(await self.replayer.replay(check))
         except NOT_REPLAYED as error:
             log.info("a round cannot be replayed yet", round=check.round, why=str(error))
+        finally:
+            self._replaying.discard(check)
 
     async def _attest(self, record: RoundRecord) -> None:
         attestation = self.sync.attestation(record)
@@ -404,9 +411,10 @@ class RunDriver:
 
     async def serve_part(self, query: PartQuery) -> bytes:
         """See `Exchange.serve_part`; of a round that is over, a part that is replayed."""
-        if query.attempt.round <= self.head.round:
+        try:
+            return self.exchange.serve_part(query)
+        except RequestRefused:
             return encode(await self.proofs.part(query))
-        return self.exchange.serve_part(query)
 
     def serve_result(self, query: ResultQuery) -> bytes:
         """See `Exchange.serve_result`."""

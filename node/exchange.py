@@ -171,6 +171,10 @@ class Exchange:
         held = self._rounds.get(round_)
         return held.current.local if held and held.current else None
 
+    def updated(self) -> list[int]:
+        """Rounds of which this node has an update, and does not know yet that they are over."""
+        return [number for number, held in self._rounds.items() if held.current is not None]
+
     def commitment(self, attempt: Attempt) -> Commitment | None:
         """What this node commits to with its update, in an attempt."""
         held = self._rounds.get(attempt.round)

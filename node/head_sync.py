@@ -19,6 +19,7 @@ from eigen.node.ports import NetworkError
 from eigen.node.retention import Row
 from eigen.node.run_ports import RunPorts
 from eigen.protocol import limits
+from eigen.protocol.checks import due
 from eigen.protocol.cid import RAW, cid_of, digest_of
 from eigen.protocol.context import RunContext
 from eigen.protocol.effects import Adopt
@@ -161,16 +162,18 @@ class HeadSync:
         await self._ports.blocks.provide(stored)
         await self._ports.blocks.provide(record.checkpoint)
         self._taken(reply)
-        await self._ports.retention.collect(record, finished=self._is_last(record))
-
-    def _is_last(self, record: RoundRecord) -> bool:
-        return record.attempt.round >= self._context.spec.rounds
+        await self._collect(record)
 
     async def collect(self) -> None:
         """Delete what old rounds left, where that was cut short before a restart."""
         if self._head.head is not None:
-            head = self._head.head
-            await self._ports.retention.collect(head, finished=self._is_last(head))
+            await self._collect(self._head.head)
+
+    async def _collect(self, head: RoundRecord) -> None:
+        """The bases of rounds that are to be replayed stay."""
+        needed = {check.round - 1 for check in due(self._context, head)}
+        finished = head.attempt.round >= self._context.spec.rounds
+        await self._ports.retention.collect(head, finished=finished, needed=needed)
 
     # repairing ------------------------------------------------------------------------------------
     async def repair(self) -> None:

@@ -5,23 +5,28 @@ An update of this node's own is kept as a file only if its round's record draws 
 is no longer due: a replay needs it, and two residuals of 4 bytes a parameter.
 """
 
+import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import structlog
 import trio
 
 from eigen.crypto.merkle import CommitmentTree
 from eigen.node.evidence_log import EvidenceLog
 from eigen.node.exchange import Exchange, residual_tree
+from eigen.node.fetch import ContentUnavailable
 from eigen.node.ports import RequestRefused
 from eigen.node.retention import ONCE_UNNAMED, Row
 from eigen.node.run_ports import RunPorts
 from eigen.node.states import DRAWN
 from eigen.protocol import limits
 from eigen.protocol.checks import due
+from eigen.protocol.cid import RAW, cid_of
 from eigen.protocol.context import RunContext
 from eigen.protocol.messages import (
+    NO_DIGEST,
     Check,
     Commitment,
     ContributionProof,
@@ -39,9 +44,11 @@ from eigen.protocol.requests import (
     PartPush,
     PartQuery,
 )
-from eigen.protocol.types import Address, Cid
-from eigen.protocol.wire import decode, encode
+from eigen.protocol.types import Address, Cid, Digest
+from eigen.protocol.wire import WireError, decode, encode
 from eigen.training.frames import pack, read
+
+log = structlog.get_logger()
 
 ROUNDS_KEPT = 256
 """Rounds whose commitments are kept: 128 trainers' take some 30 MiB."""
@@ -73,6 +80,7 @@ class Proofs:
         self._blobs = ports.blobs
         self._retention = ports.retention
         self._states = ports.states
+        self._blocks = ports.blocks
         self._exchange = exchange
         self._evidence = evidence
         self._open: tuple[int, _Drawn] | None = None
@@ -81,8 +89,30 @@ class Proofs:
     async def keep(self, record: RoundRecord) -> list[Row]:
         """A round is attested: what is to be committed with its record.
 
-        An update that is to be replayed is durable on return.
+        An update that is to be replayed is durable on return. The same is kept of rounds before it
+        that this node worked in and passed over when it caught up.
         """
+        rows: list[Row] = []
+        for earlier in await self._passed_over(record):
+            rows += await self._keep(earlier)
+        return rows + await self._keep(record)
+
+    async def _passed_over(self, record: RoundRecord) -> list[RoundRecord]:
+        """Records between those of rounds in which this node made an update and this one."""
+        made = [n for n in self._exchange.updated() if n < record.attempt.round]
+        found: list[RoundRecord] = []
+        earlier = record
+        while made and earlier.attempt.round > min(made) and earlier.previous != NO_DIGEST:
+            try:
+                data = await self._blocks.fetch(cid_of(RAW, earlier.previous))
+                earlier = decode(data, RoundRecord)
+            except (ContentUnavailable, WireError) as error:
+                log.warning("proofs of rounds passed over are lost", why=str(error))
+                break
+            found.append(earlier)
+        return found[::-1]
+
+    async def _keep(self, record: RoundRecord) -> list[Row]:
         run, round_ = self._context.run, record.attempt.round
         rows: list[Row] = [
             (COMMITMENT, _key(run, round_) + author, encode(envelope))
@@ -169,6 +199,12 @@ class Proofs:
         """Rounds and trainers of which there are proofs here, in order."""
         rows = await self._records.scan(COMMITMENT, self._context.run)
         return sorted((int.from_bytes(k[32:40], "big"), Address(k[40:])) for k, _ in rows)
+
+    async def named(self, round_: int, trainer: Address) -> Digest:
+        """The id of a proof that is here: the digest of its commitment."""
+        said = await self._records.get(COMMITMENT, _key(self._context.run, round_) + trainer)
+        assert said is not None
+        return Digest(hashlib.sha256(decode(said, Envelope).payload).digest())
 
     async def proof(self, round_: int, trainer: Address) -> ContributionProof | None:
         """A trainer's proof of a round; None where it is not here."""

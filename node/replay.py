@@ -45,6 +45,7 @@ from eigen.protocol.requests import (
 from eigen.protocol.seat import draw, order_seed, round_seed
 from eigen.protocol.types import Address, Cid, Digest
 from eigen.protocol.wire import WireError, decode, encode
+from eigen.training.calibration import Verdict
 from eigen.training.errors import BadInput, TrainingError
 from eigen.training.replay import chunks_to_open
 from eigen.training.results import Replay
@@ -52,8 +53,11 @@ from eigen.training.spec import part_sizes
 
 log = structlog.get_logger()
 
-SURE, IMPOSSIBLE = 5e-3, 5e-2
-"""Deviations up to the one are rounding of another machine, from the other on missing work."""
+FINDINGS = {
+    Verdict.ACCEPT: Finding.SOUND,
+    Verdict.UNSURE: Finding.UNCLEAR,
+    Verdict.REJECT: Finding.FALSE,
+}
 ROUNDS_BACK_MAX = 4096
 """Records that are read to find a trainer's last credited round before one."""
 
@@ -88,6 +92,7 @@ class Replayer:
         self._datasets = ports.datasets
         self._worker = ports.worker
         self._exchange = exchange
+        self._tolerance = ports.tolerance
 
     async def replay(self, check: Check) -> Replayed:
         """What a replay shows.
@@ -112,10 +117,9 @@ class Replayer:
         except BadInput as error:
             log.info("a replay shows an impossible claim", trainer=trainer.hex(), why=str(error))
             return Replayed(check, Finding.FALSE, limits.DEVIATION_MAX)
-        if shown.samples != made.samples:
-            return Replayed(check, Finding.FALSE, limits.DEVIATION_MAX)
+        said = self._tolerance(spec).verdict(shown, made.samples)
         deviation = min(max(shown.furthest, shown.encoding_deviation), limits.DEVIATION_MAX)
-        return Replayed(check, found(shown), deviation)
+        return Replayed(check, FINDINGS[said], deviation)
 
     async def _train(
         self,
@@ -232,11 +236,3 @@ class Replayer:
     def _fault(self, trainer: Address, why: str) -> ReplayImpossible:
         self._network.penalize(trainer, limits.PENALTY_BAD_DATA, why)
         return ReplayImpossible(why)
-
-
-def found(shown: Replay) -> Finding:
-    """What a replay's distances mean."""
-    furthest = max(shown.furthest, shown.encoding_deviation)
-    if furthest <= SURE:
-        return Finding.SOUND
-    return Finding.UNCLEAR if furthest < IMPOSSIBLE else Finding.FALSE

@@ -14,7 +14,15 @@ from eigen.node.retention import Retention
 from eigen.node.states import StateFiles
 from eigen.node.upload import UploadMeter
 from eigen.protocol.effects import Effect, Event
+from eigen.protocol.run import RunSpec
 from eigen.protocol.types import Address
+from eigen.training.calibration import DEFAULTS, Tolerance
+
+
+def default_tolerance(spec: RunSpec) -> Tolerance:
+    """Where nothing was measured."""
+    return DEFAULTS[spec.inner.precision]
+
 
 Watch = Callable[[Address, Event | Effect], None]
 """Sees each event that a node's machines are told, and each effect before it is performed. It must
@@ -44,3 +52,5 @@ class RunPorts:
     random: Random = field(default_factory=SystemRandom)
     """Whom to ask, where several would do."""
     watch: Watch = unwatched
+    tolerance: Callable[[RunSpec], Tolerance] = default_tolerance
+    """By how much an honest replay may be off."""
