@@ -3,8 +3,8 @@
 Both train the same model with the same optimizer, batches, steps and shards, all clients in every
 round. Flower runs in a virtual environment of its own, made on first use in the cache folder.
 `flower_over_eigen` is Flower's seconds over ours, from the start of the first round to the end of
-the last; starting up (Ray's workers, our imports) is left out of both. `cpu_flower_over_eigen` is the
-same of CPU seconds, which other work on the machine disturbs less; Flower's include its start.
+the last; starting up (Ray's workers, our imports) is left out of both. `cpu_flower_over_eigen` is
+the same of CPU seconds, which other work on the machine disturbs less; Flower's include its start.
 """
 
 import json

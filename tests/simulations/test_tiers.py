@@ -1,5 +1,6 @@
 """The three tiers: the same scenario, the same outcome; and what each of them is made of."""
 
+import json
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from eigen.simulations.lines import Lines
 from eigen.simulations.outcome import Outcome
 from eigen.simulations.play import Play
 from eigen.simulations.proxies import BEHIND, HOST, Fronted, Proxies
+from eigen.simulations.record import RunFolder
 from eigen.simulations.scenario import Scenario, ScenarioError, parse_scenario
 from eigen.simulations.tier1 import devices_of
 from eigen.simulations.tier2 import ServicesPlay
@@ -109,6 +111,26 @@ def test_one_seed_is_one_trace_of_services_in_another_process_too() -> None:
     )
     assert done.stdout.strip().splitlines()[-1] == answer.trace
     assert ServicesPlay(scenario(seed=6)).run().trace != answer.trace
+
+
+def test_a_run_of_tier_2_is_recorded_and_replayed(tmp_path: Path) -> None:
+    text = HEAD.format(
+        seed=5, rounds=1, model="cost", validators=1, trainers=2, loss=0.0, behaviour="honest"
+    )
+    (tmp_path / "tiers.toml").write_text(text)
+
+    def sim(*arguments: str) -> str:
+        command = [sys.executable, "-P", "-m", "eigen.node", "sim", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+        return done.stdout
+
+    told = sim("run", "tiers.toml", "--tier", "2", "--into", "run", "--no-report", "--json")
+    about = RunFolder.open(tmp_path / "run").about
+    assert (about["tier"], about["partial"]) == (2, False)
+    assert about["trace_hash"] == json.loads(told)["trace"]
+    said = sim("replay", "run")
+    assert "the same trace as recorded" in said
+    assert "trainers-1       round    1  finished" in said
 
 
 FAULTS = """
