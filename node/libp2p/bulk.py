@@ -32,6 +32,7 @@ from eigen.node.libp2p.errors import (
     ProtocolViolation,
     StreamReset,
 )
+from eigen.node.libp2p.give_way import Uplink
 from eigen.node.libp2p.multiaddrs import Endpoint
 from eigen.node.libp2p.multistream import encode_varint, read_varint
 from eigen.node.libp2p.rate import Pacer
@@ -123,6 +124,7 @@ class Bulk:
         self._handlers: dict[str, Handler] = {}
         self._expected: dict[bytes, _Expected] = {}
         self._inbound: dict[Address, int] = {}
+        self._uplink = Uplink()
         self.lanes = self.fallbacks = 0
         swarm.served[PROTOCOL] = Served(self._serve)
         swarm.take_lane = self._take_lane
@@ -298,7 +300,7 @@ class Bulk:
         try:
             with trio.move_on_after(LANE_TIMEOUT_S):
                 tcp = await connect_tcp(remote)
-                tcp.mark_as_bulk()
+                tcp.mark_as_bulk(self._uplink)
                 await tcp.send_all(MAGIC + their_token)
                 records = Records(tcp, keys)
                 kind, _ = await records.receive()
@@ -333,7 +335,7 @@ class Bulk:
         if len(self._expected) >= WAITING_MAX:
             raise ConnectionLost("too many bulk transfers are being set up")
         key = token_id(token)
-        expected = self._expected[key] = _Expected()
+        expected = self._expected[key] = _Expected(self._uplink)
         try:
             yield expected
         finally:
@@ -344,7 +346,8 @@ class Bulk:
 class _Expected:
     """A lane that the other side is to open."""
 
-    def __init__(self) -> None:
+    def __init__(self, uplink: Uplink) -> None:
+        self._uplink = uplink
         self._armed = trio.Event()
         self._greeted = trio.Event()
         self._keys: Keys | None = None
@@ -362,7 +365,7 @@ class _Expected:
         if self._closed or self._keys is None:
             return False
         if isinstance(stream, TcpStream):
-            stream.mark_as_bulk()
+            stream.mark_as_bulk(self._uplink)
         records = Records(stream, self._keys)
         self._records = records
         try:
