@@ -4,10 +4,12 @@ It holds and moves parts; what to do with them when is the trainer and committee
 """
 
 import hashlib
+import io
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
+from pathlib import Path
+from typing import BinaryIO, TypeVar
 
 import structlog
 import trio
@@ -44,6 +46,7 @@ from eigen.protocol.run import RunSpec
 from eigen.protocol.types import Address, Cid, Digest
 from eigen.protocol.wire import WireError, decode, encode
 from eigen.training.errors import BadInput
+from eigen.training.frames import Files
 from eigen.training.results import LocalUpdate, PartAverage
 from eigen.training.spec import group_bytes, part_bytes, result_bytes
 
@@ -73,8 +76,9 @@ class PartsMissing(Exception):
 class _Update:
     """This node's own encoded update of one round, and the tree that it committed to."""
 
-    local: LocalUpdate
+    parts: list[bytes]
     tree: CommitmentTree
+    residual: Cid | None  # on disk, as large as the model
 
 
 @dataclass(slots=True)
@@ -152,9 +156,15 @@ class Exchange:
 
     # this node's update ---------------------------------------------------------------------------
     async def keep_update(self, attempt: Attempt, base: Cid, local: LocalUpdate) -> Commitment:
-        """Hold a trained update and say what this node commits to; hashed beside the event loop."""
+        """Hold a trained update and say what this node commits to; hashed beside the event loop.
+
+        Its residual is in the blob store on return.
+        """
         tree, residual_root = await trio.to_thread.run_sync(_commit_to, local)
-        self._round(attempt.round).current = _Update(local, tree)
+        residual = await self._store(local.residual) if local.residual else None
+        if residual is not None:
+            await self.note(attempt.round, residual)
+        self._round(attempt.round).current = _Update(local.parts, tree, residual)
         return Commitment(
             attempt,
             base,
@@ -165,17 +175,23 @@ class Exchange:
             tuple(local.loss_trace),
         )
 
-    def residual(self, round_: int) -> bytes | None:
+    async def _store(self, residual: bytes | Files) -> Cid:
+        if isinstance(residual, bytes):
+            return await self._blobs.put(residual)
+        [path] = residual.paths
+        return await self._blobs.put_file(Path(path))
+
+    def residual(self, round_: int) -> Cid | None:
         """What the codec left out of this node's update of a round."""
         held = self._rounds.get(round_)
-        return held.current.local.residual if held and held.current else None
+        return held.current.residual if held and held.current else None
 
     def _own_push(self, attempt: Attempt, part: int) -> PartPush | None:
         held = self._rounds.get(attempt.round)
-        if held is None or held.current is None or part >= len(held.current.local.parts):
+        if held is None or held.current is None or part >= len(held.current.parts):
             return None
         proof = held.current.tree.prove(part)
-        return PartPush(attempt, part, held.current.local.parts[part], tuple(proof.path))
+        return PartPush(attempt, part, held.current.parts[part], tuple(proof.path))
 
     def part_for(self, attempt: Attempt, part: int) -> bytes | None:
         """This node's part and its proof, as its owner takes it; None where the round is over."""
@@ -410,9 +426,16 @@ class Exchange:
 
 def _commit_to(local: LocalUpdate) -> tuple[CommitmentTree, Digest]:
     """The tree over an update's parts, and the root over its residual's chunks."""
-    chunk, left = limits.BLOCK_BYTES_MAX, local.residual
-    chunks = [left[i : i + chunk] for i in range(0, len(left), chunk)]
-    return CommitmentTree(local.parts), CommitmentTree(chunks).root
+    with _opened(local.residual) as left:
+        chunks = iter(partial(left.read, limits.BLOCK_BYTES_MAX), b"")
+        return CommitmentTree(local.parts), CommitmentTree(chunks).root
+
+
+def _opened(residual: bytes | Files) -> BinaryIO:
+    if isinstance(residual, bytes):
+        return io.BytesIO(residual)
+    [path] = residual.paths
+    return Path(path).open("rb")
 
 
 def part_digest(data: bytes) -> Digest:

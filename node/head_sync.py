@@ -35,7 +35,7 @@ from eigen.protocol.requests import (
     HeadQuery,
     HeadReply,
 )
-from eigen.protocol.types import Address, Digest
+from eigen.protocol.types import Address, Cid, Digest
 from eigen.protocol.wire import WireError, decode, encode
 
 log = structlog.get_logger()
@@ -45,7 +45,7 @@ REQUEST_TIMEOUT_S = 10.0
 CATCH_UP_S = 0.1
 """A node that is rounds behind hears of several attested ones at once; it waits for the newest."""
 
-Residual = Callable[[int], bytes | None]
+Residual = Callable[[int], Cid | None]
 """What this node's codec left out in a round, if it trained in it."""
 Taken = Callable[[HeadReply], None]
 """Told of each new head, after it is durable."""
@@ -160,10 +160,10 @@ class HeadSync:
             ("round", run + number.to_bytes(8, "big"), encode(reply)),
         ]
         residual = self._residual(number)
-        if residual is not None and any(c.account == self._me for c in record.trainers):
-            cid = await self._ports.blobs.put(residual)
-            rows += self._ports.retention.rows(run, ONCE_UNNAMED, [cid])
-            rows.append(("residual", run, cid.encode()))
+        if residual is not None:
+            rows += self._ports.retention.moved(run, number, ONCE_UNNAMED, residual)
+            if any(c.account == self._me for c in record.trainers):
+                rows.append(("residual", run, residual.encode()))
         await self._ports.records.commit(rows)
         await self._ports.blocks.provide(stored)
         await self._ports.blocks.provide(record.checkpoint)

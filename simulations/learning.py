@@ -260,7 +260,9 @@ class Learning:
         paid = {credit.account for credit in record.trainers}
         for update in self._updates.values():
             if update.trainer in paid and update.round == record.attempt.round:
-                self._residuals[update.trainer] = update.local.residual
+                residual = update.local.residual
+                assert isinstance(residual, bytes)  # no worker wrote it to a file
+                self._residuals[update.trainer] = residual
         before, after = (self._theta(cid) for cid in (record.base, record.checkpoint))
         self._previous_P = before - after
         for recent in (
