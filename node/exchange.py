@@ -16,6 +16,7 @@ import trio
 
 from eigen.crypto.merkle import CommitmentTree, InclusionProof, verify_inclusion
 from eigen.node.fetch import BlockExchange
+from eigen.node.part_file import PartFile
 from eigen.node.ports import BlobStore, Network, NetworkError, RequestRefused
 from eigen.node.retention import ONCE_UNNAMED, Retention
 from eigen.node.together import HEDGE_SHARE, first_of, together
@@ -76,7 +77,7 @@ class PartsMissing(Exception):
 class _Update:
     """This node's own encoded update of one round, and the tree that it committed to."""
 
-    parts: list[bytes]
+    parts: PartFile
     tree: CommitmentTree
     residual: Cid | None  # on disk, as large as the model
 
@@ -158,13 +159,16 @@ class Exchange:
     async def keep_update(self, attempt: Attempt, base: Cid, local: LocalUpdate) -> Commitment:
         """Hold a trained update and say what this node commits to; hashed beside the event loop.
 
-        Its residual is in the blob store on return.
+        Its parts are in a file on return, and its residual in the blob store: what is handed in
+        meanwhile takes the memory.
         """
         tree, residual_root = await trio.to_thread.run_sync(_commit_to, local)
+        with self._blobs.draft() as path:
+            parts = await trio.to_thread.run_sync(PartFile, local.parts, path)
         residual = await self._store(local.residual) if local.residual else None
         if residual is not None:
             await self.note(attempt.round, residual)
-        self._round(attempt.round).current = _Update(local.parts, tree, residual)
+        self._round(attempt.round).current = _Update(parts, tree, residual)
         return Commitment(
             attempt,
             base,
