@@ -130,7 +130,7 @@ class Governor:
                 return self._take_back(queue_s)
             if line.sender_waits or self._is_filling():
                 return False
-            return self._back_off(line, queue_s, now_s)
+            return self._back_off(line, now_s)
         self._noise_s *= NOISE_FADE
         self._queue_before_s = 0.0
         return self._rise(line)
@@ -139,8 +139,9 @@ class Governor:
         before = self._throughs[-SAMPLES] if len(self._throughs) >= SAMPLES else 0.0
         return self._throughs[-1] > FILLING * before
 
-    def _back_off(self, line: Line, queue_s: float, now_s: float) -> bool:
-        most = max(self._throughs)
+    def _back_off(self, line: Line, now_s: float) -> bool:
+        """What stands in the line now may be more than what stood there in all round trips."""
+        queue_s, most = line.rtt_s - line.shortest_rtt_s, max(self._throughs)
         self.cap_bytes_per_s = max(RATE_MIN_BYTES_PER_S, BACK_OFF * most)
         self._through_bytes_per_s = most
         # What was done shows after the queue has drained and a round trip has passed.
