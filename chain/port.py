@@ -19,7 +19,7 @@ ChainError
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Never, Protocol
 
 from eigen.protocol.types import Address, Digest, RunId
 
@@ -304,4 +304,12 @@ class Chain(Protocol):
 
         Retries an unreachable endpoint with backoff, so it raises only `WrongChain`.
         """
+        ...
+
+
+class ServedChain(Chain, Protocol):
+    """A chain with work of its own to do."""
+
+    async def run(self) -> Never:
+        """Finish unfinished writes until cancelled. Raises `WrongChain` alone."""
         ...

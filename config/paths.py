@@ -56,6 +56,11 @@ class Paths:
         return self.home / "states"
 
     @property
+    def calibration_file(self) -> Path:
+        """How far honest replays may be off on this machine (TOML)."""
+        return self.home / "calibration.toml"
+
+    @property
     def outbox(self) -> Path:
         """Transactions that are not final yet (SQLite)."""
         return self.home / "outbox.sqlite3"
@@ -93,8 +98,8 @@ class Paths:
     def items(self) -> Mapping[str, Path]:
         """All of them by name, the home first. Raises what `control_socket` raises."""
         names = (
-            "home config_file network_file key_file sealing_key_file database blobs states outbox "
-            "peerstore control_socket lock_file log_file"
+            "home config_file network_file key_file sealing_key_file database blobs states "
+            "calibration_file outbox peerstore control_socket lock_file log_file"
         )
         return {name: getattr(self, name) for name in names.split()}
 

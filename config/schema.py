@@ -45,6 +45,11 @@ class P2pSection:
         kinds.listing(kinds.multiaddr(with_peer=False)),
         "Where to listen. Port 0 takes any free port; an empty list only dials.",
     )
+    announce: tuple[str, ...] = option(
+        (),
+        kinds.listing(kinds.multiaddr(with_peer=False)),
+        "Addresses to tell peers instead of this machine's own, as behind a port mapping.",
+    )
     bootstrap: tuple[str, ...] = option(
         (),
         kinds.listing(kinds.multiaddr(with_peer=True)),

@@ -1,9 +1,11 @@
 """The daemon's composition root: what a node is made of and how the pieces meet, on one page."""
 
-import time
-from contextlib import AsyncExitStack, closing
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, closing
+from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
+from random import Random, SystemRandom
 from typing import TYPE_CHECKING
 
 import structlog
@@ -11,7 +13,7 @@ import trio
 
 from eigen.chain.evm import EvmChain
 from eigen.chain.outbox import OutboxSettings
-from eigen.chain.port import ChainUnreachable, Contracts, EndpointRefused, RunOpened
+from eigen.chain.port import ChainUnreachable, Contracts, EndpointRefused, RunOpened, ServedChain
 from eigen.chain.provider import TrioHTTPProvider
 from eigen.config.network import NetworkFile
 from eigen.config.paths import Paths
@@ -19,6 +21,7 @@ from eigen.config.schema import NodeConfig
 from eigen.crypto.identity import Identity
 from eigen.crypto.sealing_key import SealingKeyPair
 from eigen.node.blobs import DirectoryBlobs
+from eigen.node.calibrations import tolerance
 from eigen.node.canary import Canary
 from eigen.node.control import ControlServer
 from eigen.node.datasets import Datasets
@@ -29,12 +32,14 @@ from eigen.node.gossip import Gossip
 from eigen.node.governance import GovernanceService
 from eigen.node.libp2p.config import Libp2pConfig, Limits
 from eigen.node.libp2p.network import Libp2pNetwork
+from eigen.node.libp2p.surroundings import Surroundings
 from eigen.node.members import Members
 from eigen.node.methods import Methods
+from eigen.node.ports import Trainer
 from eigen.node.records import SqliteRecords
 from eigen.node.retention import Retention
 from eigen.node.rounds import Rounds
-from eigen.node.run_ports import RunPorts
+from eigen.node.run_ports import RunPorts, Watch, unwatched
 from eigen.node.settlement import Settlement
 from eigen.node.states import StateFiles
 from eigen.node.upload import UploadMeter
@@ -65,14 +70,31 @@ class Home:
     sealing: SealingKeyPair
 
 
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node that runs, as far as whoever started it deals with it."""
+
+    network: Libp2pNetwork
+    members: Members
+    datasets: Datasets
+    governance: GovernanceService
+    rounds: Rounds
+    evaluations: Evaluations
+
+
 async def run_node(
-    home: Home, *, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED
+    home: Home,
+    world: "World | None" = None,
+    *,
+    task_status: "TaskStatus[Node]" = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run a node until cancelled; `started` once peers and commands can reach it.
 
+    `world` is what it meets outside its home, this machine's and the chain's if it is left out.
     Raises `ListenError` for a taken port and `WrongChain` for a chain that is not the network's.
     A cancel closes connections and stores; what was acknowledged is on disk already.
     """
+    world = world or World()
     config, network_file, me = home.config, home.network, home.identity.address
     times = network_file.parameters
     software = f"eigen/{version('eigen')}"
@@ -81,20 +103,14 @@ async def run_node(
         records = stack.enter_context(closing(SqliteRecords(home.paths.database)))
         blobs = DirectoryBlobs(home.paths.blobs)
         blobs.clear_partial()
-        worker = await stack.enter_async_context(
-            TrainingWorker(
-                threads=config.training.threads,
-                device=config.training.device,
-                processes=config.training.processes,
-                memory_bytes=config.training.memory_mb * 1024 * 1024,
-            )
-        )
-        chain = await stack.enter_async_context(open_chain(home))
+        worker = await stack.enter_async_context(world.trainer(home))
+        chain = await stack.enter_async_context(world.chain(home))
         network = Libp2pNetwork(
             Libp2pConfig(
                 network_file.network_id,
                 config.p2p.listen,
                 (*config.p2p.bootstrap, *network_file.bootstrap),
+                config.p2p.announce,
                 software=software,
                 mdns=config.p2p.mdns,
                 upnp=config.p2p.upnp,
@@ -104,6 +120,7 @@ async def run_node(
                 limits=Limits(connections=config.p2p.connections_max),
             ),
             home.identity.secret,
+            world.around,
         )
         gossip = Gossip(home.identity, network, network_file.network_id)
         blocks = BlockExchange(network, blobs, network)
@@ -115,7 +132,7 @@ async def run_node(
             RELAYER: config.relay.enabled,
         }
         template = Heartbeat(
-            incarnation=time.time_ns() // 1_000_000,
+            incarnation=int(world.around.unix_s() * 1000),
             sequence=0,
             roles=tuple(role for role, offered in offers.items() if offered),
             payout=config.payout.address or me,
@@ -136,6 +153,7 @@ async def run_node(
             blobs,
             blocks,
             retention,
+            world.around.unix_s,
         )
         ports = RunPorts(
             home.identity,
@@ -150,6 +168,9 @@ async def run_node(
             retention,
             open_states(home, records),
             upload,
+            world.random,
+            world.watch,
+            partial(tolerance, home.paths.calibration_file),
         )
         poll_s = config.chain.poll_s
         settlement = Settlement(me, chain, records, blocks, times.relay_delay_s, poll_s)
@@ -200,7 +221,7 @@ async def run_node(
             nursery.start_soon(follow_chain, chain, governance)
             await nursery.start(control.run)
             log.info("node up", address=me.hex(), addrs=list(network.listen_addrs()))
-            task_status.started()
+            task_status.started(Node(network, members, datasets, governance, rounds, evaluations))
 
 
 def open_states(home: Home, records: SqliteRecords) -> StateFiles:
@@ -228,7 +249,29 @@ def open_chain(home: Home) -> EvmChain:
     )
 
 
-async def follow_chain(chain: EvmChain, governance: GovernanceService) -> None:
+def start_worker(home: Home) -> TrainingWorker:
+    """The processes that compute for this node, as the settings say."""
+    training = home.config.training
+    return TrainingWorker(
+        threads=training.threads,
+        device=training.device,
+        processes=training.processes,
+        memory_bytes=training.memory_mb * 1024 * 1024,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What a node meets outside its home. The defaults are a daemon's; a simulation has others."""
+
+    around: Surroundings = field(default_factory=Surroundings)
+    chain: Callable[[Home], AbstractAsyncContextManager[ServedChain]] = open_chain
+    trainer: Callable[[Home], AbstractAsyncContextManager[Trainer]] = start_worker
+    random: Random = field(default_factory=SystemRandom)
+    watch: Watch = unwatched
+
+
+async def follow_chain(chain: ServedChain, governance: GovernanceService) -> None:
     """Check the chain, then follow proposals and runs on it, until cancelled.
 
     While it cannot be reached, this waits and says so; rounds go on without it.

@@ -3,15 +3,15 @@
 It asks authors and owners for what was committed to. Which rounds to audit is the committee's say.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 
 import trio
 
 from eigen.node.exchange import Exchange, part_digest
-from eigen.node.ports import BlobStore, Network, NetworkError
+from eigen.node.ports import BlobStore, Network, NetworkError, Trainer
 from eigen.node.together import HEDGE_SHARE, first_of, together
-from eigen.node.worker import TrainingWorker
 from eigen.protocol import limits
 from eigen.protocol.effects import Audit, Audited
 from eigen.protocol.exchange import gatherers, makers, masked, seat_groups
@@ -27,6 +27,18 @@ AUDIT_PARTS_MAX = 64
 model, a sample of a large one. What is left over has to be computed for every part."""
 PARTS_AT_ONCE = 4
 """Parts audited at a time: with 64 trainers, up to 128 MiB of inputs."""
+
+INPUTS_AT_ONCE = 32
+"""Inputs asked for at a time, all parts together: one after another they would cost a round trip
+each."""
+
+
+_Inputs = list[tuple[Address, bytes, int]]
+"""Whose it is, the encoded part, and the samples behind it."""
+
+
+def _plain(inputs: _Inputs) -> list[tuple[bytes, int]]:
+    return [(data, samples) for _, data, samples in inputs]
 
 
 class AuditFailed(Exception):
@@ -49,7 +61,7 @@ class Auditor:
         me: Address,
         network: Network,
         blobs: BlobStore,
-        worker: TrainingWorker,
+        worker: Trainer,
     ) -> None:
         self._exchange = exchange
         self._context = exchange.context
@@ -58,6 +70,7 @@ class Auditor:
         self._blobs = blobs
         self._worker = worker
         self._slow: set[Address] = set()
+        self._asking = trio.CapacityLimiter(INPUTS_AT_ONCE)
 
     async def audit(self, effect: Audit) -> Audited:
         """Repeat the aggregation from committed inputs, then the outer step.
@@ -70,39 +83,50 @@ class Auditor:
         self._slow.clear()
         results = await self._exchange.results(attempt, effect.results, effect.sources)
         left: dict[int, Cid] = {}
+        worth: Counter[Address] = Counter()
+        weighed = self._weighed(effect, len(results))
         at_once = trio.CapacityLimiter(PARTS_AT_ONCE)
 
         async def check(part: int) -> None:
             async with at_once:
-                again = await self._aggregated_again(effect, part)
+                inputs = await self._committed_inputs(effect, part)
+                again = await self._aggregated_again(effect, part, inputs)
+                if part in weighed:
+                    worth.update(await self._contributions(part, inputs, results[part]))
                 if self._carries:
                     digest = effect.results[part].digest
                     self._exchange.keep_left(attempt, part, digest, again.carried)
                     left[part] = await self._blobs.put(again.carried)
 
-        await together(partial(check, part) for part in self._parts(len(results)))
+        await together(partial(check, part) for part in {*self._parts(len(results)), *weighed})
         checkpoint = await self._exchange.apply(attempt, Cid(effect.seat.base), results)
+        contributions = tuple(sorted(worth.items()))
         if not left:
-            return Audited(attempt, checkpoint)
+            return Audited(attempt, checkpoint, contributions=contributions)
         whole = LeftOver(tuple(left[part] for part in sorted(left)))
         named = await self._blobs.put(encode(whole))
         await self._exchange.note(attempt.round, named, *whole.parts)
-        return Audited(attempt, checkpoint, (named,))
+        return Audited(attempt, checkpoint, (named,), contributions=contributions)
 
-    async def _aggregated_again(self, effect: Audit, part: int) -> PartAverage:
+    async def _committed_inputs(self, effect: Audit, part: int) -> list[_Inputs]:
+        """What the included members of each group committed to."""
+        groups = seat_groups(self._context, effect.seat)
+        return [await self._inputs(effect, part, group) for group in groups]
+
+    async def _aggregated_again(
+        self, effect: Audit, part: int, by_group: list[_Inputs]
+    ) -> PartAverage:
         """One part from its committed inputs, if it comes to the same."""
         carried = await self._exchange.carried_state(effect.carried, part)
-        groups = seat_groups(self._context, effect.seat)
-        spec = self._context.spec
+        spec, given = self._context.spec, [_plain(inputs) for inputs in by_group]
         try:
-            if len(groups) == 1:
-                inputs = await self._inputs(effect, part, groups[0])
-                again = await self._worker.aggregate(spec, part, inputs, carried)
+            if len(given) == 1:
+                again = await self._worker.aggregate(spec, part, given[0], carried)
             else:
                 collected = [
                     (await self._worker.collect(spec, part, inputs), sum(s for _, s in inputs))
-                    for group in groups
-                    if (inputs := await self._inputs(effect, part, group))
+                    for inputs in given
+                    if inputs
                 ]
                 again = await self._worker.combine(spec, part, collected, carried)
         except TrainingError as error:
@@ -111,6 +135,20 @@ class Auditor:
             suspects = makers(self._context, effect.seat, part)
             raise AuditFailed(f"part {part} does not follow from its committed inputs", suspects)
         return again
+
+    def _weighed(self, effect: Audit, count: int) -> range:
+        """Parts by which pay goes: the same ones for all validators, nobody knows which before."""
+        if self._context.spec.pay.by != "contribution":
+            return range(0)
+        step = max(1, -(-count // AUDIT_PARTS_MAX))
+        return range(int.from_bytes(effect.results[0].digest[:4], "big") % step, count, step)
+
+    async def _contributions(
+        self, part: int, by_group: list[_Inputs], result: bytes
+    ) -> dict[Address, int]:
+        inputs = [one for inputs in by_group for one in inputs]
+        found = await self._worker.contributions(self._context.spec, part, _plain(inputs), result)
+        return {author: worth for (author, _, _), worth in zip(inputs, found, strict=True)}
 
     @property
     def _carries(self) -> bool:
@@ -122,22 +160,24 @@ class Auditor:
         step = max(1, -(-count // AUDIT_PARTS_MAX))
         return range(int.from_bytes(self._me[:4], "big") % step, count, step)
 
-    async def _inputs(
-        self, effect: Audit, part: int, group: Sequence[Address]
-    ) -> list[tuple[bytes, int]]:
+    async def _inputs(self, effect: Audit, part: int, group: Sequence[Address]) -> _Inputs:
         """What a group's included members committed to, with sample counts, in seat order."""
         made = dict(effect.commitments)
         holders = gatherers(self._context, effect.seat, group)[part]
         members = tuple(m.trainer for m in effect.seat.members)
-        inputs = []
-        for author in masked(members, effect.results[part].included):
-            if author not in group:
-                continue
-            if author not in made:
-                raise AuditFailed(f"part {part} includes somebody who did not commit")
-            push = await self._committed(effect.seat.attempt, part, author, made[author], holders)
-            inputs.append((push.data, made[author].samples))
-        return inputs
+        authors = [a for a in masked(members, effect.results[part].included) if a in group]
+        if any(author not in made for author in authors):
+            raise AuditFailed(f"part {part} includes somebody who did not commit")
+        pushes: dict[Address, PartPush] = {}
+
+        async def get(author: Address) -> None:
+            async with self._asking:
+                pushes[author] = await self._committed(
+                    effect.seat.attempt, part, author, made[author], holders
+                )
+
+        await together(partial(get, author) for author in authors)
+        return [(author, pushes[author].data, made[author].samples) for author in authors]
 
     async def _committed(
         self,

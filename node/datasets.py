@@ -4,7 +4,7 @@ A shard of a sealed dataset is in the clear only in memory, and only where its k
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -71,7 +71,9 @@ class Datasets:
         blobs: BlobStore,
         blocks: BlockExchange,
         retention: Retention,
+        unix_s: Callable[[], float] = time.time,
     ) -> None:
+        """`unix_s` is the calendar by which grants end."""
         self._me = me
         self._network_id = network_id
         self._sealing = sealing
@@ -82,6 +84,7 @@ class Datasets:
         self._blobs = blobs
         self._blocks = blocks
         self._retention = retention
+        self._unix_s = unix_s
         self._providers: dict[Cid, dict[Address, None]] = {}
         self._manifests: dict[Cid, DatasetManifest] = {}
         gossip.on(DatasetAnnouncement, self._announced)
@@ -146,7 +149,7 @@ class Datasets:
             if member is None or key is None:
                 log.warning("no key to grant to yet", recipient=recipient.hex(), shard=shard)
                 continue
-            expires_s = int(time.time()) + GRANT_LIFE_S
+            expires_s = int(self._unix_s()) + GRANT_LIFE_S
             context = GrantContext(self._network_id, cid, shard, recipient, expires_s)
             try:
                 wrapped = wrap_key(key, member.heartbeat.sealing_key, context)
@@ -186,7 +189,7 @@ class Datasets:
         if stored is None:
             return None
         grant = decode(stored, KeyGrant)
-        return grant if grant.expires_s > time.time() else None
+        return grant if grant.expires_s > self._unix_s() else None
 
     async def _serve_grant(self, peer: Address, payload: bytes) -> bytes:
         query = decode(payload, GrantQuery)
@@ -213,7 +216,7 @@ class Datasets:
     def _unwrap(self, grant: KeyGrant) -> bytes:
         where = (grant.manifest, grant.shard, self._me, grant.expires_s)
         context = GrantContext(self._network_id, *where)
-        return unwrap_key(grant.wrapped, self._sealing, context, now_s=int(time.time()))
+        return unwrap_key(grant.wrapped, self._sealing, context, now_s=int(self._unix_s()))
 
     async def _ask_grant(self, cid: Cid, manifest: DatasetManifest, shard: int) -> KeyGrant | None:
         for peer in (manifest.seeder, *self._providers.get(cid, ())):
@@ -231,7 +234,7 @@ class Datasets:
             except (NetworkError, WireError):
                 continue
             for grant in grants:
-                if grant.expires_s <= time.time():
+                if grant.expires_s <= self._unix_s():
                     continue
                 try:
                     if (grant.manifest, grant.shard, grant.recipient) != (cid, shard, self._me):

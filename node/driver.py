@@ -18,6 +18,8 @@ from eigen.node.gossip import Said
 from eigen.node.head_sync import HeadSync
 from eigen.node.lanes import Lanes
 from eigen.node.ports import RequestRefused
+from eigen.node.proofs import Proofs
+from eigen.node.replay import NOT_REPLAYED, Replayer
 from eigen.node.run_ports import RunPorts
 from eigen.node.updates import NOT_MADE, Updates
 from eigen.node.worker import WorkerError
@@ -43,6 +45,7 @@ from eigen.protocol.effects import (
     Publish,
     Received,
     Repair,
+    Replay,
     ResultArrived,
     SeatOpened,
     SendGroup,
@@ -62,6 +65,7 @@ from eigen.protocol.effects import (
 from eigen.protocol.head import HeadMachine
 from eigen.protocol.messages import (
     Attempt,
+    Check,
     LocalWork,
     RoundRecord,
     StepNotice,
@@ -76,6 +80,7 @@ from eigen.protocol.requests import (
 )
 from eigen.protocol.trainer import TrainerMachine
 from eigen.protocol.types import Address, Cid, Digest
+from eigen.protocol.wire import encode
 from eigen.training.errors import TrainingError
 
 log = structlog.get_logger()
@@ -125,11 +130,14 @@ class RunDriver:
         self._events_in, self._events = trio.open_memory_channel[Event](EVENTS_QUEUED_MAX)
         self._timers: dict[tuple[str, Attempt, int], trio.CancelScope] = {}
         self.evidence = EvidenceLog()
+        self.proofs = Proofs(context, ports, self.exchange, self.evidence)
+        self.replayer = Replayer(context, ports, self.exchange)
+        self._replaying: set[Check] = set()
         self.sync = HeadSync(
             context,
             ports,
             self.head,
-            residual=self.exchange.residual,
+            keep=self.proofs.keep,
             taken=self._head_taken,
             hear=self.hear,
         )
@@ -187,10 +195,13 @@ class RunDriver:
                 return
             self._finish_round(event.record)
             await self.updates.forget_before(event.record.attempt.round)
-        now = trio.current_time()
+            await self.proofs.forget(event.record)
+        now, watch = trio.current_time(), self.ports.watch
+        watch(self.me, event)
         for machine in (self.head, self.trainer, self.committee):
             if machine is not None:
                 for effect in machine.handle(event, now):
+                    watch(self.me, effect)
                     await self._perform(effect)
         if isinstance(event, Adopted):
             # What came while the head was rounds behind meant nothing to the machines then.
@@ -247,6 +258,8 @@ class RunDriver:
                 soon(self._step, effect)
             case Audit():
                 soon(self._audit, effect)
+            case Replay(check=check):
+                soon(self._replay, check)
             case Attest(record=record):
                 await self._attest(record)
             case Adopt():
@@ -325,6 +338,18 @@ class RunDriver:
             suspects = error.suspects if isinstance(error, AuditFailed) else ()
             self.post(Audited(attempt, Cid(""), (), str(error), suspects))
 
+    async def _replay(self, check: Check) -> None:
+        """Once at a time: the machine asks again each round, and a replay may take several."""
+        if check in self._replaying:
+            return
+        self._replaying.add(check)
+        try:
+            self.post(await self.replayer.replay(check))
+        except NOT_REPLAYED as error:
+            log.info("a round cannot be replayed yet", round=check.round, why=str(error))
+        finally:
+            self._replaying.discard(check)
+
     async def _attest(self, record: RoundRecord) -> None:
         attestation = self.sync.attestation(record)
         envelope = await self.ports.gossip.publish(attestation)
@@ -384,9 +409,12 @@ class RunDriver:
         seated = self.trainer is not None and peer in self.trainer.members
         return seated and not self.context.sealed
 
-    def serve_part(self, query: PartQuery) -> bytes:
-        """See `Exchange.serve_part`."""
-        return self.exchange.serve_part(query)
+    async def serve_part(self, query: PartQuery) -> bytes:
+        """See `Exchange.serve_part`; of a round that is over, a part that is replayed."""
+        try:
+            return self.exchange.serve_part(query)
+        except RequestRefused:
+            return encode(await self.proofs.part(query))
 
     def serve_result(self, query: ResultQuery) -> bytes:
         """See `Exchange.serve_result`."""

@@ -12,6 +12,7 @@ from eigen.protocol.messages import (
     SeatProposal,
     SeatVote,
     Timeout,
+    Verdict,
     digest,
 )
 from eigen.protocol.requests import EVIDENCE_BYTES_MAX, EVIDENCE_ENVELOPES_MAX, EvidenceReply
@@ -19,7 +20,7 @@ from eigen.protocol.types import Digest
 
 ENVELOPE_EXTRA_BYTES = 96
 """Signature and framing of an envelope; the rest is its payload."""
-VALIDATORS_SAY = (SeatProposal, SeatVote, Outcome, OutcomeVote, Timeout, Attestation)
+VALIDATORS_SAY = (SeatProposal, SeatVote, Outcome, OutcomeVote, Timeout, Verdict, Attestation)
 """Messages that count from validators alone."""
 
 

@@ -17,10 +17,9 @@ import trio
 from eigen.crypto.merkle import CommitmentTree, InclusionProof, verify_inclusion
 from eigen.node.fetch import BlockExchange
 from eigen.node.part_file import PartFile
-from eigen.node.ports import BlobStore, Network, NetworkError, RequestRefused
+from eigen.node.ports import BlobStore, Network, NetworkError, RequestRefused, Trainer
 from eigen.node.retention import ONCE_UNNAMED, Retention
 from eigen.node.together import HEDGE_SHARE, first_of, together
-from eigen.node.worker import TrainingWorker
 from eigen.protocol import limits
 from eigen.protocol.context import RunContext
 from eigen.protocol.effects import (
@@ -74,19 +73,20 @@ class PartsMissing(Exception):
 
 
 @dataclass(slots=True)
-class _Update:
+class OwnUpdate:
     """This node's own encoded update of one round, and the tree that it committed to."""
 
     parts: PartFile
     tree: CommitmentTree
-    residual: Cid | None  # on disk, as large as the model
+    residual: Cid  # on disk, as large as the model
+    made: Commitment
 
 
 @dataclass(slots=True)
 class _Round:
     """Parts of one round."""
 
-    current: _Update | None = None
+    current: OwnUpdate | None = None
     inputs: dict[tuple[Attempt, int, Address], PartPush] = field(default_factory=dict)
     results: dict[tuple[int, Digest], ResultPush] = field(default_factory=dict)
     taken: dict[tuple[Address, int], int] = field(default_factory=dict)  # results, by who sent them
@@ -103,7 +103,7 @@ class Exchange:
         me: Address,
         network: Network,
         blobs: BlobStore,
-        worker: TrainingWorker,
+        worker: Trainer,
         blocks: BlockExchange,
         retention: Retention,
     ) -> None:
@@ -165,11 +165,9 @@ class Exchange:
         tree, residual_root = await trio.to_thread.run_sync(_commit_to, local)
         with self._blobs.draft() as path:
             parts = await trio.to_thread.run_sync(PartFile, local.parts, path)
-        residual = await self._store(local.residual) if local.residual else None
-        if residual is not None:
-            await self.note(attempt.round, residual)
-        self._round(attempt.round).current = _Update(parts, tree, residual)
-        return Commitment(
+        residual = await self._store(local.residual)
+        await self.note(attempt.round, residual)
+        made = Commitment(
             attempt,
             base,
             tree.root,
@@ -178,6 +176,8 @@ class Exchange:
             local.samples,
             tuple(local.loss_trace),
         )
+        self._round(attempt.round).current = OwnUpdate(parts, tree, residual, made)
+        return made
 
     async def _store(self, residual: bytes | Files) -> Cid:
         if isinstance(residual, bytes):
@@ -185,10 +185,19 @@ class Exchange:
         [path] = residual.paths
         return await self._blobs.put_file(Path(path))
 
-    def residual(self, round_: int) -> Cid | None:
-        """What the codec left out of this node's update of a round."""
+    def update(self, round_: int) -> OwnUpdate | None:
+        """This node's update of a round that is not attested yet."""
         held = self._rounds.get(round_)
-        return held.current.residual if held and held.current else None
+        return held.current if held else None
+
+    def updated(self) -> list[int]:
+        """Rounds of which this node has an update, and does not know yet that they are over."""
+        return [number for number, held in self._rounds.items() if held.current is not None]
+
+    def commitment(self, attempt: Attempt) -> Commitment | None:
+        """What this node commits to with its update, in an attempt."""
+        held = self._rounds.get(attempt.round)
+        return replace(held.current.made, attempt=attempt) if held and held.current else None
 
     def _own_push(self, attempt: Attempt, part: int) -> PartPush | None:
         held = self._rounds.get(attempt.round)
@@ -430,9 +439,13 @@ class Exchange:
 
 def _commit_to(local: LocalUpdate) -> tuple[CommitmentTree, Digest]:
     """The tree over an update's parts, and the root over its residual's chunks."""
-    with _opened(local.residual) as left:
-        chunks = iter(partial(left.read, limits.BLOCK_BYTES_MAX), b"")
-        return CommitmentTree(local.parts), CommitmentTree(chunks).root
+    return CommitmentTree(local.parts), residual_tree(local.residual).root
+
+
+def residual_tree(residual: bytes | Files) -> CommitmentTree:
+    """The tree whose root a commitment names, over chunks of `limits.RESIDUAL_CHUNK_BYTES`."""
+    with _opened(residual) as file:
+        return CommitmentTree(iter(partial(file.read, limits.RESIDUAL_CHUNK_BYTES), b""))
 
 
 def _opened(residual: bytes | Files) -> BinaryIO:

@@ -6,6 +6,7 @@ its author's signature holds, and the check of whoever handles that type accepts
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import structlog
@@ -13,6 +14,7 @@ import structlog
 from eigen.crypto.envelope import BadSignature, author_of, sign_envelope
 from eigen.crypto.identity import Identity
 from eigen.node.ports import Network, Verdict
+from eigen.protocol import messages
 from eigen.protocol.messages import (
     Attestation,
     Commitment,
@@ -50,10 +52,15 @@ TYPES: dict[Topic, tuple[type, ...]] = {
         Outcome,
         OutcomeVote,
         Timeout,
+        messages.Verdict,
     ),
     Topic.ATTESTATIONS: (Attestation,),
 }
 TOPIC_OF = {kind: topic for topic, kinds in TYPES.items() for kind in kinds}
+
+
+OPENED_MAX = 16
+"""Messages that stay open between their check and their handling, so that each is verified once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +85,8 @@ class Gossip:
         self._network_id = network_id
         self._checks: dict[type, Check] = {}
         self._handlers: dict[type, Handle] = {}
+        self.open = lru_cache(OPENED_MAX)(self._open)
+        """Decode and verify. Raises `WireError` or `BadSignature`."""
 
     def on(self, kind: type, handle: Handle, check: Check | None = None) -> None:
         """Who handles a message type, and an extra check before it is passed on."""
@@ -95,8 +104,7 @@ class Gossip:
     def _name(self, topic: Topic) -> str:
         return f"/eigen/{self._network_id}/{topic}/1"
 
-    def open(self, topic: Topic, data: bytes) -> Said:
-        """Decode and verify. Raises `WireError` or `BadSignature`."""
+    def _open(self, topic: Topic, data: bytes) -> Said:
         envelope = decode(data, Envelope)
         return self.read(topic, envelope)
 

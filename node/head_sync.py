@@ -4,8 +4,7 @@ The head machine says when a round is attested; this file checks signatures, fet
 missing, and makes it durable before anybody acts on it.
 """
 
-import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 import trio
@@ -17,9 +16,10 @@ from eigen.node.evidence_log import run_of
 from eigen.node.fetch import ContentUnavailable
 from eigen.node.gossip import Said
 from eigen.node.ports import NetworkError
-from eigen.node.retention import ONCE_UNNAMED
+from eigen.node.retention import Row
 from eigen.node.run_ports import RunPorts
 from eigen.protocol import limits
+from eigen.protocol.checks import due
 from eigen.protocol.cid import RAW, cid_of, digest_of
 from eigen.protocol.context import RunContext
 from eigen.protocol.effects import Adopt
@@ -35,7 +35,7 @@ from eigen.protocol.requests import (
     HeadQuery,
     HeadReply,
 )
-from eigen.protocol.types import Address, Cid, Digest
+from eigen.protocol.types import Address, Digest
 from eigen.protocol.wire import WireError, decode, encode
 
 log = structlog.get_logger()
@@ -45,8 +45,8 @@ REQUEST_TIMEOUT_S = 10.0
 CATCH_UP_S = 0.1
 """A node that is rounds behind hears of several attested ones at once; it waits for the newest."""
 
-Residual = Callable[[int], Cid | None]
-"""What this node's codec left out in a round, if it trained in it."""
+Keep = Callable[[RoundRecord], Awaitable[list[Row]]]
+"""Told of a record before it is stored: what is to be stored with it."""
 Taken = Callable[[HeadReply], None]
 """Told of each new head, after it is durable."""
 
@@ -60,18 +60,16 @@ class HeadSync:
         ports: RunPorts,
         head: HeadMachine,
         *,
-        residual: Residual,
+        keep: Keep,
         taken: Taken,
         hear: Callable[[Said], None],
     ) -> None:
         self._context = context
         self._ports = ports
         self._head = head
-        self._me = ports.identity.address
-        self._residual = residual
+        self._keep = keep
         self._taken = taken
         self._hear = hear
-        self._random = random.SystemRandom()
         self._adopting = trio.Lock()
         self._newest = 0  # the last round that was attested, here or not
 
@@ -155,29 +153,27 @@ class HeadSync:
         run, number = self._context.run, record.attempt.round
         if number <= self._head.round:
             return
-        rows: list[tuple[str, bytes, bytes | None]] = [
+        rows: list[Row] = [
             ("head", run, encode(reply)),
             ("round", run + number.to_bytes(8, "big"), encode(reply)),
         ]
-        residual = self._residual(number)
-        if residual is not None:
-            rows += self._ports.retention.moved(run, number, ONCE_UNNAMED, residual)
-            if any(c.account == self._me for c in record.trainers):
-                rows.append(("residual", run, residual.encode()))
+        rows += await self._keep(record)
         await self._ports.records.commit(rows)
         await self._ports.blocks.provide(stored)
         await self._ports.blocks.provide(record.checkpoint)
         self._taken(reply)
-        await self._ports.retention.collect(record, finished=self._is_last(record))
-
-    def _is_last(self, record: RoundRecord) -> bool:
-        return record.attempt.round >= self._context.spec.rounds
+        await self._collect(record)
 
     async def collect(self) -> None:
         """Delete what old rounds left, where that was cut short before a restart."""
         if self._head.head is not None:
-            head = self._head.head
-            await self._ports.retention.collect(head, finished=self._is_last(head))
+            await self._collect(self._head.head)
+
+    async def _collect(self, head: RoundRecord) -> None:
+        """The bases of rounds that are to be replayed stay."""
+        needed = {check.round - 1 for check in due(self._context, head)}
+        finished = head.attempt.round >= self._context.spec.rounds
+        await self._ports.retention.collect(head, finished=finished, needed=needed)
 
     # repairing ------------------------------------------------------------------------------------
     async def repair(self) -> None:
@@ -186,7 +182,7 @@ class HeadSync:
         pool = sorted(connected & self._context.validators) or sorted(connected)
         if not pool:
             return
-        peer = self._random.choice(pool)
+        peer = self._ports.random.choice(pool)
         run = self._context.run
         try:
             reply = decode(

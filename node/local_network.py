@@ -61,6 +61,8 @@ class Place:
     host: str = "127.0.0.1"
     command: Sequence[str] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
+    front: str = ""
+    """Multiaddr at which others reach it, where something stands between."""
 
 
 @dataclass(slots=True)
@@ -85,7 +87,8 @@ class LocalNode:
     @property
     def multiaddr(self) -> str:
         """Where it is dialled."""
-        return f"/ip4/{self.place.host}/tcp/{self.port}/p2p/{NodeKey(self.identity.secret).peer_id}"
+        reached = self.place.front or f"/ip4/{self.place.host}/tcp/{self.port}"
+        return f"{reached}/p2p/{NodeKey(self.identity.secret).peer_id}"
 
     @property
     def running(self) -> bool:
@@ -169,6 +172,9 @@ class LocalNetworkConfig:
     parameters: Parameters = FAST
     places: Mapping[str, Place] = field(default_factory=dict)
     """Of nodes that run elsewhere than on loopback, by name (`trainer-1`, `validator-1`, …)."""
+    quorum: int = 0
+    """Validators that must attest; 0 is a majority."""
+    name: str = "digits"
 
 
 class LocalNetwork:
@@ -224,7 +230,7 @@ class LocalNetwork:
     async def _make_homes(self) -> None:
         names = [f"trainer-{i + 1}" for i in range(self.config.trainers)]
         names += [f"validator-{i + 1}" for i in range(self.config.validators)]
-        ports = _free_ports(len(names))
+        ports = free_ports(len(names))
 
         async def make(name: str, port: int) -> None:
             home = self.config.root / name
@@ -239,6 +245,8 @@ class LocalNetwork:
                 "chain.poll_s": "0.5",
                 **place.settings,
             }
+            if place.front:
+                settings["p2p.announce"] = place.front
             flags = [f"--set={key}={value}" for key, value in settings.items()]
             await eigen(home, *flags, "init")
             identity = load_identity(home / "keys" / "node.key", None)
@@ -255,7 +263,7 @@ class LocalNetwork:
         async with TrioHTTPProvider([self.chain.url], chain_id=self.chain.chain_id) as provider:
             contracts = await self._deploy(provider, self.chain.accounts[0].secret)
         self.file = NetworkFile(
-            name="digits",
+            name=self.config.name,
             chain_id=self.chain.chain_id,
             rpc_urls=(self.chain.url,),
             contracts=ContractAddresses(
@@ -273,7 +281,7 @@ class LocalNetwork:
             token_symbol="DIGITS",  # noqa: S106
             founders=[(node.address, FOUNDER_TOKENS * TOKEN) for node in self.nodes],
             validators=[node.address for node in self.validators],
-            quorum=config.validators // 2 + 1,
+            quorum=config.quorum or config.validators // 2 + 1,
             voting_delay_s=0,
             voting_period_s=config.voting_period_s,
             timelock_delay_s=1,
@@ -341,7 +349,7 @@ class LocalNetwork:
                 nursery.start_soon(eigen, node.home, "vote", proposal, "--for")
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that were free a moment ago, all different."""
     sockets = [socket.socket() for _ in range(count)]
     try:

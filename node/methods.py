@@ -15,15 +15,16 @@ from eigen.node.evaluation import Evaluations
 from eigen.node.exit_codes import ExitCode
 from eigen.node.governance import GovernanceService, UnknownProposal
 from eigen.node.members import Members
+from eigen.node.replay import NOT_REPLAYED
 from eigen.node.rounds import Rounds
 from eigen.node.run_ports import RunPorts
 from eigen.node.settlement import NothingToClaim, Settlement
 from eigen.protocol.cid import CidError, parse_cid
 from eigen.protocol.governance import KnownProposal
-from eigen.protocol.messages import Proposal
+from eigen.protocol.messages import Check, Proposal
 from eigen.protocol.run import RunSpec, run_id
 from eigen.protocol.types import Address, Cid, RunId
-from eigen.protocol.wire import WireError, decode_bare
+from eigen.protocol.wire import WireError, decode_bare, encode
 
 if TYPE_CHECKING:
     from eigen.node.app import Home
@@ -74,6 +75,9 @@ class Methods:
             "propose": self.propose,
             "vote": self.vote,
             "pin": self.pin,
+            "proofs": self.proofs,
+            "proof": self.proof,
+            "replay": self.replay,
             "claim": self.claim,
             "stop": self.stop,
         }
@@ -158,6 +162,60 @@ class Methods:
             "posted": {str(n): tx for (r, n), tx in self._settlement.posted.items() if r == run},
             "notes": [f"{what}: {detail}" if detail else what for what, detail in driver.notes],
         }
+
+    # proofs ---------------------------------------------------------------------------------------
+    async def proofs(self, params: dict[str, Any]) -> list[dict[str, Any]]:
+        """Proofs that are here, oldest first, and whether their rounds were or will be replayed."""
+        rows = []
+        for run, driver in self._rounds.drivers.items():
+            if not run.hex().startswith(str(params.get("run", ""))):
+                continue
+            head = driver.head.head
+            due = {(c.round, c.trainer) for c in head.checks} if head else set()
+            ejected = head.ejected if head else ()
+            for round_, trainer in await driver.proofs.known():
+                state = "ejected" if trainer in ejected else "credited"
+                rows.append(
+                    {
+                        "id": (await driver.proofs.named(round_, trainer)).hex(),
+                        "run": run.hex(),
+                        "round": round_,
+                        "trainer": format_address(trainer),
+                        "state": "replay due" if (round_, trainer) in due else state,
+                    }
+                )
+        return rows
+
+    async def proof(self, params: dict[str, Any]) -> dict[str, Any]:
+        """The one proof whose id starts with `id`, as hexadecimal canonical bytes."""
+        wanted = str(params.get("id", "")).removeprefix("0x")
+        found = [
+            (driver, round_, trainer)
+            for driver in self._rounds.drivers.values()
+            for round_, trainer in await driver.proofs.known()
+            if (await driver.proofs.named(round_, trainer)).hex().startswith(wanted)
+        ]
+        if not wanted or len(found) != 1:
+            text = f"{len(found)} proofs match {wanted!r}; see: eigen proofs list"
+            raise ControlError(text, ExitCode.USAGE)
+        [(driver, round_, trainer)] = found
+        proof = await driver.proofs.proof(round_, trainer)
+        if proof is None:
+            raise ControlError("its seat or record is no longer here", ExitCode.FAILED)
+        return {"proof": encode(proof).hex()}
+
+    async def replay(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Do a trainer's round again, and say what that shows."""
+        try:
+            driver = self._rounds.drivers[RunId(bytes.fromhex(params["run"]))]
+            check = Check(Address(bytes.fromhex(params["trainer"])), int(params["round"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ControlError("this run is not open here", ExitCode.USAGE) from error
+        try:
+            shown = await driver.replayer.replay(check)
+        except NOT_REPLAYED as error:
+            raise ControlError(f"it cannot be replayed: {error}", ExitCode.FAILED) from error
+        return {"finding": shown.finding.name.lower(), "deviation": shown.deviation}
 
     # what a person asks for -----------------------------------------------------------------------
     async def seed(self, params: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,18 @@ from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
+from eigen.protocol.run import RunSpec
 from eigen.protocol.types import Address, Cid
+from eigen.training.frames import Files
+from eigen.training.replay import Claimed, Opened
+from eigen.training.results import (
+    Encoded,
+    Evaluation,
+    LocalDelta,
+    LocalUpdate,
+    PartAverage,
+    Replay,
+)
 
 
 class Verdict(Enum):
@@ -277,4 +288,109 @@ class RecordStore(Protocol):
 
     async def scan(self, kind: str, prefix: bytes = b"") -> Sequence[tuple[bytes, bytes]]:
         """Rows of a kind whose key starts with `prefix`, in key order."""
+        ...
+
+
+class Trainer(Protocol):
+    """`eigen.training.engine.Engine`'s calls as coroutines; a cancelled one leaves nothing behind.
+
+    All raise what the engine does, or `WorkerError` where what computes does not last.
+    """
+
+    def part_count(self, spec: RunSpec) -> int:
+        """Parts of an update; known at once."""
+        ...
+
+    def carries(self, spec: RunSpec) -> bool:
+        """Whether aggregating a part leaves state for the next round; known at once."""
+        ...
+
+    async def initial_checkpoint(self, spec: RunSpec) -> bytes:
+        """See `Engine.initial_checkpoint`."""
+        ...
+
+    async def train(
+        self,
+        spec: RunSpec,
+        base: bytes | Files,
+        shards: Sequence[bytes],
+        order_seed: bytes,
+        residual: bytes | Files,
+        rounds_before: int = 0,
+        kept: bytes = b"",
+        *,
+        into: Path | None = None,
+    ) -> LocalUpdate:
+        """See `Engine.train`. With `into`, the residual may be written there."""
+        ...
+
+    async def local_steps(
+        self,
+        spec: RunSpec,
+        base: bytes | Files,
+        shards: Sequence[bytes],
+        order_seed: bytes,
+        rounds_before: int = 0,
+        kept: bytes = b"",
+        own: Sequence[bytes] = (),
+    ) -> LocalDelta:
+        """See `Engine.local_steps`. Other calls do not wait for it."""
+        ...
+
+    async def encode(
+        self, spec: RunSpec, delta: bytes, residual: bytes | Files, *, into: Path | None = None
+    ) -> Encoded:
+        """See `Engine.encode`. With `into`, the new residual may be written there."""
+        ...
+
+    async def aggregate(
+        self, spec: RunSpec, part: int, inputs: Sequence[tuple[bytes, int]], carried: bytes
+    ) -> PartAverage:
+        """See `Engine.aggregate`."""
+        ...
+
+    async def collect(self, spec: RunSpec, part: int, inputs: Sequence[tuple[bytes, int]]) -> bytes:
+        """See `Engine.collect`."""
+        ...
+
+    async def combine(
+        self, spec: RunSpec, part: int, inputs: Sequence[tuple[bytes, int]], carried: bytes
+    ) -> PartAverage:
+        """See `Engine.combine`."""
+        ...
+
+    async def contributions(
+        self, spec: RunSpec, part: int, inputs: Sequence[tuple[bytes, int]], result: bytes
+    ) -> list[int]:
+        """See `Engine.contributions`."""
+        ...
+
+    async def replay(
+        self,
+        spec: RunSpec,
+        base: bytes | Files,
+        shards: Sequence[bytes],
+        order_seed: bytes,
+        rounds_before: int,
+        own: Sequence[bytes],
+        parts: Sequence[bytes],
+        opened: Opened,
+        claimed: Claimed,
+    ) -> Replay:
+        """See `Engine.replay`. Other calls do not wait for it."""
+        ...
+
+    async def outer_step(
+        self,
+        spec: RunSpec,
+        base: bytes | Files,
+        results: Sequence[bytes],
+        *,
+        into: Path | None = None,
+    ) -> bytes:
+        """See `Engine.outer_step`. With `into`, the checkpoint is written there, none returned."""
+        ...
+
+    async def evaluate(self, spec: RunSpec, checkpoint: bytes, data: bytes) -> Evaluation:
+        """See `Engine.evaluate`."""
         ...

@@ -5,7 +5,7 @@ Only what is noted is ever deleted, and of that nothing which a later round, ano
 names. So a blob that nobody thought of stays, rather than being lost.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 import structlog
 import trio
@@ -71,9 +71,11 @@ class Retention:
         return [Cid(key.decode()) for key, _ in await self._records.scan(PINNED)]
 
     # deleting -------------------------------------------------------------------------------------
-    async def collect(self, head: RoundRecord, *, finished: bool) -> None:
-        """A run's head is on disk: delete what its old rounds left. Of a finished run, the last
-        checkpoint stays.
+    async def collect(
+        self, head: RoundRecord, *, finished: bool, needed: Container[int] = ()
+    ) -> None:
+        """A run's head is on disk: delete what its old rounds left, but for the `needed` ones. Of a
+        finished run, the last checkpoint stays.
 
         What was read or written a moment ago, or is pinned, waits for a later call. A cancel leaves
         the rest for the next.
@@ -87,7 +89,7 @@ class Retention:
             again: set[Cid] = set()
             for key, _ in await self._records.scan(NOTED):
                 of_run, of_round, cid = _read(key)
-                if of_run == run and of_round < oldest_kept:
+                if of_run == run and of_round < oldest_kept and of_round not in needed:
                     old[key] = cid
                 else:
                     again.add(cid)

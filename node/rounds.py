@@ -31,6 +31,7 @@ from eigen.protocol.requests import (
     EXCHANGE,
     HEAD,
     HEAD_REPLY_BYTES_MAX,
+    OPENING,
     PART,
     PART_MESSAGE_BYTES_MAX,
     RESULT,
@@ -38,6 +39,7 @@ from eigen.protocol.requests import (
     GroupPush,
     HeadQuery,
     HeadReply,
+    OpeningQuery,
     PartPush,
     PartQuery,
     ResultPush,
@@ -93,6 +95,7 @@ class Rounds:
         ports.network.serve_bulk(EXCHANGE, self._take_all)
         serve(PART, self._serve_part, request_bytes_max=small)
         serve(RESULT, self._serve_result, request_bytes_max=small)
+        serve(OPENING, self._serve_opening, request_bytes_max=small)
         serve(HEAD, self._serve_head, request_bytes_max=small)
         serve(EVIDENCE, self._serve_evidence, request_bytes_max=small)
         members.watch(self._membership_changed)
@@ -239,7 +242,14 @@ class Rounds:
         driver = self._driver_of(query.attempt.run)
         if not driver.shows_parts_to(peer):
             raise RequestRefused("parts are shown to validators, and where data is open to members")
-        return driver.serve_part(query)
+        return await driver.serve_part(query)
+
+    async def _serve_opening(self, peer: Address, payload: bytes) -> bytes:
+        query = decode(payload, OpeningQuery)
+        driver = self._driver_of(query.run)
+        if not driver.shows_parts_to(peer):
+            raise RequestRefused("residuals are opened to validators")
+        return encode(await driver.proofs.opening(query))
 
     async def _serve_result(self, _peer: Address, payload: bytes) -> bytes:
         query = decode(payload, ResultQuery)

@@ -28,6 +28,12 @@ lr = 1.0
 [aggregation]
 rule = "cosine-filter"
 tolerated_percent = 30        # of the trainers, who may lie
+
+[pay]
+by = "contribution"           # or "samples"
+share_max_percent = 50        # of a round's reward, to one trainer
+held_rounds = 24              # over which pay is released
+replay_percent = 5            # of credited rounds
 """
 
 import tomllib
@@ -39,7 +45,7 @@ from typing import Any
 from eigen.node.exit_codes import ExitCode, UserError
 from eigen.protocol.cid import raw_cid
 from eigen.protocol.limits import DESCRIPTION_BYTES_MAX, PART_VALUES_MAX
-from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec, RunSpec
+from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec, PaySpec, RunSpec
 from eigen.protocol.types import Cid
 from eigen.protocol.wire import WireError, encode_bare
 
@@ -47,6 +53,8 @@ TOKEN = 10**18
 RUN_FILE_BYTES_MAX = 256 * 1024
 DEFAULT_AGGREGATION = AggregationSpec("cosine-filter", 3_000)
 """The rule that no attack of docs/aggregation.md's tables broke, and the share of liars there."""
+DEFAULT_PAY = PaySpec("contribution", share_max_bps=5_000, held_rounds=24, replay_bps=500)
+"""With these no way of not doing the work pays: see docs/contribution-proofs.md."""
 NUMBER_MAX = 1e300
 """Larger ones are infinite, or too large for a float: no setting comes near."""
 
@@ -128,6 +136,7 @@ class RunFile:
                 validator_share_bps=round(100 * reader.number("validator_share_percent", 10.0)),
                 seed=reader.take("seed", int, 0),
                 overlap=reader.take("overlap", bool, False),
+                pay=_pay(reader),
             )
             encode_bare(spec)  # every bound of the wire holds for what a person writes, too
         except (WireError, ValueError) as error:
@@ -152,6 +161,19 @@ def _aggregation(table: "_Table") -> AggregationSpec:
     return AggregationSpec(rule, share_bps)
 
 
+def _pay(reader: "_Table") -> PaySpec:
+    """Replays are the default where rounds can be replayed."""
+    pay, overlap = reader.sub("pay", {}), reader.take("overlap", bool, False)
+    kept = reader.sub("inner").take("moments", str, "fresh") == "kept"
+    usual_bps = 0 if overlap or kept else DEFAULT_PAY.replay_bps
+    return PaySpec(
+        pay.take("by", str, DEFAULT_PAY.by),
+        round(100 * pay.number("share_max_percent", DEFAULT_PAY.share_max_bps / 100)),
+        pay.take("held_rounds", int, DEFAULT_PAY.held_rounds),
+        round(100 * pay.number("replay_percent", usual_bps / 100)),
+    )
+
+
 _FILE_TERMS = {
     "RunSpec.": "",
     "aggregation.tolerated_bps": "aggregation.tolerated_percent (in hundredths)",
@@ -159,6 +181,8 @@ _FILE_TERMS = {
     "trainers_min": "trainers",
     "trainers_max": "trainers",
     "trainers is above trainers": "trainers: the fewest is above the most",
+    "pay.share_max_bps": "pay.share_max_percent (in hundredths)",
+    "pay.replay_bps": "pay.replay_percent (in hundredths)",
     "validator_share_bps": "validator_share_percent (in hundredths)",
     "dataset: not a CID": "dataset.manifest: not a CID",
 }
@@ -239,6 +263,7 @@ _TOP = {
     "part_values",
     "seed",
     "overlap",
+    "pay",
     "model",
     "dataset",
     "inner",
@@ -268,6 +293,7 @@ def load_run_file(path: Path) -> RunFile:
     top.sub("inner").refuse_unknown(_INNER)
     top.sub("outer").refuse_unknown({"rule", "lr", "momentum"})
     top.sub("aggregation", {}).refuse_unknown({"rule", "tolerated_percent"})
+    top.sub("pay", {}).refuse_unknown({"by", "share_max_percent", "held_rounds", "replay_percent"})
     data = top.sub("dataset")
     data.refuse_unknown({"manifest", "source", "shards", "sealed", "unpinned"})
     if ("manifest" in table["dataset"]) == ("source" in table["dataset"]):

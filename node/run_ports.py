@@ -1,17 +1,36 @@
 """What the driver of a run needs of its node."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from random import Random, SystemRandom
 
 from eigen.chain.port import Chain
 from eigen.crypto.identity import Identity
 from eigen.node.datasets import Datasets
 from eigen.node.fetch import BlockExchange
 from eigen.node.gossip import Gossip
-from eigen.node.ports import BlobStore, BulkNetwork, RecordStore
+from eigen.node.ports import BlobStore, BulkNetwork, RecordStore, Trainer
 from eigen.node.retention import Retention
 from eigen.node.states import StateFiles
 from eigen.node.upload import UploadMeter
-from eigen.node.worker import TrainingWorker
+from eigen.protocol.effects import Effect, Event
+from eigen.protocol.run import RunSpec
+from eigen.protocol.types import Address
+from eigen.training.calibration import DEFAULTS, Tolerance
+
+
+def default_tolerance(spec: RunSpec) -> Tolerance:
+    """Where nothing was measured."""
+    return DEFAULTS[spec.inner.precision]
+
+
+Watch = Callable[[Address, Event | Effect], None]
+"""Sees each event that a node's machines are told, and each effect before it is performed. It must
+not block, nor raise."""
+
+
+def unwatched(_node: Address, _what: Event | Effect) -> None:
+    """Nobody looks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +44,13 @@ class RunPorts:
     blobs: BlobStore
     blocks: BlockExchange
     datasets: Datasets
-    worker: TrainingWorker
+    worker: Trainer
     chain: Chain
     retention: Retention
     states: StateFiles
     upload: UploadMeter = field(default_factory=UploadMeter)
+    random: Random = field(default_factory=SystemRandom)
+    """Whom to ask, where several would do."""
+    watch: Watch = unwatched
+    tolerance: Callable[[RunSpec], Tolerance] = default_tolerance
+    """By how much an honest replay may be off."""

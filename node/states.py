@@ -5,6 +5,7 @@ of the round before stay until the round is over: who is killed makes the same u
 """
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 
 import structlog
@@ -16,7 +17,10 @@ from eigen.protocol.types import RunId
 
 log = structlog.get_logger()
 
-OPTIMIZER, PARTS = KINDS = ("optimizer", "parts")
+OPTIMIZER, PARTS = GONE_ON_FROM = ("optimizer", "parts")
+DRAWN = "drawn"
+"""An update that is to be replayed."""
+KINDS = (*GONE_ON_FROM, DRAWN)
 
 
 class StateFiles:
@@ -62,14 +66,24 @@ class StateFiles:
             return b""
 
     async def forget_before(self, run: RunId, round_: int) -> None:
-        """Remove what there is of earlier rounds."""
-        old = [
-            (kind, key)
-            for kind in KINDS
-            for key, _ in await self._records.scan(kind, run)
-            if key < _key(run, round_)
-        ]
+        """Remove what a trainer went on from after earlier rounds."""
+        await self._remove(
+            run,
+            [
+                (kind, key)
+                for kind in GONE_ON_FROM
+                for key, _ in await self._records.scan(kind, run)
+                if key < _key(run, round_)
+            ],
+        )
 
+    async def keep_only(self, kind: str, run: RunId, rounds: Collection[int]) -> None:
+        """Remove what there is of one kind after other rounds."""
+        keys = [key for key, _ in await self._records.scan(kind, run)]
+        old = [(kind, k) for k in keys if int.from_bytes(k[-8:], "big") not in rounds]
+        await self._remove(run, old)
+
+    async def _remove(self, run: RunId, old: list[tuple[str, bytes]]) -> None:
         def remove() -> None:
             for kind, key in old:
                 self._path(kind, run, int.from_bytes(key[-8:], "big")).unlink(missing_ok=True)

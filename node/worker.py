@@ -14,10 +14,11 @@ What the engine itself raises (`eigen.training.errors`) comes through as it is.
 import contextlib
 import fcntl
 import io
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +32,17 @@ from eigen.protocol.wire import encode_bare
 from eigen.training import spec as specs
 from eigen.training.errors import BY_NAME
 from eigen.training.frames import OK, Files, FrameError, pack, reader
-from eigen.training.results import Encoded, Evaluation, LocalDelta, LocalUpdate, PartAverage
+from eigen.training.gap import SAMPLES
+from eigen.training.replay import Claimed, Opened
+from eigen.training.results import (
+    Encoded,
+    Evaluation,
+    Gap,
+    LocalDelta,
+    LocalUpdate,
+    PartAverage,
+    Replay,
+)
 
 CALL_TIMEOUT_S = 600.0
 """A round of local steps on a slow machine; what takes longer is stuck."""
@@ -66,10 +77,11 @@ class WorkerTimedOut(WorkerError):
 class TrainingWorker:
     """A child process that computes for this node, started at the first call.
 
-    `processes` of them share local steps, one a GPU, where there is more than one.
+    `processes` of them share local steps, one a GPU, where there is more than one. `environ` is
+    added to this process's environment.
 
-    Local steps that are made ahead of their round run in a second child, with the same settings, so
-    that a round's other calls go on meanwhile: it is started at the first of them.
+    Local steps that are made ahead of their round, and replays, run in a second child, with the
+    same settings, so that a round's other calls go on meanwhile: it is started at the first.
 
     Calls to one child wait for each other in order of arrival; `timeout_s` counts from when a
     call's turn comes, the start of the process and of torch (some seconds) included.
@@ -89,6 +101,7 @@ class TrainingWorker:
         processes: int = 1,
         memory_bytes: int | None = None,
         nice: int = 10,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         self._command = [sys.executable, "-P", "-m"]
         if processes > 1:
@@ -104,6 +117,7 @@ class TrainingWorker:
             "processes": processes,
             "memory_bytes": memory_bytes,
             "nice": nice,
+            "environ": dict(environ or {}),
         }
         self._turn = trio.Lock()
         self._process: trio.Process | None = None
@@ -180,10 +194,7 @@ class TrainingWorker:
     ) -> LocalDelta:
         """See `Engine.local_steps`. In a child of its own: other calls do not wait for it."""
         values = [base, shards, order_seed, rounds_before, kept, own]
-        if self._beside is None:
-            self._beside = TrainingWorker(**self._options)
-            self._beside._closed = self._closed
-        return LocalDelta(*await self._beside._call("local_steps", spec, values, timeout_s))
+        return LocalDelta(*await self._call_beside("local_steps", spec, values, timeout_s))
 
     async def encode(
         self,
@@ -233,6 +244,57 @@ class TrainingWorker:
         """See `Engine.combine`."""
         return PartAverage(*await self._call("combine", spec, [part, inputs, carried], timeout_s))
 
+    async def contributions(
+        self,
+        spec: RunSpec,
+        part: int,
+        inputs: Sequence[tuple[bytes, int]],
+        result: bytes,
+        samples: int = 0,
+        *,
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> list[int]:
+        """See `Engine.contributions`."""
+        values = [part, inputs, result, samples]
+        [found] = await self._call("contributions", spec, values, timeout_s)
+        return list(found)
+
+    async def replay(
+        self,
+        spec: RunSpec,
+        base: bytes | Files,
+        shards: Sequence[bytes],
+        order_seed: bytes,
+        rounds_before: int,
+        own: Sequence[bytes],
+        parts: Sequence[bytes],
+        opened: Opened,
+        claimed: Claimed,
+        *,
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> Replay:
+        """See `Engine.replay`. In the child of `local_steps`: other calls do not wait for it."""
+        values = [base, shards, order_seed, rounds_before, own, parts, opened, claimed]
+        return Replay(*await self._call_beside("replay", spec, values, timeout_s))
+
+    async def gap(
+        self,
+        spec: RunSpec,
+        base: bytes | Files,
+        parts: Sequence[bytes],
+        shards: Sequence[bytes],
+        order_seed: bytes,
+        fresh: Sequence[bytes],
+        seed: bytes,
+        count: int = SAMPLES,
+        own: Sequence[bytes] = (),
+        *,
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> Gap:
+        """See `Engine.gap`."""
+        values = [base, parts, shards, order_seed, fresh, seed, count, own]
+        return Gap(*await self._call("gap", spec, values, timeout_s))
+
     async def outer_step(
         self,
         spec: RunSpec,
@@ -255,6 +317,14 @@ class TrainingWorker:
     ) -> Evaluation:
         """See `Engine.evaluate`."""
         return Evaluation(*await self._call("evaluate", spec, [checkpoint, data], timeout_s))
+
+    async def _call_beside(
+        self, name: str, spec: RunSpec, values: Sequence[Any], timeout_s: float
+    ) -> list[Any]:
+        if self._beside is None:
+            self._beside = TrainingWorker(**self._options)
+            self._beside._closed = self._closed
+        return await self._beside._call(name, spec, values, timeout_s)
 
     async def _call(
         self,
@@ -293,7 +363,10 @@ class TrainingWorker:
         if self._process is None:
             try:
                 self._process = await trio.lowlevel.open_process(
-                    self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                    self._command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    env=os.environ | self._options["environ"],
                 )
             except OSError as error:
                 raise WorkerCrashed(f"the process cannot be started: {error}") from None

@@ -19,6 +19,7 @@ from enum import Enum
 from typing import Any
 
 from eigen.protocol import limits
+from eigen.protocol.checks import Checks
 from eigen.protocol.context import RunContext
 from eigen.protocol.effects import (
     Adopted,
@@ -35,6 +36,7 @@ from eigen.protocol.effects import (
     Persist,
     Publish,
     Received,
+    Replayed,
     SeatOpened,
     SetTimer,
     Started,
@@ -53,6 +55,7 @@ from eigen.protocol.messages import (
     StepNotice,
     Timeout,
     Topic,
+    Verdict,
     digest,
 )
 from eigen.protocol.outcomes import Outcomes, misplaced
@@ -91,12 +94,12 @@ class CommitteeMachine:
         self.context = context
         self.me = me
         self.head = head
-        self._trainers: tuple[Address, ...] = ()
-        self._uploads: dict[Address, int] = {}
+        self._trainers: dict[Address, int] = {}  # who may be seated, and their lines
         self._down = Unreachable()
         self._ahead = Early()
-        self._announced: frozenset[Address] = frozenset()  # who holds the last round's checkpoint
-        self._ready = frozenset(c.account for c in head.head.trainers) if head.head else frozenset()
+        self._announced: set[Address] = set()  # who holds the last round's checkpoint
+        self._ready = {c.account for c in head.head.trainers} if head.head else set()
+        self.checks = Checks(context, me)
         same_round = promises is not None and promises.round == head.round + 1
         self._reset(promises if promises is not None and same_round else Promises())
 
@@ -106,11 +109,12 @@ class CommitteeMachine:
     def _reset(self, promises: Promises) -> None:
         self.stage = Stage.IDLE
         self.number = promises.attempt
-        self.evidence = RoundEvidence(self.context, self.head.head, self.head.previous)
+        self.evidence = RoundEvidence(self.context, self.head.head, self.head.previous, self.checks)
         self._promised = Promised.restored(promises)
         self._outcomes = Outcomes(self.context, self.evidence, self._promised)
         self._timeouts = Timeouts(self.context, self.me)
         self._notices_due: set[int] = set()
+        self._checks_due: set[int] = set()
 
     # what the node may ask ----------------------------------------------------------------------
     @property
@@ -138,17 +142,21 @@ class CommitteeMachine:
 
         The attempt may still time out: the others need not have got as far.
         """
+        effects = self._begin_checks()
         prepared = self._promised.prepared
         if prepared is None:
-            return []
+            return effects
         self._outcomes.attested = True
         self.stage = Stage.ATTESTED
-        return [Attest(prepared.record), self._attempt_timer(now)]
+        return [*effects, Attest(prepared.record), self._attempt_timer(now)]
+
+    def _begin_checks(self) -> Effects:
+        head = self.head.head
+        return self.checks.begin_round(head, self.attempt) if head else []
 
     # seating --------------------------------------------------------------------------------------
     def _on_membership(self, event: MembershipChanged, now: float) -> Effects:
-        self._trainers = event.trainers
-        self._uploads = dict(zip(event.trainers, event.uploads, strict=True))
+        self._trainers = dict(zip(event.trainers, event.uploads, strict=True))
         effects = self._start(now)
         if self.stage is Stage.SEATING and self.leader(self.number) == self.me:
             effects += self._lead(now)  # there were too few
@@ -182,7 +190,8 @@ class CommitteeMachine:
         if self.number in self._promised.seat_votes:
             return []
         least = self.context.spec.trainers_min
-        here = tuple(t for t in self._trainers if t not in self._down)
+        allowed = (t for t in self._trainers if t not in self.evidence.ejected)
+        here = tuple(t for t in allowed if t not in self._down)
         trusted = tuple(t for t in here if t not in self.evidence.suspected)
         here = trusted if len(trusted) >= least else here
         ready = tuple(t for t in here if t in self._ready)
@@ -192,7 +201,7 @@ class CommitteeMachine:
         if len(members) < least:
             return [Note("too few trainers", self.attempt, f"{len(members)} can be seated")]
         base = Cid(self.head.checkpoint)
-        uploads = tuple(self._uploads[member.trainer] for member in members)
+        uploads = tuple(self._trainers[member.trainer] for member in members)
         seat = SeatProposal(self.attempt, self.head.previous, base, members, uploads)
         return publish_promised(seat, self._on_seat(self.me, seat, now))
 
@@ -217,12 +226,13 @@ class CommitteeMachine:
         if promised.prepared is not None:
             return []  # what is prepared is carried on; a fresh seat could only compete with it
         trainers = tuple(m.trainer for m in seat.members)
-        strangers = set(trainers) - set(self._trainers)
+        strangers = set(trainers) - self._trainers.keys()
         if strangers or len(trainers) < self.context.spec.trainers_min:
             # Not refused for good: a heartbeat that is on its way may make it right.
             return [Note("seat not yet known", seat.attempt, f"{len(strangers)} trainers missing")]
         named_once = len(set(trainers)) == len(trainers) == len(seat.uploads)
-        if not named_once or self.evidence.assign(trainers)[0] != seat.members:
+        thrown_out = not self.evidence.ejected.isdisjoint(trainers)
+        if not named_once or thrown_out or self.evidence.assign(trainers)[0] != seat.members:
             leader_ = self.leader(number)
             return [Penalize(leader_, limits.PENALTY_BAD_DATA, "shards not as the seed draws them")]
         promised.seat_votes.add(number)
@@ -285,17 +295,42 @@ class CommitteeMachine:
         self.evidence.audited[number] = event
         if number == self.number and self.stage is Stage.AUDITING:
             self.stage = Stage.CHECKED
-        due = now + self.context.deadlines.notices_s
-        return [SetTimer("notices", event.attempt, due), *self._progress(number, now)]
+        effects: Effects = [
+            SetTimer("notices", event.attempt, now + self.context.deadlines.notices_s)
+        ]
+        if self._is_last:
+            patience = min(self.context.deadlines.commit_s, self.context.deadlines.attempt_s / 2)
+            effects.append(SetTimer("checks", event.attempt, now + patience))
+        return effects + self._progress(number, now)
+
+    # replays --------------------------------------------------------------------------------------
+    @property
+    def _is_last(self) -> bool:
+        """Whether what is not concluded in this round never will be."""
+        return self.head.round + 1 >= self.context.spec.rounds
+
+    def _on_replayed(self, event: Replayed, now: float) -> Effects:
+        return self.checks.replayed(event, self.attempt) + self._progress(self.number, now)
+
+    def _on_verdict(self, sender: Address, verdict: Verdict, now: float) -> Effects:
+        return self.checks.add(sender, verdict) + self._progress(self.number, now)
 
     # outcome --------------------------------------------------------------------------------------
     def _propose_when_ready(self, number: int, now: float) -> Effects:
-        credited = self.evidence.creditable(number)
-        awaited = self.evidence.contributing(number) - credited
-        missing = any(m not in self._down for m in awaited)
-        if not credited or (missing and number not in self._notices_due):
+        contributing, due = self.evidence.contributing(number), number in self._notices_due
+        if not due and self.evidence.noticed(number) + len(self._down) < len(contributing):
             return []
-        record = self.evidence.record(number, credited, self.evidence.seated_by(number))
+        credited = self.evidence.creditable(number)
+        awaited = contributing - credited
+        missing = any(m not in self._down for m in awaited)
+        if not credited or (missing and not due):
+            return []
+        round_ = self.evidence.round
+        if self._is_last and self.checks.open(round_) and number not in self._checks_due:
+            return []
+        watching = self.evidence.seated_by(number)
+        sound, false = self.checks.sound(round_), self.checks.false()
+        record = self.evidence.record(number, credited, watching, sound, false)
         return self._propose(Outcome(self.attempt, record), now)
 
     def _propose(self, outcome: Outcome, now: float) -> Effects:
@@ -339,6 +374,9 @@ class CommitteeMachine:
             return []
         if event.name == "notices":
             self._notices_due.add(event.attempt.number)
+            return self._progress(event.attempt.number, now)
+        if event.name == "checks":
+            self._checks_due.add(event.attempt.number)
             return self._progress(event.attempt.number, now)
         due = event.name == "attempt" and event.attempt == self.attempt
         return self._give_up(now) if due and self.stage is not Stage.IDLE else []
@@ -392,13 +430,13 @@ class CommitteeMachine:
     def _on_adopted(self, event: Adopted, now: float) -> Effects:
         self._ready = self._announced | self.evidence.holding(event.record.checkpoint)
         self._ready |= {credit.account for credit in event.record.trainers}
-        self._announced = frozenset()
+        self._announced = set()
         self._reset(Promises())
         ahead = self._ahead.take_all()
         effects: Effects = [Persist("promises", self.context.run, None)]
         if self.head.finished:
             return effects
-        effects += self._start(now)
+        effects += self._begin_checks() + self._start(now)
         for sender, said in ahead:
             effects += self._received(Received(sender, said), now)
         return effects
@@ -408,7 +446,7 @@ class CommitteeMachine:
         accept = self.MESSAGES.get(type(said))
         if accept is None or said.attempt.run != self.context.run:
             return []
-        if isinstance(said, FROM_VALIDATORS) and event.sender not in self.context.validators:
+        if type(said) in FROM_VALIDATORS and event.sender not in self.context.validators:
             reason = f"{type(said).__name__} from somebody who is no validator"
             return [Penalize(event.sender, limits.PENALTY_MALFORMED, reason)]
         round_ = said.attempt.round
@@ -425,8 +463,8 @@ class CommitteeMachine:
     def _on_ready(self, trainer: Address, said: StepNotice) -> None:
         """A trainer that came late to the last round holds its checkpoint by now."""
         if said.checkpoint == self.head.checkpoint and trainer in self._trainers:
-            self._announced |= {trainer}
-            self._ready |= {trainer}
+            self._announced.add(trainer)
+            self._ready.add(trainer)
 
     def _on_down(self, event: PeerDown, now: float) -> Effects:
         self._down.add(event.peer)
@@ -437,13 +475,14 @@ class CommitteeMachine:
         return []
 
 
-FROM_VALIDATORS = (SeatProposal, SeatVote, Outcome, OutcomeVote, Timeout)
+FROM_VALIDATORS = frozenset({SeatProposal, SeatVote, Outcome, OutcomeVote, Timeout, Verdict})
 
 CommitteeMachine.TRANSITIONS = {
     Started: CommitteeMachine._on_started,
     Received: CommitteeMachine._received,
     MembershipChanged: CommitteeMachine._on_membership,
     Audited: CommitteeMachine._on_audited,
+    Replayed: CommitteeMachine._on_replayed,
     Adopted: CommitteeMachine._on_adopted,
     TimerFired: CommitteeMachine._on_timer,
     PeerDown: CommitteeMachine._on_down,
@@ -458,4 +497,5 @@ CommitteeMachine.MESSAGES = {
     Outcome: CommitteeMachine._on_outcome,
     OutcomeVote: CommitteeMachine._on_outcome_vote,
     Timeout: CommitteeMachine._on_timeout,
+    Verdict: CommitteeMachine._on_verdict,
 }

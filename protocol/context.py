@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
-from eigen.protocol.messages import Payout, RoundRecord
+from eigen.protocol.effects import Repair
+from eigen.protocol.messages import Attempt, Payout, RoundRecord
 from eigen.protocol.run import RunSpec
 from eigen.protocol.types import Address, Digest, RunId
 
@@ -23,7 +25,7 @@ class Deadlines:
     resend_s: float  # messages that others still need are gossiped again so often
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RunContext:
     """One run, as the chain and the dataset manifest define it."""
 
@@ -47,6 +49,16 @@ class RunContext:
         if head is None:
             return (self.genesis,)
         return (head.checkpoint, head.base) if self.spec.overlap else (head.checkpoint,)
+
+    @cached_property
+    def first(self) -> Attempt:
+        """The first attempt at the first round: of timers that belong to no round."""
+        return Attempt(self.run, 1, 0)
+
+    @cached_property
+    def repair(self) -> Repair:
+        """What every node asks that sees the round stand still."""
+        return Repair(self.run)
 
     @property
     def tolerated(self) -> int:

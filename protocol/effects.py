@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from eigen.protocol.messages import (
     Attempt,
+    Check,
     Commitment,
+    Finding,
     LocalWork,
     PartResult,
     RoundRecord,
@@ -166,6 +168,13 @@ class Audit:
 
 
 @dataclass(frozen=True, slots=True)
+class Replay:
+    """Train a credited trainer's round once more; answered by `Replayed` once that was possible."""
+
+    check: Check
+
+
+@dataclass(frozen=True, slots=True)
 class Attest:
     """Sign the round root of this record and gossip the attestation."""
 
@@ -227,6 +236,7 @@ Effect = (
     | SendResult
     | Step
     | Audit
+    | Replay
     | Attest
     | Adopt
     | Repair
@@ -359,7 +369,8 @@ class StepFailed:
 class Audited:
     """Results follow from the commitments, or `reason` says how they do not.
 
-    `suspects` made a result that does not follow, unless they were passed over.
+    `suspects` made a result that does not follow, unless they were passed over. `contributions` are
+    inner products of the updates with the average of the others, where pay goes by them.
     """
 
     attempt: Attempt
@@ -367,6 +378,16 @@ class Audited:
     left: tuple[Cid, ...] = ()
     reason: str = ""
     suspects: tuple[Address, ...] = ()
+    contributions: tuple[tuple[Address, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A trainer's round was trained once more: what that showed, see `Verdict`."""
+
+    check: Check
+    finding: Finding
+    deviation: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,6 +421,7 @@ Event = (
     | Stepped
     | StepFailed
     | Audited
+    | Replayed
     | Adopted
     | MembershipChanged
 )

@@ -3,14 +3,15 @@
 It gathers and answers; `committee` decides.
 """
 
-from collections.abc import Container
 from contextlib import suppress
+from itertools import islice
 
 from eigen.protocol import limits
+from eigen.protocol.checks import Checks
 from eigen.protocol.context import RunContext
 from eigen.protocol.effects import Audited
 from eigen.protocol.messages import (
-    Attempt,
+    Check,
     Commitment,
     PartResult,
     ResultVote,
@@ -21,14 +22,15 @@ from eigen.protocol.messages import (
     StepNotice,
     digest,
 )
-from eigen.protocol.pending import Early, ProposedSeats
+from eigen.protocol.pay import Work, credits_of, payouts_after
+from eigen.protocol.pending import Early, ProposedSeats, Unreachable
 from eigen.protocol.seat import (
     assign_open,
     assign_sealed,
-    credits_of,
-    payouts_after,
+    payable_of,
     ranked,
     round_seed,
+    seats_seed,
 )
 from eigen.protocol.tally import Tally
 from eigen.protocol.types import Address, Cid, Digest
@@ -45,8 +47,11 @@ class WrongBase(Exception):
 class RoundEvidence:
     """Signed statements of one round, by attempt, and what follows from them."""
 
-    def __init__(self, context: RunContext, head: RoundRecord | None, previous: Digest) -> None:
+    def __init__(
+        self, context: RunContext, head: RoundRecord | None, previous: Digest, checks: Checks
+    ) -> None:
         self.context = context
+        self.checks = checks
         self.head = head
         self.round = head.attempt.round + 1 if head else 1
         self.seed = round_seed(context.seed, self.round, previous)
@@ -54,12 +59,15 @@ class RoundEvidence:
         self.audited: dict[int, Audited] = {}  # attempt -> what our own audit came to
         self.results: dict[int, tuple[PartResult, ...]] = {}
         self.seats: dict[int, SeatProposal] = {}  # attempt -> the seat that a quorum opened
+        self._members: dict[int, tuple[Address, ...]] = {}  # of open seats, in mask order
+        self._seated: dict[int, frozenset[Address]] = {}
+        self._contributing: dict[int, frozenset[Address]] = {}
         self.suspected: set[Address] = set()  # who said two things in one slot, or spoiled a part
         self._floor = 0  # attempts below this one are forgotten
         self._proposed = ProposedSeats()
         self._early = Early()
         self._seat_votes: Tally[int, Digest] = Tally()
-        self._result_votes: Tally[Attempt, tuple[PartResult, ...]] = Tally()
+        self._result_votes: Tally[int, tuple[PartResult, ...]] = Tally()
         self._notices: Tally[int, Cid] = Tally()
 
     # gathering ------------------------------------------------------------------------------------
@@ -87,6 +95,8 @@ class RoundEvidence:
         if number < self._floor:
             return False
         self.seats[number] = seat
+        members = tuple(member.trainer for member in seat.members)
+        self._members[number], self._seated[number] = members, frozenset(members)
         self._forget_old()
         for sender, said in self._early.take(seat.attempt):
             with suppress(Equivocation):
@@ -99,12 +109,19 @@ class RoundEvidence:
         if len(kept) < limits.ATTEMPTS_REMEMBERED:
             return
         self._floor = kept[0]
-        for by_attempt in (self.seats, self.results, self.audited):
+        for by_attempt in (
+            self.seats,
+            self._members,
+            self._seated,
+            self._contributing,
+            self.results,
+            self.audited,
+        ):
             for old in [n for n in by_attempt if n < self._floor]:
                 del by_attempt[old]
         self._commitments = {k: c for k, c in self._commitments.items() if k[0] >= self._floor}
-        self._result_votes.forget(frozenset(seat.attempt for seat in self.seats.values()))
-        self._notices.forget(frozenset(self.seats))
+        self._result_votes.forget(self.seats)
+        self._notices.forget(self.seats)
 
     def add(self, trainer: Address, said: Commitment | ResultVote | StepNotice) -> None:
         """A trainer's statement: counted if it is seated, held back while no seat is open.
@@ -119,19 +136,19 @@ class RoundEvidence:
             if number >= self._floor:
                 self._early.add(trainer, said)
             return
-        if trainer not in self.members(number):
+        if trainer not in self._seated[number]:
             return
-        match said:
-            case Commitment():
-                if self._commitments.setdefault((number, trainer), said) != said:
-                    self.suspected.add(trainer)
-                    raise Equivocation("two commitments in one attempt")
-            case ResultVote():
-                if not self._result_votes.add(said.attempt, trainer, said.results):
-                    self.suspected.add(trainer)
-                    raise Equivocation("two result votes in one attempt")
-            case StepNotice():
-                self._notices.add(number, trainer, said.checkpoint)
+        if isinstance(said, Commitment):
+            first = self._commitments.setdefault((number, trainer), said)
+            if first is not said and first != said:
+                self.suspected.add(trainer)
+                raise Equivocation("two commitments in one attempt")
+        elif isinstance(said, ResultVote):
+            if not self._result_votes.add(number, trainer, said.results):
+                self.suspected.add(trainer)
+                raise Equivocation("two result votes in one attempt")
+        else:
+            self._notices.add(number, trainer, said.checkpoint)
 
     def commitment(self, number: int, trainer: Address) -> Commitment | None:
         """What a trainer committed to in an attempt."""
@@ -145,7 +162,7 @@ class RoundEvidence:
     # conclusions ----------------------------------------------------------------------------------
     def members(self, number: int) -> tuple[Address, ...]:
         """Trainers of an open seat, in mask order."""
-        return tuple(m.trainer for m in self.seats[number].members)
+        return self._members[number]
 
     def agree(self, number: int) -> bool:
         """Whether a majority for the same results has just come about; it is then in `results`.
@@ -154,8 +171,7 @@ class RoundEvidence:
         """
         if number in self.results or number not in self.seats:
             return False
-        attempt = self.seats[number].attempt
-        agreed = self._result_votes.leading(attempt, len(self.members(number)) // 2 + 1)
+        agreed = self._result_votes.leading(number, len(self.members(number)) // 2 + 1)
         if agreed is None or len(agreed) != self.context.part_count:
             return False
         included = 0
@@ -170,19 +186,20 @@ class RoundEvidence:
         self.results[number] = agreed
         return True
 
-    def hopeless(self, number: int, lost: Container[Address]) -> bool:
+    def hopeless(self, number: int, lost: Unreachable) -> bool:
         """Whether an open attempt can have no majority any more, without those who are lost."""
         if number in self.results or number not in self.seats:
             return False
         members = self.members(number)
-        cast = self._result_votes.votes(self.seats[number].attempt)
-        most = self._result_votes.most(self.seats[number].attempt)
+        cast, most = self._result_votes.votes(number), self._result_votes.most(number)
+        if most + len(members) - len(cast) - len(lost) > len(members) // 2:
+            return False
         open_ = sum(m not in cast and m not in lost for m in members)
         return most + open_ <= len(members) // 2
 
     def agreeing(self, number: int) -> tuple[Address, ...]:
         """Members who voted for the agreed results, in seat order."""
-        voted = self._result_votes.voters(self.seats[number].attempt, self.results[number])
+        voted = self._result_votes.voters(number, self.results[number])
         return tuple(m for m in self.members(number) if m in voted)
 
     def seated_by(self, number: int) -> frozenset[Address]:
@@ -199,6 +216,12 @@ class RoundEvidence:
 
     def contributing(self, number: int) -> frozenset[Address]:
         """Who committed and is in every part of the agreed results."""
+        known = self._contributing.get(number)
+        if known is None:  # all whose data is in the results have committed, or none were agreed
+            known = self._contributing[number] = self._in_every_part(number)
+        return known
+
+    def _in_every_part(self, number: int) -> frozenset[Address]:
         mask = ~0
         for result in self.results[number]:
             mask &= result.included
@@ -208,6 +231,10 @@ class RoundEvidence:
     def holding(self, checkpoint: str) -> frozenset[Address]:
         """Who said in any attempt that it holds this checkpoint."""
         return frozenset().union(*(self._notices.voters(n, Cid(checkpoint)) for n in self.seats))
+
+    def noticed(self, number: int) -> int:
+        """How many said that they hold what they stepped to."""
+        return len(self._notices.votes(number))
 
     def creditable(self, number: int) -> frozenset[Address]:
         """Who contributed, voted for the results and holds the checkpoint."""
@@ -220,20 +247,41 @@ class RoundEvidence:
         """Seat members with their shards, and who holds which shard after that."""
         holders = self.head.holders if self.head and self.context.sealed else ()
         holding = {holder.trainer for holder in holders}
-        fair = ranked(self.seed, b"seat", trainers)  # each gets its turn where seats are too few
-        chosen = sorted(fair, key=lambda t: t not in holding)[: self.context.spec.trainers_max]
+        seed = seats_seed(self.context.seed, self.round, self.head)
+        fair = ranked(seed, b"seat", trainers)  # each gets its turn where seats are too few
+        preferred = sorted(fair, key=lambda t: t not in holding)
+        payable = payable_of(preferred, self.head, self.context.validators)
+        chosen = list(islice(payable, self.context.spec.trainers_max))
         if not self.context.sealed:
             return assign_open(chosen, self.context.shard_count, self.seed)
         return assign_sealed(holders, chosen, self.context.shard_count, self.seed)
 
     def record(
-        self, number: int, credited: frozenset[Address], validators: frozenset[Address]
+        self,
+        number: int,
+        credited: frozenset[Address],
+        validators: frozenset[Address],
+        closed: frozenset[Check],
+        ejected: frozenset[Address],
     ) -> RoundRecord:
-        """The record of an audited attempt that pays these trainers and validators."""
-        seat = self.seats[number]
-        samples = [(a, self._commitments[number, a].samples) for a in sorted(credited)]
-        trainers, watching = credits_of(self.context.spec, samples, sorted(validators))
+        """The record of an audited attempt that pays these trainers and validators.
+
+        `closed` are checks found sound, `ejected` are trainers found false since the last round.
+        """
+        seat, spec = self.seats[number], self.context.spec
+        work = [self._work(number, trainer) for trainer in sorted(credited)]
+        trainers, watching = credits_of(spec, work, sorted(validators))
         _, holders = self.assign(self.members(number))
+        gone = tuple(sorted(ejected | self.ejected))
+        checks = self.checks.after(closed, gone)
+        payouts = payouts_after(
+            spec,
+            self.round,
+            self.head,
+            (*trainers, *watching),
+            awaited={check.trainer for check in checks},
+            ejected=gone,
+        )
         return RoundRecord(
             seat.attempt,
             seat.previous,
@@ -243,5 +291,18 @@ class RoundEvidence:
             holders,
             trainers,
             watching,
-            payouts_after(self.head, (*trainers, *watching)),
+            payouts,
+            digest(seat),
+            checks,
+            gone,
         )
+
+    @property
+    def ejected(self) -> frozenset[Address]:
+        """Trainers whom the run's validators threw out before this round."""
+        return frozenset(self.head.ejected) if self.head else frozenset()
+
+    def _work(self, number: int, trainer: Address) -> Work:
+        made = self._commitments[number, trainer]
+        worth = dict(self.audited[number].contributions)
+        return Work(trainer, made.samples, worth.get(trainer, 0), digest(made))

@@ -9,6 +9,7 @@ may be called, and what follows once all results are here, `trainer` knows.
 
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from eigen.protocol import limits
 from eigen.protocol.context import RunContext
@@ -29,9 +30,9 @@ from eigen.protocol.effects import (
     SendResult,
     SetTimer,
 )
-from eigen.protocol.messages import Attempt, Commitment, PartResult, SeatProposal, digest
+from eigen.protocol.messages import Commitment, PartResult, SeatProposal, digest
 from eigen.protocol.pending import Unreachable
-from eigen.protocol.seat import groups, part_owners, round_seed
+from eigen.protocol.seat import SEATS_CACHED, groups, part_owners, round_seed
 from eigen.protocol.tally import Tally
 from eigen.protocol.types import Address, Cid
 
@@ -48,6 +49,10 @@ class Gone:
 
     def __contains__(self, member: object) -> bool:
         return member in self.down or member in self.silent
+
+    def __len__(self) -> int:
+        """No fewer than there are."""
+        return len(self.down) + len(self.silent)
 
 
 @dataclass(slots=True)
@@ -116,12 +121,18 @@ class Exchange:
         self.name = digest(seat)
         self.carried = carried
         self.members = tuple(member.trainer for member in seat.members)
+        self._bits = _bits(self.members)
+        self.seated = self._bits.keys()
+        self.shards = next((m.shards for m in seat.members if m.trainer == me), None)
+        """What this node is to train on; None where it is not seated."""
+        self.offered = False  # whether any result or group came, maybe to wait for a commitment
         self.groups = seat_groups(context, seat)
         self._group = next((i for i, group in enumerate(self.groups) if me in group), 0)
         self.parts = self._parts()
         self.commitments: dict[Address, Commitment] = {}
+        self._committed_before = (0, 0)
         self.expected: frozenset[Address] = frozenset()  # who had committed when it began
-        self.votes: Tally[Attempt, tuple[PartResult, ...]] = Tally()
+        self.votes: Tally[int, tuple[PartResult, ...]] = Tally()  # by attempt
         self.agreed: tuple[PartResult, ...] = ()  # what a majority voted for
         self._gone = Gone(down, set(silent))
 
@@ -138,14 +149,9 @@ class Exchange:
         return len(self.groups) > 1
 
     @property
-    def _mine(self) -> list[Address]:
+    def _mine(self) -> tuple[Address, ...]:
         """Those who hand their parts to each other: our group, or the whole seat."""
         return self.groups[self._group]
-
-    @property
-    def shards(self) -> tuple[int, ...] | None:
-        """What this node is to train on; None where it is not seated."""
-        return next((m.shards for m in self.seat.members if m.trainer == self.me), None)
 
     @property
     def results(self) -> tuple[PartResult, ...] | None:
@@ -155,6 +161,8 @@ class Exchange:
 
     def all_committed(self) -> bool:
         """Whether nobody's commitment is worth waiting for."""
+        if len(self.commitments) + len(self._gone) < len(self.members):
+            return False
         return all(m in self.commitments or m in self._gone for m in self.members)
 
     # inputs ---------------------------------------------------------------------------------------
@@ -289,7 +297,7 @@ class Exchange:
     def on_group(self, event: GroupArrived, now: float) -> list[Effect]:
         """A collector's aggregate of its group; the first word for each group counts."""
         sender, given = event.sender, event.group
-        if sender not in self.members or event.part >= len(self.parts) or not self._grouped:
+        if sender not in self.seated or event.part >= len(self.parts) or not self._grouped:
             return []
         number = next(i for i, group in enumerate(self.groups) if sender in group)
         if not given.included or given.included & ~self._mask(self.groups[number]):
@@ -298,6 +306,7 @@ class Exchange:
         if part.aggregating:
             return []
         part.groups.setdefault(number, (sender, given))
+        self.offered = True
         if part.result is not None:
             return self._answer(event.part, sender)
         if part.owners.now != self.me:
@@ -315,7 +324,7 @@ class Exchange:
         for number, group in enumerate(self.groups):
             if number not in part.groups and there & self._mask(group):
                 return []
-        committed = self._mask(self.commitments)
+        committed = self._committed()
         known = all(not given.included & ~committed for _, given in part.groups.values())
         return self.groups_due(index) if known else []
 
@@ -324,7 +333,7 @@ class Exchange:
         part = self.parts[index]
         if part.aggregating or part.result is not None:
             return []
-        committed = self._mask(self.commitments)
+        committed = self._committed()
         part.groups = {i: g for i, g in part.groups.items() if not g[1].included & ~committed}
         if not part.groups:
             return []
@@ -365,12 +374,13 @@ class Exchange:
 
     def on_result(self, event: ResultArrived) -> list[Effect]:
         """A member's result of a part; the first word of each member counts."""
-        if event.sender not in self.members or event.part >= len(self.parts):
+        if event.sender not in self.seated or event.part >= len(self.parts):
             return []
         if not 0 < event.result.included < 1 << len(self.members):
             return [Penalize(event.sender, limits.PENALTY_MALFORMED, "a mask outside the seat")]
         part = self.parts[event.part]
         part.offered.setdefault(event.sender, event.result)
+        self.offered = True
         if part.result is not None:
             return []
         effects = self._take(event.part)
@@ -406,7 +416,7 @@ class Exchange:
         part = self.parts[index]
         if part.result is not None:
             return []
-        committed = self._mask(self.commitments)
+        committed = self._committed()
         heeded = (*part.owners.had, *(part.collectors.had if part.collectors else ()))
         before = part.owners.had[:-1]
         if part.owners.now == self.me and not self.expected.isdisjoint(before):
@@ -418,9 +428,19 @@ class Exchange:
         others = tuple(m for m in self._mine if m not in (self.me, *part.offered))
         return [SendResult(self.attempt, index, part.result, others)] if others else []
 
+    def _committed(self) -> int:
+        """Whose commitments are here; they only become more."""
+        count, mask = self._committed_before
+        if count != len(self.commitments):
+            mask = self._mask(self.commitments)
+            self._committed_before = len(self.commitments), mask
+        return mask
+
     def _mask(self, senders: Iterable[Address]) -> int:
-        chosen = set(senders)
-        return sum(1 << i for i, m in enumerate(self.members) if m in chosen)
+        mask = 0
+        for sender in senders:
+            mask |= self._bits.get(sender, 0)
+        return mask
 
     # failover -------------------------------------------------------------------------------------
     def next_owners(self, now: float) -> list[Effect]:
@@ -444,7 +464,7 @@ class Exchange:
 
     def _voteless(self) -> frozenset[Address]:
         """Members that do not seem to have all results, where we do."""
-        cast = self.votes.votes(self.attempt)
+        cast = self.votes.votes(self.attempt.number)
         return frozenset(m for m in self.members if m not in cast) if self.results else frozenset()
 
     def on_down(self, peer: Address, now: float) -> list[Effect]:
@@ -502,14 +522,20 @@ class Exchange:
     # agreement ------------------------------------------------------------------------------------
     def majority(self) -> tuple[PartResult, ...] | None:
         """Results of all parts for which more than half of the seat voted, if there are any."""
-        chosen = self.votes.leading(self.attempt, len(self.members) // 2 + 1)
+        chosen = self.votes.leading(self.attempt.number, len(self.members) // 2 + 1)
         return chosen if chosen is not None and len(chosen) == len(self.parts) else None
 
 
-def seat_groups(context: RunContext, seat: SeatProposal) -> list[list[Address]]:
+@lru_cache(maxsize=SEATS_CACHED)
+def _bits(members: tuple[Address, ...]) -> dict[Address, int]:
+    """Each member's bit in masks."""
+    return {member: 1 << i for i, member in enumerate(members)}
+
+
+def seat_groups(context: RunContext, seat: SeatProposal) -> tuple[tuple[Address, ...], ...]:
     """Who hands parts to whom in an attempt: one group, or several whose collectors hand on."""
     seed = round_seed(context.seed, seat.attempt.round, seat.previous)
-    return groups(seed, seat.attempt.number, [member.trainer for member in seat.members])
+    return groups(seed, seat.attempt.number, (member.trainer for member in seat.members))
 
 
 def makers(context: RunContext, seat: SeatProposal, part: int) -> tuple[Address, ...]:

@@ -17,7 +17,6 @@ from eigen.protocol.effects import (
     Note,
     Penalize,
     Received,
-    Repair,
     SetTimer,
     Started,
     TimerFired,
@@ -35,20 +34,30 @@ Root = tuple[Digest, Digest]
 class HeadMachine:
     """Events `Received(Attestation)` and `Adopted`; effect `Adopt`."""
 
+    __slots__ = (
+        "_adopting",
+        "_round_at_repair",
+        "_signatures",
+        "_tally",
+        "context",
+        "finished",
+        "head",
+        "round",
+    )
+
     def __init__(self, context: RunContext, head: RoundRecord | None = None) -> None:
         self.context = context
         self.head = head
+        self.round = head.attempt.round if head else 0
+        """The last attested round; 0 before the first."""
+        self.finished = self.round >= context.spec.rounds
+        """Whether all rounds of the run are attested."""
         self._tally: Tally[int, Root] = Tally()
         self._signatures: dict[tuple[int, Address], bytes] = {}
         self._adopting = 0
         self._round_at_repair = -1
 
     TRANSITIONS: dict[type, Callable[["HeadMachine", Any, float], list[Effect]]]
-
-    @property
-    def round(self) -> int:
-        """The last attested round; 0 before the first."""
-        return self.head.attempt.round if self.head else 0
 
     @property
     def previous(self) -> Digest:
@@ -68,22 +77,16 @@ class HeadMachine:
         wanted = self.head is not None and attempt.number < limits.ATTEMPTS_OF_ALL
         return self.head.left if self.head is not None and wanted else ()
 
-    @property
-    def finished(self) -> bool:
-        """Whether all rounds of the run are attested."""
-        return self.round >= self.context.spec.rounds
-
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Events that the head does not know change nothing."""
         transition = self.TRANSITIONS.get(type(event))
         return transition(self, event, now) if transition else []
 
     def _started(self, _event: Started, now: float) -> list[Effect]:
-        return [] if self.finished else [Repair(self.context.run), self._repair_timer(now)]
+        return [] if self.finished else [self.context.repair, self._repair_timer(now)]
 
     def _repair_timer(self, now: float) -> SetTimer:
-        first = Attempt(self.context.run, 1, 0)
-        return SetTimer("repair", first, now + self.context.deadlines.resend_s)
+        return SetTimer("repair", self.context.first, now + self.context.deadlines.resend_s)
 
     def _on_timer(self, event: TimerFired, now: float) -> list[Effect]:
         """Anti-entropy: gossip may lose a message, a restart loses all of them."""
@@ -92,14 +95,14 @@ class HeadMachine:
         stalled = self._round_at_repair == self.round
         self._round_at_repair = self.round
         again = self._repair_timer(now)
-        return [Repair(self.context.run), again] if stalled else [again]
+        return [self.context.repair, again] if stalled else [again]
 
     def _received(self, event: Received, _now: float) -> list[Effect]:
         attestation = event.message
         if not isinstance(attestation, Attestation) or event.sender not in self.context.validators:
             return []
         ahead = attestation.round - self.round
-        if attestation.run != self.context.run or not 0 < ahead <= ROUNDS_AHEAD_MAX:
+        if not 0 < ahead <= ROUNDS_AHEAD_MAX or attestation.run != self.context.run:
             return []
         root: Root = (attestation.record, attestation.checkpoint)
         if not self._tally.add(attestation.round, event.sender, root):
@@ -112,10 +115,12 @@ class HeadMachine:
                 ),
             ]
         self._signatures[attestation.round, event.sender] = attestation.signature
-        voters = self._tally.voters(attestation.round, root)
-        if len(voters) < self.context.quorum or attestation.round <= self._adopting:
+        if attestation.round <= self._adopting:
+            return []
+        if self._tally.leading(attestation.round, self.context.quorum) != root:
             return []
         self._adopting = attestation.round  # once; `Repair` finds it again if adopting fails
+        voters = self._tally.voters(attestation.round, root)
         signatures = tuple((v, self._signatures[attestation.round, v]) for v in sorted(voters))
         return [
             Adopt(
@@ -131,7 +136,9 @@ class HeadMachine:
         if event.record.attempt.round <= self.round:
             return []
         self.head = event.record
-        self._tally.forget(frozenset(range(self.round + 1, self.round + ROUNDS_AHEAD_MAX + 1)))
+        self.round = event.record.attempt.round
+        self.finished = self.round >= self.context.spec.rounds
+        self._tally.forget(range(self.round + 1, self.round + ROUNDS_AHEAD_MAX + 1))
         self._signatures = {k: v for k, v in self._signatures.items() if k[0] > self.round}
         return []
 

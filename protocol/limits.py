@@ -68,8 +68,20 @@ LOSS_TRACE_MAX = 1024
 """Inner steps of one round whose loss is reported."""
 SKETCH_BYTES = 256
 """64 fp32 values."""
-PAYEES_MAX = 1024
+PAYEES_MAX = 768
 """Accounts in one run's payout table, so that a record fits a gossip message."""
+CHECKS_MAX = 256
+"""Replays that are due in one run. More are not drawn until some are done."""
+EJECTED_MAX = 256
+"""Trainers that one run's validators threw out."""
+HELD_ROUNDS_MAX = 1024
+"""Rounds over which pay is released."""
+RESIDUAL_CHUNK_BYTES = 4096
+"""A leaf of the tree over a residual: 1,024 fp32 values are opened at a time."""
+CHUNKS_OPENED = 32
+"""Chunks of two residuals that a validator asks of a trainer: 256 KiB and their proofs."""
+DEVIATION_MAX = 1e9
+"""Of a replayed update from the committed one, relative: larger ones say nothing more."""
 ATTEMPTS_MAX = 1_000
 """Attempts at one round before a person must look."""
 ATTEMPTS_REMEMBERED = 4

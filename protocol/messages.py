@@ -5,10 +5,8 @@ checks (ballots, attestations) carry their own EIP-712 signature inside as well.
 """
 
 import hashlib
-from collections.abc import Hashable
 from dataclasses import dataclass
-from enum import StrEnum
-from functools import lru_cache
+from enum import IntEnum, StrEnum
 from typing import Annotated
 
 from eigen.protocol import limits
@@ -25,6 +23,10 @@ Mask = Amount
 """A bit for each member of a seat, the first the lowest; on the wire as amounts are."""
 
 
+NO_DIGEST = Digest(bytes(32))
+"""Where there is nothing to name."""
+
+
 class Topic(StrEnum):
     """Gossip topics; on the wire they carry the network id."""
 
@@ -36,10 +38,21 @@ class Topic(StrEnum):
     ATTESTATIONS = "attestations"
 
 
-@lru_cache(maxsize=256)
-def digest(value: Hashable) -> Digest:
+NAMED_MAX = 256
+"""Messages whose digests are remembered."""
+_named: dict[int, tuple[object, Digest]] = {}  # by identity: to hash or compare them costs as much
+
+
+def digest(value: object) -> Digest:
     """SHA-256 of a message's canonical bytes: its name in votes."""
-    return Digest(hashlib.sha256(encode(value)).digest())
+    known = _named.get(id(value))
+    if known is not None:
+        return known[1]
+    name = Digest(hashlib.sha256(encode(value)).digest())
+    if len(_named) >= NAMED_MAX:
+        _named.clear()
+    _named[id(value)] = (value, name)  # what is held here keeps its identity to itself
+    return name
 
 
 @message(1)
@@ -242,19 +255,54 @@ class StepNotice:
 
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """What one account earned in this round, base units."""
+    """What one account earned in this round, base units.
+
+    `commitment` is the digest of what a trainer committed to; zero of a validator.
+    """
 
     account: Address
     samples: Samples
     amount: Amount
+    commitment: Digest = NO_DIGEST
 
 
 @dataclass(frozen=True, slots=True)
 class Payout:
-    """What one account has earned in the run so far, base units."""
+    """What one account may claim of the run so far, and what is held back yet, base units."""
 
     account: Address
     cumulative: Amount
+    held: Amount = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A credited trainer whose round is to be replayed."""
+
+    trainer: Address
+    round: Round
+
+
+class Finding(IntEnum):
+    """What a replay comes to."""
+
+    SOUND = 0
+    UNCLEAR = 1
+    FALSE = 2
+
+
+@message(53)
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A validator has replayed a trainer's round. `attempt` is of the round in which it says so.
+
+    `deviation` is the relative L2 distance of the committed update from the replayed one.
+    """
+
+    attempt: Attempt
+    check: Check
+    finding: Annotated[int, Range(Finding.FALSE)]
+    deviation: float
 
 
 @message(51)
@@ -273,7 +321,9 @@ class LeftOver:
 class RoundRecord:
     """All that a finished round leaves behind; content-addressed, named by the round root.
 
-    `left` names what the round's results left out (a `LeftOver`), if the run carries that on.
+    `seat` is the digest of the `SeatProposal`. `left` names what the round's results left out (a
+    `LeftOver`), if the run carries that on. `checks` are replays that are due; `ejected` are
+    trainers that failed one: they are seated no more, and what was held of their pay is gone.
     """
 
     attempt: Attempt
@@ -285,6 +335,23 @@ class RoundRecord:
     trainers: Annotated[tuple[Credit, ...], Length(limits.TRAINERS_MAX)]
     validators: Annotated[tuple[Credit, ...], Length(limits.VALIDATORS_MAX)]
     payouts: Annotated[tuple[Payout, ...], Length(limits.PAYEES_MAX)]  # by account, ascending
+    seat: Digest = NO_DIGEST
+    checks: Annotated[tuple[Check, ...], Length(limits.CHECKS_MAX)] = ()
+    ejected: Annotated[tuple[Address, ...], Length(limits.EJECTED_MAX)] = ()  # ascending
+
+
+@message(54)
+@dataclass(frozen=True, slots=True)
+class ContributionProof:
+    """That a trainer did a round's work: its signed commitment, its seat, and the attested record.
+
+    The update itself, with opened residuals, is asked of the trainer by who replays the round.
+    """
+
+    commitment: Envelope
+    seat: SeatProposal
+    record: RoundRecord
+    attestations: Annotated[tuple[Signature, ...], Length(limits.VALIDATORS_MAX)]
 
 
 @message(45)
@@ -329,5 +396,13 @@ class Timeout:
 
 
 RoundMessage = (
-    SeatProposal | SeatVote | Commitment | ResultVote | StepNotice | Outcome | OutcomeVote | Timeout
+    SeatProposal
+    | SeatVote
+    | Commitment
+    | ResultVote
+    | StepNotice
+    | Outcome
+    | OutcomeVote
+    | Timeout
+    | Verdict
 )

@@ -107,7 +107,14 @@ class Outcomes:
             return False
         if not watching <= evidence.spoke(shown):
             return False
-        return evidence.record(shown, credited, watching) == record
+        checks = evidence.checks
+        ejected = frozenset(record.ejected) - evidence.ejected
+        if not ejected <= checks.false():
+            return False
+        closed = frozenset(checks.after(record.checks, record.ejected))
+        if not closed <= checks.sound(evidence.round):
+            return False
+        return evidence.record(shown, credited, watching, closed, ejected) == record
 
 
 def misplaced(outcome: Outcome) -> bool:

@@ -13,6 +13,8 @@ class Early:
     A peer has at most `limits.EARLY_OF_PEER_MAX` places, so that one cannot push the others out.
     """
 
+    __slots__ = ("_count", "_held")
+
     def __init__(self) -> None:
         self._held: dict[tuple[Attempt, Address, type], Any] = {}
         self._count: dict[Address, int] = {}
@@ -42,9 +44,13 @@ class Early:
     def take_all(self) -> list[tuple[Address, Any]]:
         """Everything, in order of arrival."""
         found = [(key[1], said) for key, said in self._held.items()]
+        self.clear()
+        return found
+
+    def clear(self) -> None:
+        """Forget all of it."""
         self._held.clear()
         self._count.clear()
-        return found
 
     def _drop(self, key: tuple[Attempt, Address, type]) -> None:
         del self._held[key]
@@ -55,6 +61,8 @@ class Early:
 
 class ProposedSeats:
     """Seats by the leader who proposed them: the newest few of each, so that none crowds others."""
+
+    __slots__ = ("_of",)
 
     def __init__(self) -> None:
         self._of: dict[Address, dict[Digest, SeatProposal]] = {}
@@ -86,6 +94,8 @@ class ProposedSeats:
 
 class Unreachable:
     """Peers that the transport reported lost; the longest lost is forgotten when there are many."""
+
+    __slots__ = ("_lost",)
 
     def __init__(self) -> None:
         self._lost: dict[Address, None] = {}

@@ -10,10 +10,13 @@ from typing import Annotated
 from eigen.protocol import limits
 from eigen.protocol.messages import (
     Attempt,
+    Commitment,
     Envelope,
     KeyGrant,
     Mask,
+    Round,
     RoundRecord,
+    SeatProposal,
     Signature,
 )
 from eigen.protocol.types import Address, Cid, Digest, RunId
@@ -27,11 +30,17 @@ HEAD = "/eigen/head/1"
 GRANT = "/eigen/grant/1"
 EVIDENCE = "/eigen/evidence/1"
 PROPOSAL = "/eigen/proposal/1"
+OPENING = "/eigen/opening/1"
 
 PartIndex = Annotated[int, Range(limits.PARTS_MAX - 1)]
 PartBytes = Annotated[bytes, Length(limits.PART_BYTES_MAX)]
 MerkleProof = Annotated[tuple[Annotated[bytes, exactly(32)], ...], Length(limits.MERKLE_PROOF_MAX)]
 
+OPENING_BYTES_MAX = (
+    limits.CHUNKS_OPENED * 2 * (limits.RESIDUAL_CHUNK_BYTES + limits.MERKLE_PROOF_MAX * 34)
+    + 2 * limits.GOSSIP_MESSAGE_BYTES_MAX
+)
+"""All chunks with their proofs, two commitments and a seat."""
 HEAD_REPLY_BYTES_MAX = limits.GOSSIP_MESSAGE_BYTES_MAX + limits.VALIDATORS_MAX * 80
 PART_MESSAGE_BYTES_MAX = limits.PART_BYTES_MAX + 4096
 EVIDENCE_ENVELOPES_MAX = 1024
@@ -166,3 +175,40 @@ class ProposalReply:
     """The proposal's envelope, if the peer has it."""
 
     envelopes: Annotated[tuple[Envelope, ...], Length(1)]
+
+
+@message(75)
+@dataclass(frozen=True, slots=True)
+class OpeningQuery:
+    """Asks a trainer to open chunks of its residuals before and after a round that is replayed."""
+
+    run: RunId
+    round: Round
+    chunks: Annotated[tuple[Annotated[int, Range(2**32 - 1)], ...], Length(limits.CHUNKS_OPENED, 1)]
+
+
+ResidualChunk = Annotated[bytes, Length(limits.RESIDUAL_CHUNK_BYTES)]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedChunk:
+    """One chunk of both residuals, each with its proof; empty where there is no residual."""
+
+    before: ResidualChunk
+    before_proof: MerkleProof
+    after: ResidualChunk
+    after_proof: MerkleProof
+
+
+@message(76)
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a trainer committed to in a round and in its last credited one before, and the chunks.
+
+    Both commitments and the seat are named by records. `before` is empty where nothing was left.
+    """
+
+    made: Commitment
+    seat: SeatProposal
+    before: Annotated[tuple[Commitment, ...], Length(1)]
+    chunks: Annotated[tuple[OpenedChunk, ...], Length(limits.CHUNKS_OPENED)]

@@ -67,6 +67,23 @@ class AggregationSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class PaySpec:
+    """How trainers earn a round's reward, and how long it waits for validators to find fault.
+
+    `by` is `samples`, or `contribution`: the samples times the inner product of an update with the
+    others' average. No trainer gets more than `share_max_bps` hundredths of a percent of a round,
+    or than an equal share where that is more. One part in `held_rounds` of what an account has
+    coming is released each round, all of it in the last. `replay_bps` is the chance that a credited
+    trainer's round is replayed.
+    """
+
+    by: Text = "samples"
+    share_max_bps: Annotated[int, Range(10_000, 1)] = 10_000
+    held_rounds: Annotated[int, Range(limits.HELD_ROUNDS_MAX, 1)] = 1
+    replay_bps: Annotated[int, Range(10_000)] = 0
+
+
+@dataclass(frozen=True, slots=True)
 class RunSpec:
     """Everything that two honest nodes need to compute the same rounds.
 
@@ -93,6 +110,7 @@ class RunSpec:
     validator_share_bps: Annotated[int, Range(10_000)]
     seed: Annotated[int, Range(2**63 - 1)]
     overlap: bool = False
+    pay: PaySpec = PaySpec()
 
     def __post_init__(self) -> None:
         """Raises ValueError where two fields contradict each other."""

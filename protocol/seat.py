@@ -1,19 +1,25 @@
 """Who sits where: seeds, leaders, part owners and shards, as pure functions of public state."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 from eigen.protocol import limits
-from eigen.protocol.messages import Credit, Payout, RoundRecord, SeatMember
-from eigen.protocol.run import RunSpec
-from eigen.protocol.types import Address, Digest
+from eigen.protocol.context import RunContext
+from eigen.protocol.messages import RoundRecord, SeatMember, digest
+from eigen.protocol.types import Address, Digest, RunId
 
 SEATS_CACHED = 64
 """Seats of which the owners are remembered: they stay from round to round."""
+READY_SEATS = 2
+READY_MORE = 32
+"""Of many who wait, about so many say that they are ready: for each seat, and besides."""
+RANKS = 2**256
+"""All ranks are below this."""
 
 
-def _draw(*parts: bytes) -> bytes:
+def draw(*parts: bytes) -> bytes:
     """SHA-256 over length-prefixed parts, so that no two draws share a preimage."""
     h = hashlib.sha256()
     for part in parts:
@@ -21,30 +27,41 @@ def _draw(*parts: bytes) -> bytes:
     return h.digest()
 
 
+@lru_cache(maxsize=SEATS_CACHED)
 def round_seed(run_seed: Digest, round_: int, previous: Digest) -> Digest:
     """Everybody's randomness for one round; `previous` is the digest of the record before it."""
-    return Digest(_draw(b"eigen/round/1", run_seed, round_.to_bytes(8, "big"), previous))
+    return Digest(draw(b"eigen/round/1", run_seed, round_.to_bytes(8, "big"), previous))
 
 
 def order_seed(seed: Digest, trainer: Address) -> Digest:
     """What fixes a trainer's data order in the round of `seed`."""
-    return Digest(_draw(b"eigen/order/1", seed, trainer))
+    return Digest(draw(b"eigen/order/1", seed, trainer))
 
 
 def ahead_seed(seed: Digest, trainer: Address) -> Digest:
     """The same for what it trains ahead in the round of `seed`, as its update of the next round."""
-    return Digest(_draw(b"eigen/ahead/1", seed, trainer))
+    return Digest(draw(b"eigen/ahead/1", seed, trainer))
 
 
 def ranked(seed: bytes, purpose: bytes, members: Iterable[Address]) -> list[Address]:
     """Members in an order that the seed fixes and nobody can choose (rendezvous hashing)."""
-    return sorted(members, key=lambda member: _draw(b"eigen/rank/1", purpose, seed, member))
+    return sorted(members, key=lambda member: draw(b"eigen/rank/1", purpose, seed, member))
+
+
+def _rank(seed: bytes, purpose: bytes, member: Address) -> int:
+    """Where a member stands in that order, below `RANKS`."""
+    return int.from_bytes(draw(b"eigen/rank/1", purpose, seed, member), "big")
 
 
 def leader(seed: Digest, attempt: int, validators: Iterable[Address]) -> Address:
     """The validator that proposes in this attempt; the next attempt has the next one."""
-    order = ranked(seed, b"leader", validators)
+    order = _leaders(seed, frozenset(validators))
     return order[attempt % len(order)]
+
+
+@lru_cache(maxsize=SEATS_CACHED)
+def _leaders(seed: Digest, validators: frozenset[Address]) -> list[Address]:
+    return ranked(seed, b"leader", validators)
 
 
 def candidates(
@@ -115,15 +132,98 @@ def shares(uploads: Sequence[int]) -> list[int]:
     return owned(most)
 
 
-def groups(seed: Digest, attempt: int, members: Sequence[Address]) -> list[list[Address]]:
+def payable_of(
+    trainers: Iterable[Address], head: RoundRecord | None, validators: frozenset[Address]
+) -> Iterator[Address]:
+    """Those of some trainers, in their order, whom the next record has room to pay.
+
+    A record names `limits.PAYEES_MAX` accounts at most, and all that were ever paid.
+    """
+    named = validators.union(p.account for p in head.payouts) if head else validators
+    room = limits.PAYEES_MAX - len(named)
+    for trainer in trainers:
+        if trainer not in named:
+            if room <= 0:
+                continue
+            room -= 1
+        yield trainer
+
+
+def seats_seed(run_seed: Digest, round_: int, head: RoundRecord | None) -> Digest:
+    """What fixes who gets the seats of a round, where they are too few; `head` is the one before.
+
+    It follows from the record before that one, so that whoever will get a seat can say in time
+    that it is ready.
+    """
+    return _seats_seed(run_seed, round_, head.previous if head else Digest(bytes(32)))
+
+
+def _seats_seed(run_seed: Digest, round_: int, before: Digest) -> Digest:
+    return Digest(draw(b"eigen/seats/1", run_seed, round_.to_bytes(8, "big"), before))
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """The draw for the seats of the round after next, as far as a record tells."""
+
+    seed: Digest
+    seats: int
+    paid: frozenset[Address]  # they are known to hold the checkpoint
+    payees: frozenset[Address] | None  # the only ones for whom there will be room in a record
+
+    def may_seat(self, trainer: Address, among: int) -> bool:
+        """Whether a trainer `among` so many may get a seat, if it says that it is ready.
+
+        So that not all of thousands say so, only those with the lowest ranks do.
+        """
+        if trainer in self.paid:
+            return False
+        if self.payees is not None:
+            if trainer not in self.payees:
+                return False
+            among = min(among, len(self.payees))
+        enough = READY_SEATS * self.seats + READY_MORE
+        return among <= enough or _rank(self.seed, b"seat", trainer) < RANKS * enough // among
+
+
+def draw_after(context: RunContext, head: RoundRecord) -> Draw:
+    """What the record of a round tells of the seats two rounds later."""
+    name = digest(head)
+    known = _draws.get((context.run, name))
+    if known is None:
+        if len(_draws) >= SEATS_CACHED:
+            _draws.clear()
+        named = context.validators.union(p.account for p in head.payouts)
+        known = _draws[context.run, name] = Draw(
+            _seats_seed(context.seed, head.attempt.round + 2, name),
+            context.spec.trainers_max,
+            frozenset(credit.account for credit in head.trainers),
+            named if len(named) >= limits.PAYEES_MAX else None,
+        )
+    return known
+
+
+_draws: dict[tuple[RunId, Digest], Draw] = {}
+
+
+def groups(
+    seed: Digest, attempt: int, members: Iterable[Address]
+) -> tuple[tuple[Address, ...], ...]:
     """The groups of a seat, drawn anew in each attempt; the members' order within each is kept.
 
     As few as keep each within `limits.GROUP_MAX`, of sizes that differ by one at most.
     """
-    count = -(-len(members) // limits.GROUP_MAX)
+    return _groups(seed, attempt, tuple(members), limits.GROUP_MAX)
+
+
+@lru_cache(maxsize=SEATS_CACHED)
+def _groups(
+    seed: Digest, attempt: int, members: tuple[Address, ...], most: int
+) -> tuple[tuple[Address, ...], ...]:
+    count = -(-len(members) // most)
     order = ranked(seed, b"group" + attempt.to_bytes(4, "big"), members)
     drawn = [set(order[first::count]) for first in range(count)]
-    return [[member for member in members if member in group] for group in drawn]
+    return tuple(tuple(member for member in members if member in group) for group in drawn)
 
 
 def assign_sealed(
@@ -138,7 +238,7 @@ def assign_sealed(
     held = {holder.trainer: set(holder.shards) for holder in holders}
     present = sorted(trainers)
     taken = {shard for own in held.values() for shard in own}
-    order = sorted(range(shards), key=lambda s: _draw(b"eigen/shard/1", seed, s.to_bytes(4, "big")))
+    order = sorted(range(shards), key=lambda s: draw(b"eigen/shard/1", seed, s.to_bytes(4, "big")))
     free = [s for s in order if s not in taken]
     absent = [s for s in order if s in taken and not any(s in held.get(t, ()) for t in present)]
     for trainer in ranked(seed, b"shard", (t for t in present if not held.get(t))):
@@ -166,36 +266,9 @@ def assign_open(
     if not trainers:
         return (), ()
     order = ranked(seed, b"shard", trainers)
-    deck = sorted(range(shards), key=lambda s: _draw(b"eigen/shard/1", seed, s.to_bytes(4, "big")))
+    deck = sorted(range(shards), key=lambda s: draw(b"eigen/shard/1", seed, s.to_bytes(4, "big")))
     hands: dict[Address, list[int]] = {t: [] for t in order}
     for position in range(max(shards, len(order))):
         hands[order[position % len(order)]].append(deck[position % shards])
     members = tuple(SeatMember(t, tuple(sorted(set(hands[t])))) for t in sorted(order))
     return members, ()
-
-
-def credits_of(
-    spec: RunSpec, samples: Sequence[tuple[Address, int]], validators: Sequence[Address]
-) -> tuple[tuple[Credit, ...], tuple[Credit, ...]]:
-    """A round's reward: validators share theirs equally, trainers by samples; floors, no dust.
-
-    Both results are sorted by account. What division leaves over is not paid.
-    """
-    pool = spec.reward_per_round * spec.validator_share_bps // 10_000
-    share = pool // len(validators) if validators else 0
-    total = sum(count for _, count in samples)
-    rest = spec.reward_per_round - pool
-    trainers = tuple(
-        Credit(account, count, rest * count // total if total else 0)
-        for account, count in sorted(samples)
-    )
-    return trainers, tuple(Credit(account, 0, share) for account in sorted(validators))
-
-
-def payouts_after(previous: RoundRecord | None, earned: Iterable[Credit]) -> tuple[Payout, ...]:
-    """The cumulative table after a round, by account."""
-    table = {p.account: p.cumulative for p in previous.payouts} if previous else {}
-    for credit in earned:
-        if credit.amount:
-            table[credit.account] = table.get(credit.account, 0) + credit.amount
-    return tuple(Payout(account, table[account]) for account in sorted(table))

@@ -25,6 +25,7 @@ from eigen.protocol.effects import (
     Effect,
     Event,
     GroupArrived,
+    MembershipChanged,
     Note,
     PartArrived,
     PeerDown,
@@ -60,7 +61,7 @@ from eigen.protocol.messages import (
     digest,
 )
 from eigen.protocol.pending import Early, ProposedSeats, Unreachable
-from eigen.protocol.seat import ahead_seed, leader, order_seed, round_seed
+from eigen.protocol.seat import ahead_seed, draw_after, leader, order_seed, round_seed
 from eigen.protocol.tally import Tally
 from eigen.protocol.types import Address, Cid, Digest
 from eigen.protocol.wire import encode
@@ -84,6 +85,25 @@ class Phase(Enum):
 class TrainerMachine:
     """A trainer's part in one run. `head` is shared with the node's other machines of the run."""
 
+    __slots__ = (
+        "_ahead",
+        "_begun",
+        "_down",
+        "_early",
+        "_early_parts",
+        "_exchange",
+        "_seat_votes",
+        "_seats",
+        "_trained",
+        "_trainers",
+        "_training",
+        "_voted",
+        "context",
+        "head",
+        "me",
+        "phase",
+    )
+
     def __init__(
         self,
         context: RunContext,
@@ -102,7 +122,7 @@ class TrainerMachine:
         self._voted = set(voted)
         self.phase = Phase.WAITING
         self._seats = ProposedSeats()
-        self._seat_votes: Tally[Attempt, Digest] = Tally()
+        self._seat_votes: Tally[int, Digest] = Tally()
         self._early_parts: list[PartArrived | GroupArrived] = []
         self._early = Early()
         self._down = Unreachable()
@@ -111,6 +131,7 @@ class TrainerMachine:
         self._trained: tuple[LocalWork, Commitment] | None = None
         self._begun = dict(begun or {})
         self._ahead = Early()
+        self._trainers = 0  # that are there
 
     TRANSITIONS: dict[type, Callable[["TrainerMachine", Any, float], list[Effect]]]
     MESSAGES: dict[type, Callable[["TrainerMachine", Address, Any, float], list[Effect]]]
@@ -146,12 +167,12 @@ class TrainerMachine:
         at = message.attempt
         if at.run != self.context.run:
             return []
-        if at.round == self.head.round + 2:
+        ahead = at.round - self.head.round
+        if ahead == 1:
+            return accept(self, event.sender, message, now)
+        if ahead == 2:
             self._ahead.add(event.sender, message)  # gossip overtook this round's attestations
-            return []
-        if at.round != self.head.round + 1:
-            return []
-        return accept(self, event.sender, message, now)
+        return []
 
     def _on_seat(self, sender: Address, seat: SeatProposal, now: float) -> list[Effect]:
         if sender != self._leader(seat.attempt):
@@ -171,7 +192,7 @@ class TrainerMachine:
     def _on_seat_vote(self, sender: Address, vote: SeatVote, now: float) -> list[Effect]:
         if sender not in self.context.validators:
             return []
-        self._seat_votes.add(vote.attempt, sender, vote.seat)
+        self._seat_votes.add(vote.attempt.number, sender, vote.seat)
         return self._open_if_seated(vote.attempt, now)
 
     def _leader(self, attempt: Attempt) -> Address:
@@ -179,7 +200,7 @@ class TrainerMachine:
         return leader(seed, attempt.number, self.context.validators)
 
     def _open_if_seated(self, attempt: Attempt, now: float) -> list[Effect]:
-        chosen = self._seat_votes.leading(attempt, self.context.quorum)
+        chosen = self._seat_votes.leading(attempt.number, self.context.quorum)
         seat = self._seats.get(chosen) if chosen else None
         if seat is None or seat.attempt != attempt:
             return []
@@ -191,10 +212,10 @@ class TrainerMachine:
         self._early_parts = [early for early in self._early_parts if early.attempt == attempt]
         effects: list[Effect] = [SeatOpened(seat)]
         for sender, said in self._early.take(attempt):
-            if sender in exchange.members and isinstance(said, Commitment):
+            if sender in exchange.seated and isinstance(said, Commitment):
                 exchange.commitments.setdefault(sender, said)
-            elif sender in exchange.members:
-                exchange.votes.add(attempt, sender, said.results)
+            elif sender in exchange.seated:
+                exchange.votes.add(attempt.number, sender, said.results)
         if exchange.shards is None:
             self.phase = Phase.WAITING
             return effects
@@ -221,7 +242,7 @@ class TrainerMachine:
     def _silent(self) -> frozenset[Address]:
         """Members that did not vote in an attempt in which this node and a majority did."""
         before = self._exchange
-        cast = before.votes.votes(before.attempt) if before else {}
+        cast = before.votes.votes(before.attempt.number) if before else {}
         if before is None or self.me not in cast or 2 * len(cast) <= len(before.members):
             return frozenset()
         return frozenset(m for m in before.members if m not in cast)
@@ -281,10 +302,11 @@ class TrainerMachine:
         if exchange is None:
             return []
         new = sender not in exchange.commitments
-        if exchange.commitments.setdefault(sender, made) != made:
+        first = exchange.commitments.setdefault(sender, made)
+        if first is not made and first != made:
             return [Penalize(sender, limits.PENALTY_BAD_DATA, "two commitments in one attempt")]
         effects = self._begin_if_all_committed(exchange, now)
-        if new:
+        if new and exchange.offered:
             effects += exchange.take_offers()
             effects += self._vote_if_complete(exchange, now)
         return effects
@@ -295,7 +317,7 @@ class TrainerMachine:
         if exchange is None or said.attempt.number > exchange.attempt.number:
             self._early.add(sender, said)
             return None
-        counts = said.attempt == exchange.attempt and sender in exchange.members
+        counts = said.attempt.number == exchange.attempt.number and sender in exchange.seated
         return exchange if counts else None
 
     def _begin_if_all_committed(self, exchange: Exchange, now: float) -> list[Effect]:
@@ -376,9 +398,9 @@ class TrainerMachine:
         exchange = self._counting(sender, vote)
         if exchange is None:
             return []
-        if not exchange.votes.add(vote.attempt, sender, vote.results):
+        if not exchange.votes.add(vote.attempt.number, sender, vote.results):
             return [Penalize(sender, limits.PENALTY_BAD_DATA, "two result votes in one attempt")]
-        if vote.seat != exchange.name or self.me not in exchange.members:
+        if vote.seat != exchange.name or self.me not in exchange.seated:
             return []
         if self.phase in (Phase.STEPPING, Phase.STEPPED, Phase.WAITING):
             return []
@@ -387,7 +409,7 @@ class TrainerMachine:
             return []
         self.phase = Phase.STEPPING
         exchange.agreed = agreed
-        voters = exchange.votes.voters(vote.attempt, agreed)
+        voters = exchange.votes.voters(vote.attempt.number, agreed)
         sources = tuple(m for m in exchange.members if m in voters and m != self.me)
         return [Step(vote.attempt, Cid(exchange.seat.base), agreed, sources)]
 
@@ -399,7 +421,7 @@ class TrainerMachine:
             return []
         self.phase = Phase.STEPPED
         votes: list[Effect] = []
-        if self.me not in exchange.votes.votes(event.attempt):
+        if self.me not in exchange.votes.votes(event.attempt.number):
             # The majority was there before our last part.
             votes = self._vote(exchange, exchange.agreed, now)
         return [*votes, Publish(Topic.ROUNDS, StepNotice(event.attempt, event.checkpoint))]
@@ -410,19 +432,22 @@ class TrainerMachine:
     def _on_adopted(self, event: Adopted, now: float) -> list[Effect]:
         """The round is over: forget it, and take what gossip brought ahead of time.
 
-        Who is not paid for it was not there to say that it holds the checkpoint, and says so now.
+        Who is not paid for it was not there to say that it holds the checkpoint, and says so now,
+        if one of the next seats may come to it.
         """
         self.phase = Phase.WAITING
         self._exchange = self._trained = None
         self._seats.clear()
         self._training.clear()
         self._early_parts.clear()
-        self._early = Early()
-        self._seat_votes = Tally()
+        self._early.clear()
+        self._seat_votes.forget()
         effects: list[Effect] = [Persist("result-vote", key, None) for key in sorted(self._voted)]
         self._voted.clear()  # a round that is over takes no votes
         record = event.record
-        if self.me not in {c.account for c in record.trainers} and not self.head.finished:
+        if not self.head.finished and draw_after(self.context, record).may_seat(
+            self.me, self._trainers
+        ):
             notice = StepNotice(record.attempt, Cid(record.checkpoint))
             effects.append(Publish(Topic.ROUNDS, notice))
         over = sorted(r for r in self._begun if r <= self.head.round)
@@ -430,6 +455,10 @@ class TrainerMachine:
         for sender, said in self._ahead.take_all():
             effects += self._received(Received(sender, said), now)
         return effects
+
+    def _on_membership(self, event: MembershipChanged, _now: float) -> list[Effect]:
+        self._trainers = len(event.trainers)
+        return []
 
     # time and links -------------------------------------------------------------------------------
     def _on_timer(self, event: TimerFired, now: float) -> list[Effect]:
@@ -449,7 +478,7 @@ class TrainerMachine:
     def _on_down(self, event: PeerDown, now: float) -> list[Effect]:
         self._down.add(event.peer)
         exchange = self._exchange
-        if exchange is None or event.peer not in exchange.members:
+        if exchange is None or event.peer not in exchange.seated:
             return []
         if self.phase is Phase.COMMITTED:
             return self._begin_if_all_committed(exchange, now)
@@ -477,6 +506,7 @@ TrainerMachine.TRANSITIONS = {
     TimerFired: TrainerMachine._on_timer,
     PeerDown: TrainerMachine._on_down,
     PeerUp: TrainerMachine._on_up,
+    MembershipChanged: TrainerMachine._on_membership,
 }
 TrainerMachine.MESSAGES = {
     SeatProposal: TrainerMachine._on_seat,

@@ -15,6 +15,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import repeat
 from types import GenericAlias
 from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -366,6 +367,7 @@ def _scalar(kind: Any, bound: Any) -> Callable[[Any], Any]:
     return check_all
 
 
+@lru_cache(maxsize=1024)
 def _check_cid(text: str) -> None:
     try:
         parse_cid(text)

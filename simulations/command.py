@@ -14,14 +14,11 @@ from eigen.config.toml_text import document
 from eigen.node.exit_codes import ExitCode, UserError
 
 if TYPE_CHECKING:
-    from eigen.simulations.play import Answer
+    from eigen.simulations.outcome import Answer
+    from eigen.simulations.record import RunFolder
     from eigen.simulations.scenario import Scenario
 
 LIBRARY: Final = Path(__file__).parent / "library"
-NODE_BYTES: Final = 16 * 1024
-"""Memory that a virtual node takes at most, its share of messages on their way included."""
-LEARNING_BYTES: Final = 1 << 30
-"""Torch, and what a small model's trainers leave in a few rounds."""
 
 
 @click.group()
@@ -56,12 +53,20 @@ def new(name: str, like: str) -> None:
 @click.argument("scenario")
 @click.option("--into", type=click.Path(path_type=Path), help="Folder of the run; it must be new.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Another seed than the scenario's.")
+@click.option(
+    "--tier",
+    type=click.IntRange(1, 3),
+    default=1,
+    show_default=True,
+    help="1: protocol machines; 2: the daemon's services; both on virtual time. 3: processes.",
+)
 @click.option("--no-report", is_flag=True, help="Write no report.html.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def run(
     scenario: str,
     into: Path | None,
     seed: int | None,
+    tier: int,
     no_report: bool,
     as_json: bool,
 ) -> None:
@@ -74,8 +79,12 @@ def run(
         text = _with_seed(text, seed)
         loaded, text = _parse(text, Path(scenario))
     folder = into or Path("runs") / f"{loaded.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    _check_memory(loaded)
-    answer = play_into(loaded, text, folder, progress=not as_json)
+    _check_tier(loaded, tier)
+    if tier == 2:
+        from eigen.simulations.tiers import hash_alike
+
+        hash_alike()
+    answer = play_into(loaded, text, folder, tier, progress=not as_json)
     if not no_report:
         from eigen.simulations.report import write_report
 
@@ -89,23 +98,35 @@ def run(
         click.echo(loaded.question)
         for what, held, figure in answer.held:
             click.echo(f"  {'yes' if held else 'NO '}  {what}: {figure}")
-        click.echo(f"{answer.rounds} rounds in {answer.virtual_s:.1f} virtual seconds: {folder}")
+        seconds = "seconds" if tier == 3 else "virtual seconds"
+        click.echo(f"{answer.rounds} rounds in {answer.virtual_s:.1f} {seconds}: {folder}")
     if failed:
         sys.exit(ExitCode.FAILED)
 
 
-def play_into(scenario: "Scenario", text: str, folder: Path, *, progress: bool = False) -> "Answer":
+def play_into(
+    scenario: "Scenario", text: str, folder: Path, tier: int = 1, *, progress: bool = False
+) -> "Answer":
     """Run a scenario and record it. Ctrl-C leaves a partial run that can be read."""
     from rich.console import Console
     from rich.progress import Progress
 
-    from eigen.simulations.play import Play
     from eigen.simulations.record import Recorder
+    from eigen.simulations.tiers import play
 
-    about = {"name": scenario.name, "question": scenario.question, "seed": scenario.seed, "tier": 1}
+    about = {
+        "name": scenario.name,
+        "question": scenario.question,
+        "seed": scenario.seed,
+        "tier": tier,
+    }
     with ExitStack() as stack:
         record = stack.enter_context(Recorder(folder, text, about))
-        playing = Play(scenario, record)
+        if tier == 2:
+            from eigen.node.commands.up import configure_log
+
+            configure_log("warning", "console", folder / "nodes.log")
+        playing = play(scenario, tier, record)
         record.describe(adversaries=playing.adversaries)
         told = None
         if progress:
@@ -181,6 +202,11 @@ def replay(folder: Path, at_s: float | None, wanted: str | None, following: int)
 
     recorded = RunFolder.open(folder)
     scenario, _ = _load(str(folder / "scenario.toml"))
+    if recorded.about.get("tier") == 2:
+        _replay_services(recorded, scenario, at_s, wanted, following)
+        return
+    if recorded.about.get("tier") == 3:
+        raise UserError("a run of tier 3 took real time, which does not come back", ExitCode.FAILED)
     playing = Play(scenario)
     playing.run_until(scenario.until_s if at_s is None else at_s)
     network = playing.network
@@ -192,6 +218,30 @@ def replay(folder: Path, at_s: float | None, wanted: str | None, following: int)
         click.echo(line)
     for line in playing.next_events(following):
         click.echo(line)
+
+
+def _replay_services(
+    recorded: "RunFolder",
+    scenario: "Scenario",
+    at_s: float | None,
+    wanted: str | None,
+    following: int,
+) -> None:
+    from eigen.simulations.tier2 import ServicesPlay
+    from eigen.simulations.tiers import hash_alike
+
+    if following:
+        raise UserError("--next steps through runs of tier 1 only", ExitCode.USAGE)
+    hash_alike()
+    playing = ServicesPlay(scenario)
+    answer = playing.run(until_s=at_s)
+    if at_s is None and not recorded.partial:
+        same = answer.trace == recorded.about.get("trace_hash")
+        click.echo("the same trace as recorded" if same else "NOT the trace that was recorded")
+    click.echo(f"at {answer.virtual_s:.3f} s, after {answer.events} events")
+    for line in playing.states:
+        if wanted in (None, line.split()[0]):
+            click.echo(line)
 
 
 # scenario files -----------------------------------------------------------------------------------
@@ -248,13 +298,20 @@ def _toml(table: dict[str, Any]) -> str:
     return text
 
 
-def _check_memory(scenario: "Scenario") -> None:
-    nodes = sum(group.count for group in scenario.nodes)
-    needed = nodes * NODE_BYTES + (LEARNING_BYTES if scenario.run.model != "cost" else 0)
+def _check_tier(scenario: "Scenario", tier: int) -> None:
+    """Refuse what the tier cannot play, or this machine cannot hold."""
+    from eigen.simulations import tiers
+    from eigen.simulations.scenario import ScenarioError
+
+    try:
+        tiers.check(scenario, tier)
+    except ScenarioError as error:
+        raise UserError(str(error), ExitCode.CONFIGURATION) from error
+    needed = tiers.memory_bytes(scenario, tier)
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > free:
         raise UserError(
-            f"{nodes} nodes need about {needed >> 20} MiB, and {free >> 20} MiB are free: "
+            f"the nodes need about {needed >> 20} MiB, and {free >> 20} MiB are free: "
             "fewer nodes, or another machine",
             ExitCode.FAILED,
         )

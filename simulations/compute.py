@@ -6,6 +6,7 @@ gives a wrong name, as it would in truth. `learning.Learning` trains, behind the
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from eigen.protocol.cid import raw_cid
@@ -13,9 +14,11 @@ from eigen.protocol.context import RunContext
 from eigen.protocol.effects import Audit, Train
 from eigen.protocol.exchange import makers, masked, seat_groups
 from eigen.protocol.limits import SKETCH_BYTES
-from eigen.protocol.messages import Commitment, PartResult, RoundRecord
+from eigen.protocol.messages import Commitment, PartResult, RoundRecord, digest
 from eigen.protocol.types import Address, Cid, Digest
 
+ROUNDS_KEPT = 16
+"""A replay is begun once its round is over, and again where a node was away."""
 Named = Sequence[tuple[Digest, int]]
 """Inputs of a part: the update's Merkle root, or the name of a group's part, and its weight."""
 
@@ -47,6 +50,17 @@ class Compute(Protocol):
         """What results left out, by name."""
         ...
 
+    def contributions(self, audit: Audit) -> tuple[tuple[Address, int], ...]:
+        """Inner products of the committed updates with the average of the others."""
+        ...
+
+    def replay(self, record: RoundRecord, trainer: Address) -> float | None:
+        """How far what a trainer committed to is from what its round comes to, relative.
+
+        None where that is too long ago.
+        """
+        ...
+
     def adopted(self, record: RoundRecord) -> None:
         """A round is final."""
         ...
@@ -55,6 +69,9 @@ class Compute(Protocol):
 class Hashes:
     """Names alone."""
 
+    def __init__(self) -> None:
+        self._honest: dict[int, dict[Address, set[Commitment]]] = {}  # by round
+
     def train(self, trainer: Address, effect: Train) -> Commitment:
         """See `Compute`."""
         work = effect.work
@@ -62,7 +79,9 @@ class Hashes:
         samples = 100 * len(work.shards)
         zero = Digest(bytes(32))
         sketch = bytes(SKETCH_BYTES)
-        return Commitment(effect.attempt, work.base, root, zero, sketch, samples, (1.0,))
+        made = Commitment(effect.attempt, work.base, root, zero, sketch, samples, (1.0,))
+        self._honest.setdefault(effect.attempt.round, {}).setdefault(trainer, set()).add(made)
+        return made
 
     def collect(self, part: int, inputs: Named) -> Digest:
         """See `Compute`."""
@@ -84,8 +103,21 @@ class Hashes:
         """See `Compute`."""
         return (raw_cid(_hash("left", tuple(results))),)
 
+    def contributions(self, audit: Audit) -> tuple[tuple[Address, int], ...]:
+        """See `Compute`: all updates are alike."""
+        return tuple((trainer, 1) for trainer, _ in audit.commitments)
+
+    def replay(self, record: RoundRecord, trainer: Address) -> float | None:
+        """See `Compute`: 0 or 1."""
+        [named] = [c.commitment for c in record.trainers if c.account == trainer]
+        if record.attempt.round not in self._honest:
+            return None
+        honest = self._honest[record.attempt.round].get(trainer, ())
+        return float(named not in {digest(replace(h, attempt=record.attempt)) for h in honest})
+
     def adopted(self, record: RoundRecord) -> None:
-        """Nothing to do."""
+        """See `Compute`."""
+        self._honest.pop(record.attempt.round - ROUNDS_KEPT, None)
 
 
 def fault(context: RunContext, compute: Compute, audit: Audit) -> tuple[str, tuple[Address, ...]]:

@@ -1,4 +1,4 @@
-"""Protocol machines on a heap of virtual time: no socket, no clock, one seed, one trace.
+"""Protocol machines in virtual time: no socket, no clock, one seed, one trace.
 
 Effects are performed by a model of the world: gossip takes a drawn latency and may be lost,
 training takes a drawn time, and what a real node computes is replaced by a hash of its inputs, so
@@ -6,13 +6,13 @@ that two replicas agree exactly if real ones would. The machines cannot tell tha
 """
 
 import hashlib
-import heapq
 import itertools
 import random
-import struct
-from collections.abc import Callable, Container, Iterable
+from array import array
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from eigen.protocol.cid import digest_of
 from eigen.protocol.committee import CommitteeMachine, Promises
@@ -41,6 +41,8 @@ from eigen.protocol.effects import (
     Publish,
     Received,
     Repair,
+    Replay,
+    Replayed,
     ResultArrived,
     SendGroup,
     SendPart,
@@ -54,10 +56,11 @@ from eigen.protocol.effects import (
     TrainAhead,
     Trained,
 )
-from eigen.protocol.head import HeadMachine
+from eigen.protocol.head import ROUNDS_AHEAD_MAX, HeadMachine
 from eigen.protocol.messages import (
     Attempt,
     Attestation,
+    Finding,
     LocalWork,
     RoundRecord,
     digest,
@@ -65,16 +68,15 @@ from eigen.protocol.messages import (
 from eigen.protocol.trainer import TrainerMachine
 from eigen.protocol.types import Address, Cid, Digest
 from eigen.protocol.wire import decode
-from eigen.simulations.compute import Compute, Hashes, fault
+from eigen.simulations.agenda import Agenda
+from eigen.simulations.compute import ROUNDS_KEPT, Compute, Hashes, fault
 
-_TRACED = struct.Struct("<dIHQ")
-_HANDLED: dict[type, frozenset[type]] = {
-    HeadMachine: frozenset(HeadMachine.TRANSITIONS) | {Attestation},
-    TrainerMachine: frozenset(TrainerMachine.TRANSITIONS) | frozenset(TrainerMachine.MESSAGES),
-    CommitteeMachine: frozenset(CommitteeMachine.TRANSITIONS)
-    | frozenset(CommitteeMachine.MESSAGES),
-}
-"""Events and messages that mean anything to a machine: it need not be asked about others."""
+REPLAY_TOLERANCE: Final = 1e-3
+"""Virtual nodes train on one machine: what deviates more was not trained."""
+COMPUTE_S: Final = 0.005
+"""What aggregating one part takes."""
+STEP_S: Final = 0.01
+AUDIT_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,35 @@ class Links:
     latency_s_max: float = 0.080
     loss: float = 0.0
     down_notice_s: float = 1.0  # how long until peers notice that a node is gone
+    twice: float = 0.0  # share of gossiped messages that arrive a second time
+    late: float = 0.0  # share of messages that take up to `late_s` longer: later ones overtake them
+    late_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """A node's clock, which its machines are told: how far ahead, and how much too fast."""
+
+    ahead_s: float = 0.0
+    rate: float = 1.0
+
+    def shows(self, at_s: float) -> float:
+        """What it shows at a virtual time."""
+        return at_s * self.rate + self.ahead_s
+
+    def reaches(self, shown_s: float) -> float:
+        """The virtual time at which it shows that."""
+        return (shown_s - self.ahead_s) / self.rate
+
+
+@dataclass(slots=True)
+class Item:
+    """What happens to a node: the same object for all whom a gossiped message reaches."""
+
+    kind: type | str | None  # of the event or message, or which timer; None: the world's, a call
+    event: Any
+    number: int = 0  # of a gossiped message
+    round: int = 0  # that it is about
 
 
 @dataclass(slots=True)
@@ -96,19 +127,27 @@ class VirtualNode:
     index: int
     alive: bool = True
     frozen: bool = False  # it does nothing and its connections stay, as under SIGSTOP
+    idle: bool = False  # it is down or frozen
     boots: int = 0
-    backlog: list[tuple[Event, int]] = field(default_factory=list)  # what came while it was frozen
-    inputs: set[tuple[Attempt, int, Address]] = field(default_factory=set)  # parts held here
-    disk: dict[tuple[str, bytes], bytes] = field(default_factory=dict)
-    records: dict[int, RoundRecord] = field(default_factory=dict)  # adopted, by round
+    up_since_s: float = 0.0
+    place: int = 0  # where it is, for who draws latencies
+    clock: Clock | None = None  # None: it is right
     head: HeadMachine = field(init=False)
     trainer: TrainerMachine | None = None
     committee: CommitteeMachine | None = None
-    heard: dict[int, Received] = field(default_factory=dict)  # signed messages of the round
-    timers: dict[TimerFired, float] = field(default_factory=dict)
+    # on disk
+    stored: RoundRecord | None = None  # the last that it adopted
+    records: dict[int, RoundRecord] = field(default_factory=dict)  # by round, where it keeps them
+    disk: dict[tuple[str, bytes], bytes] = field(default_factory=dict)
+    # in memory; what most nodes never have is made when it is needed
+    heard: dict[int, Item] = field(default_factory=dict)  # gossip of the round, by number
+    backlog: list[Item] | None = None  # what came while it was frozen
+    inputs: set[tuple[Attempt, int, Address]] | None = None  # parts held here
+    timers: dict[TimerFired, float] | None = None  # when they are due; not the head's one
     ahead: tuple[LocalWork, float] | None = None  # what is trained ahead, and when it is done
-    penalties: list[Penalize] = field(default_factory=list)
-    notes: list[tuple[float, Note]] = field(default_factory=list)
+    # for who looks on
+    penalties: Sequence[Penalize] = ()
+    notes: Sequence[tuple[float, Note]] = ()
 
 
 class Trace:
@@ -116,38 +155,22 @@ class Trace:
 
     def __init__(self) -> None:
         self._hash = hashlib.blake2b(digest_size=32)
-        self._kinds: dict[type, int] = {}
-        self._waiting: list[bytes] = []
+        self.rows: list[float] = []  # four numbers an event; the network adds them itself
 
-    def add(self, now: float, node: int, kind: type, number: int) -> None:
-        """One event."""
-        code = self._kinds.setdefault(kind, len(self._kinds))
-        self._waiting.append(_TRACED.pack(now, node, code, number))
-        if len(self._waiting) == 1024:
-            self._flush()
-
-    def _flush(self) -> None:
-        self._hash.update(b"".join(self._waiting))
-        self._waiting.clear()
+    def flush(self) -> None:
+        """Hash what has been added."""
+        self._hash.update(array("d", self.rows).tobytes())
+        self.rows.clear()
 
     @property
     def hexdigest(self) -> str:
         """Of all events so far."""
-        self._flush()
+        self.flush()
         return self._hash.hexdigest()
 
 
-@dataclass(slots=True)
-class _Broadcast:
-    """An event on its way to many: when it is at which node (in which life), the next one last.
-
-    All of it is one entry of the heap, which moves on from arrival to arrival.
-    """
-
-    event: Event
-    number: int
-    arrivals: list[tuple[float, int, int]]
-
+ROWS_MAX = 1 << 16
+"""Numbers of a trace that wait to be hashed."""
 
 Hook = Callable[["HeapNetwork", VirtualNode, Effect], bool]
 """Sees each effect before it is performed; True takes it over (faults, adversaries)."""
@@ -155,6 +178,9 @@ Hook = Callable[["HeapNetwork", VirtualNode, Effect], bool]
 
 class HeapNetwork:
     """Virtual nodes of one run, and the world that performs their effects."""
+
+    keeps_records = True
+    """Whether nodes keep all records that they adopt, or the last alone."""
 
     def __init__(
         self,
@@ -165,9 +191,10 @@ class HeapNetwork:
         train_s: tuple[float, float] = (0.2, 0.6),
         compute: Compute | None = None,
         absent: Container[Address] = (),
+        clocks: Mapping[Address, Clock] | None = None,
     ) -> None:
         """`compute` names what nodes compute; hashes, if it is left out. Who is `absent` is down
-        at first."""
+        at first; whose clock is not among `clocks`, it is right."""
         self.compute = compute or Hashes()
         self.context = context
         self.links = links or Links()
@@ -175,23 +202,32 @@ class HeapNetwork:
         self.train_s = train_s
         self.uploads: dict[Address, int] = {}
         self.now = 0.0
-        self.events = 0
-        self.last: tuple[VirtualNode, Event]
+        self.events = 0  # of which a machine was told
+        self.last: VirtualNode  # to whom something happened
+        self.last_event: Event
         self.adopted_round = 0  # the last that anybody holds
+        self._over: dict[int, RoundRecord] = {}  # the last rounds
         self.lost = 0  # gossiped messages that never arrived
+        self.doubled = 0  # those that came twice
+        self.delayed = 0  # those that others overtook
         self.hooks: list[Hook] = []
         self.attested: dict[int, dict[Address, set[tuple[Digest, Digest]]]] = {}
         self._published: dict[Digest, RoundRecord] = {}  # any node serves any attested record
+        self._cut: frozenset[Address] = frozenset()
         self._trace = Trace()
-        self._heap: list[tuple[float, int, VirtualNode | None, int, Event | _Broadcast, int]] = []
-        self._count = itertools.count()
+        self._agenda: Agenda[VirtualNode, Item] = Agenda()
         self._messages = itertools.count(1)
+        self._told: MembershipChanged | None = None  # who is there, as long as that is so
+        self._repairs: Item | None = None  # the heads' timer
         names = [(a, False) for a in trainers] + [(a, True) for a in sorted(context.validators)]
         self.nodes = {a: VirtualNode(a, v, i) for i, (a, v) in enumerate(names)}
         self._by_index = list(self.nodes.values())
+        self._validators = [node for node in self._by_index if node.validator]
+        for address, clock in (clocks or {}).items():
+            self.nodes[address].clock = clock
         for node in self.nodes.values():
             if node.address in absent:
-                node.alive = False
+                node.alive, node.idle = False, True
                 node.head = HeadMachine(context)
             else:
                 self._boot(node)
@@ -199,14 +235,13 @@ class HeapNetwork:
 
     # life and death -------------------------------------------------------------------------------
     def _boot(self, node: VirtualNode) -> None:
-        node.alive = True
-        node.frozen = False
-        for held in (node.timers, node.backlog, node.inputs):
-            held.clear()
-        node.ahead = None
+        node.alive, node.frozen, node.idle = True, False, False
         node.boots += 1
-        last = node.records[max(node.records)] if node.records else None
-        node.head = HeadMachine(self.context, last)
+        node.up_since_s = self.now
+        node.timers = node.backlog = node.inputs = node.ahead = None
+        node.heard = {}
+        self._told = None
+        node.head = HeadMachine(self.context, node.stored)
         if node.validator:
             stored = node.disk.get(("promises", self.context.run))
             promises = decode(stored, Promises) if stored else None
@@ -219,7 +254,6 @@ class HeapNetwork:
                 if kind == "ahead"
             }
             node.trainer = TrainerMachine(self.context, node.address, node.head, voted, begun)
-        node.heard.clear()
         self._post(node, 0.0, Started())
 
     def train_time_s(self, node: VirtualNode) -> float:
@@ -229,276 +263,296 @@ class HeapNetwork:
     def kill(self, address: Address) -> None:
         """`kill -9`: memory is gone, the disk stays; peers notice after a while."""
         node = self.nodes[address]
-        node.alive = False
+        node.alive, node.idle = False, True
+        self._told = None
         noticed_s = self.links.down_notice_s
-        self._spread(PeerDown(address), 0, self.connected(node), lambda _: noticed_s)
+        connected = self.connected(node)
+        self._spread(Item(PeerDown, PeerDown(address)), connected, [noticed_s] * len(connected))
         self._tell_membership(noticed_s)
 
     def freeze(self, address: Address) -> None:
         """SIGSTOP: the node stands still, and nothing tells the others."""
-        self.nodes[address].frozen = True
+        node = self.nodes[address]
+        node.frozen = node.idle = True
 
     def thaw(self, address: Address) -> None:
         """SIGCONT: the node goes on with all that came meanwhile."""
         node = self.nodes[address]
-        node.frozen = False
-        backlog, node.backlog = node.backlog, []
-        for event, number in backlog:
-            self._post(node, 0.0, event, number)
+        node.frozen, node.idle = False, not node.alive
+        backlog, node.backlog = node.backlog, None
+        for item in backlog or ():
+            self._agenda.add(self.now, node, node.boots, item)
 
     def restart(self, address: Address) -> None:
         """Boot from disk; the node repairs what it missed."""
         node = self.nodes[address]
         self._boot(node)
         connected = self.connected(node)
-        self._spread(PeerUp(address), 0, connected, lambda to: self.latency_s(node, to))
+        delays = self.delays_s(node, connected)
+        self._spread(Item(PeerUp, PeerUp(address)), connected, delays)
         self._tell_membership(0.0)
 
+    def cut_off(self, addresses: Iterable[Address]) -> None:
+        """Part these from all others; nobody, to heal it."""
+        self._cut = frozenset(addresses)
+
+    def reachable(self, node: VirtualNode, other: VirtualNode) -> bool:
+        """Whether no partition is between two nodes."""
+        return (node.address in self._cut) == (other.address in self._cut)
+
     def _repair(self, node: VirtualNode) -> None:
-        """One peer, drawn at random, answers with its head and with what it heard of the round."""
-        others = [n for n in self.nodes.values() if n.alive and not n.frozen and n is not node]
-        if not others:
+        """One peer answers with its head and what it heard of the round: a validator if it can."""
+        answering = self._answering(node, self._validators) or self._answering(node, self._by_index)
+        if not answering:
             return
-        peer = self.random.choice(others)
+        peer = answering[int(self.random.random() * len(answering))]
+        new = [item for item in self.evidence(peer, node) if item.number not in node.heard]
+        behind = peer.stored is not None and peer.head.round > node.head.round
+        if not new and not behind:
+            return
         delay_s = 2 * self.latency_s(peer, node)
-        if peer.records and max(peer.records) > node.head.round:
-            self._post(node, delay_s, Adopted(peer.records[max(peer.records)]))
-        for number, received in peer.heard.items():
-            self._post(node, delay_s + 1e-6, received, number)
+        if peer.stored is not None and behind:
+            self._post(node, delay_s, Adopted(peer.stored))
+        for item in new:
+            self._agenda.add(self.now + delay_s + 1e-6, node, node.boots, item)
+
+    def _answering(self, node: VirtualNode, among: list[VirtualNode]) -> list[VirtualNode]:
+        there = [other for other in among if not other.idle and other is not node]
+        return [other for other in there if self.reachable(node, other)] if self._cut else there
+
+    def evidence(self, peer: VirtualNode, asking: VirtualNode) -> Iterable[Item]:
+        """What a node heard of rounds that are not over, and may tell one that asks."""
+        return list(peer.heard.values())
 
     def _tell_membership(self, delay_s: float = 0.0) -> None:
-        """Heartbeats, as far as they change who may be seated: that concerns validators."""
-        among = [node for node in self._by_index if node.validator]
-        told = self._membership()
-        self._spread(told, 0, among, lambda to: delay_s + self.latency_s(to, to))
+        """Heartbeats, as far as they change who may be seated."""
+        self._tell_members(self._by_index, delay_s)
 
-    def _membership(self) -> MembershipChanged:
-        alive = (a for a, n in self.nodes.items() if n.alive and not n.validator)
-        trainers = tuple(alive)
-        return MembershipChanged(trainers, tuple(self.uploads.get(t, 0) for t in trainers))
+    def _tell_members(self, among: Sequence[VirtualNode], delay_s: float = 0.0) -> None:
+        delays = [delay_s + self.latency_s(to, to) for to in among]
+        self._spread(Item(MembershipChanged, None), among, delays)
 
-    # the heap -------------------------------------------------------------------------------------
+    def _membership(self, _node: VirtualNode, _event: object) -> MembershipChanged:
+        """As it is by now."""
+        if self._told is None:
+            trainers = tuple(n.address for n in self._by_index if n.alive and not n.validator)
+            uploads = tuple(self.uploads.get(t, 0) for t in trainers)
+            self._told = MembershipChanged(trainers, uploads)
+        return self._told
+
+    # events ---------------------------------------------------------------------------------------
     def latency_s(self, sender: VirtualNode, to: VirtualNode) -> float:
         """How long a small message takes between two nodes."""
-        return self.random.uniform(self.links.latency_s_min, self.links.latency_s_max)
+        return self.delays_s(sender, (to,))[0]
 
-    def connected(self, node: VirtualNode) -> Iterable[VirtualNode]:
+    def delays_s(self, sender: VirtualNode, among: Sequence[VirtualNode]) -> list[float]:
+        """The same to each of some nodes."""
+        links, draw = self.links, self.random.random
+        least, span = links.latency_s_min, links.latency_s_max - links.latency_s_min
+        delays = [least + span * draw() for _ in among]
+        if links.late:
+            overtaken = [i for i in range(len(delays)) if draw() < links.late]
+            for i in overtaken:
+                delays[i] += links.late_s * draw()
+            self.delayed += len(overtaken)
+        return delays
+
+    def connected(self, node: VirtualNode) -> Sequence[VirtualNode]:
         """Who notices that a node goes or comes."""
         return self._by_index
 
-    def audience(self, sender: VirtualNode, message: object) -> Iterable[VirtualNode]:
+    def audience(self, sender: VirtualNode, message: object) -> Sequence[VirtualNode]:
         """Whom a gossiped message means something to; others would do nothing with it."""
         return self._by_index
 
-    def _post(self, node: VirtualNode, delay_s: float, event: Event, number: int = 0) -> None:
-        """`number` names a gossiped message."""
-        entry = (self.now + delay_s, next(self._count), node, node.boots, event, number)
-        heapq.heappush(self._heap, entry)
+    def schedule(self, at_s: float, do: Callable[[], bool | None]) -> None:
+        """Have something done at a virtual time. It may end `run` by returning True."""
+        self._agenda.add(max(self.now, at_s), _WORLD, 0, Item(None, do))
 
-    def _next(self) -> tuple[float, VirtualNode, int, Event, int]:
-        at_s, order, node, boot, event, number = self._heap[0]
-        if not isinstance(event, _Broadcast):
-            heapq.heappop(self._heap)
-            assert node is not None
-            return at_s, node, boot, event, number
-        _, index, boot = event.arrivals.pop()
-        if event.arrivals:
-            heapq.heapreplace(self._heap, (event.arrivals[-1][0], order, None, 0, event, 0))
-        else:
-            heapq.heappop(self._heap)
-        return at_s, self._by_index[index], boot, event.event, event.number
+    def _post(self, node: VirtualNode, delay_s: float, event: Event) -> None:
+        self._agenda.add(self.now + delay_s, node, node.boots, Item(type(event), event))
+
+    def _spread(self, item: Item, among: Sequence[VirtualNode], delays_s: Sequence[float]) -> None:
+        now = self.now
+        times = [now + delay_s for delay_s in delays_s]
+        self._agenda.add_all(times, [(node, node.boots) for node in among], item)
 
     def run(self, until_s: float, done: Callable[["HeapNetwork"], bool] | None = None) -> bool:
         """Advance virtual time: True once `done` holds, False at `until_s` or with no event."""
-        while self._heap and self._heap[0][0] <= until_s:
-            self.now, node, boot, event, number = self._next()
-            if not node.alive or boot != node.boots:
-                continue
-            if node.frozen:
-                node.backlog.append((event, number))
-                continue
-            if isinstance(event, PeerDown) and self.nodes[event.peer].alive:
-                continue  # it was back before anybody noticed
-            if isinstance(event, MembershipChanged):
-                event = self._membership()  # as it is by now
-            if isinstance(event, TimerFired) and node.timers.get(event, 0.0) > self.now:
-                continue  # moved since
-            self.events += 1
-            self._trace.add(self.now, node.index, type(event), number)
-            self.last = (node, event)
-            self._deliver(node, event, number)
-            if done is not None and done(self):
-                return True
+        rows = self._trace.rows
+        with closing(self._agenda.until(until_s)) as due:
+            for at_s, _, node, boots, item in due:
+                if node.idle or boots != node.boots:
+                    if self._pass_over(at_s, node, boots, item):
+                        return True
+                    continue
+                number, heard = item.number, node.heard
+                if number:
+                    if number in heard:
+                        continue
+                    heard[number] = item
+                plan = _PLANS[node.validator].get(item.kind)
+                if plan is None:
+                    continue
+                self.now = at_s
+                event = item.event
+                if plan.before is not None:
+                    event = plan.before(self, node, event)
+                    if event is None:
+                        continue
+                self.events += 1
+                self.last, self.last_event = node, event
+                rows += (at_s, node.index, plan.code, number)
+                now = at_s if node.clock is None else node.clock.shows(at_s)
+                for name in plan.machines:
+                    effects = getattr(node, name).handle(event, now)
+                    if effects and not self._perform_all(node, effects):
+                        break
+                if len(rows) >= ROWS_MAX:
+                    self._trace.flush()
+                if done is not None and done(self):
+                    return True
         return False
+
+    def _pass_over(self, at_s: float, node: VirtualNode, boots: int, item: Item) -> bool:
+        """What comes to a node that is not there, or to the world. True to end the run."""
+        if item.kind is None:
+            self.now = at_s
+            return bool(item.event())
+        if node.alive and node.frozen and boots == node.boots:
+            if node.backlog is None:
+                node.backlog = []
+            node.backlog.append(item)
+        return False
+
+    def _perform_all(self, node: VirtualNode, effects: Iterable[Effect]) -> bool:
+        """False where a hook killed the node between two effects."""
+        for effect in effects:
+            if not node.alive:
+                return False
+            for hook in self.hooks:
+                if hook(self, node, effect):
+                    break
+            else:
+                self.perform(node, effect)
+        return True
 
     @property
     def trace(self) -> str:
         """Hash of what happened to whom when; equal for equal seeds."""
         return self._trace.hexdigest
 
-    def _deliver(self, node: VirtualNode, event: Event, number: int) -> None:
-        kind: type = type(event)
-        if kind is Received:
-            assert isinstance(event, Received)
-            kind = type(event.message)
-            if number not in node.heard:
-                node.heard[number] = event
-        elif isinstance(event, Adopted):  # on disk before the machines hear of it
-            over = event.record.attempt.round
-            if over <= node.head.round:
-                return
-            if over > self.adopted_round:
-                self.adopted_round = over
-                self.compute.adopted(event.record)
-            node.records[over] = event.record
-            node.heard = {n: r for n, r in node.heard.items() if _round_of(r) > over}
-        elif isinstance(event, PartArrived):
-            node.inputs.add((event.attempt, event.part, event.sender))
-        for machine in (node.head, node.trainer, node.committee):
-            if machine is None or kind not in _HANDLED[type(machine)]:
-                continue
-            for effect in machine.handle(event, self.now):
-                if not node.alive:
-                    return  # a hook killed the node between two effects
-                if not any(hook(self, node, effect) for hook in self.hooks):
-                    self.perform(node, effect)
+    def _adopting(self, node: VirtualNode, event: Adopted) -> Adopted | None:
+        """On disk before the machines hear of it. What is over is forgotten."""
+        record = event.record
+        over = record.attempt.round
+        if over <= node.head.round:
+            return None
+        node.stored = record
+        if self.keeps_records:
+            node.records[over] = record
+        if over > self.adopted_round:
+            self.adopted_round = over
+            self.round_over(record)
+        node.heard = {n: item for n, item in node.heard.items() if item.round > over}
+        for item in node.heard.values():  # it meant nothing while the head was behind
+            again = Item(item.kind, item.event)
+            self._agenda.add(self.now, node, node.boots, again)
+        if node.timers is not None:
+            node.timers = {t: s for t, s in node.timers.items() if t.attempt.round > over} or None
+        if node.inputs is not None:
+            node.inputs = {held for held in node.inputs if held[0].round > over} or None
+        return event
+
+    def round_over(self, record: RoundRecord) -> None:
+        """The first node adopts a round."""
+        self.compute.adopted(record)
+        self._over[record.attempt.round] = record
+        self._over.pop(record.attempt.round - ROUNDS_KEPT, None)
+        oldest = record.attempt.round - ROUNDS_AHEAD_MAX
+        old = [d for d, r in self._published.items() if r.attempt.round < oldest]
+        for name in old:
+            del self._published[name]
+
+    def _arriving(self, node: VirtualNode, event: PartArrived) -> PartArrived:
+        if node.inputs is None:
+            node.inputs = set()
+        node.inputs.add((event.attempt, event.part, event.sender))
+        return event
+
+    def _noticing(self, _node: VirtualNode, event: PeerDown) -> PeerDown | None:
+        """None where it was back before anybody noticed."""
+        return None if self.nodes[event.peer].alive else event
+
+    def _due(self, node: VirtualNode, event: TimerFired) -> TimerFired | None:
+        """None where it was moved since, or its round is over."""
+        if event.attempt.round <= node.head.round or node.timers is None:
+            return None
+        return None if node.timers.get(event, 0.0) > self.now else event
 
     # the world ------------------------------------------------------------------------------------
-    def gossip(self, sender: VirtualNode, message: object) -> None:
+    def gossip(self, sender: VirtualNode, message: Any) -> Item:
         """To every live node but the sender, each with its own latency and loss."""
-        received, number = Received(sender.address, message), next(self._messages)
-        sender.heard[number] = received
+        about = message if isinstance(message, Attestation) else message.attempt
+        event = Received(sender.address, message)
+        item = Item(type(message), event, next(self._messages), about.round)
+        sender.heard[item.number] = item
         draw, loss = self.random.random, self.links.loss
-        reached = [node for node in self.audience(sender, message) if node is not sender]
+        among = self.audience(sender, message)
+        reached = [node for node in among if node.alive and node is not sender]
+        if self._cut:
+            reached = [node for node in reached if self.reachable(sender, node)]
         if loss:
             whole = len(reached)
             reached = [node for node in reached if draw() >= loss]
             self.lost += whole - len(reached)
-        self._spread(received, number, reached, lambda to: self.latency_s(sender, to))
-
-    def _spread(
-        self,
-        event: Event,
-        number: int,
-        among: Iterable[VirtualNode],
-        delay_s: Callable[[VirtualNode], float],
-    ) -> None:
-        now = self.now
-        arrivals = [(now + delay_s(node), node.index, node.boots) for node in among]
-        if arrivals:
-            arrivals.sort(reverse=True)
-            entry = (
-                arrivals[-1][0],
-                next(self._count),
-                None,
-                0,
-                _Broadcast(event, number, arrivals),
-                0,
-            )
-            heapq.heappush(self._heap, entry)
+        self._spread(item, reached, self.delays_s(sender, reached))
+        if self.links.twice:
+            again = [node for node in reached if draw() < self.links.twice]
+            self._spread(item, again, self.delays_s(sender, again))
+            self.doubled += len(again)
+        return item
 
     def perform(self, node: VirtualNode, effect: Effect) -> None:
         """What the world does for an effect; a hook may call it with another one instead."""
-        match effect:
-            case Publish(message=message):
-                self.gossip(node, message)
-            case Repair():
-                self._repair(node)
-            case Persist(kind=kind, key=key, value=None):
-                node.disk.pop((kind, key), None)
-            case Persist(kind=kind, key=key, value=bytes(value)):
-                node.disk[kind, key] = value
-            case SetTimer(name=name, attempt=attempt, at_s=at_s, part=part):
-                fired = TimerFired(name, attempt, part)
-                node.timers[fired] = at_s
-                self._post(node, max(0.0, at_s - self.now), fired)
-            case Penalize():
-                node.penalties.append(effect)
-            case Note():
-                node.notes.append((self.now, effect))
-            case Train():
-                self._train(node, effect)
-            case TrainAhead(work=work):
-                if node.ahead is None or node.ahead[0] != work:
-                    node.ahead = (work, self.now + self.train_time_s(node))
-            case SendPart() | SendGroup() | SendResult():
-                self._hand_over(node, effect)
-            case Collect() | Combine() | Aggregate():
-                self._compute(node, effect)
-            case Step(attempt=attempt, base=base, results=results):
-                self._post(node, 0.01, Stepped(attempt, self.compute.step(base, results)))
-            case Audit(seat=seat, results=results):
-                lost = self._lost_input(effect)
-                took = self.context.deadlines.inputs_s if lost and self.nodes[lost].frozen else 0.02
-                reason, suspects = fault(self.context, self.compute, effect)
-                if lost:
-                    reason, suspects = f"an input of {lost.hex()} is not to be had", ()
-                checkpoint = Cid("") if reason else self.compute.step(seat.base, results)
-                left = () if reason else self.compute.left(results)
-                audited = Audited(seat.attempt, checkpoint, left, reason, suspects)
-                self._post(node, took, audited)
-            case Attest(record=record):
-                self._attest(node, record)
-            case Adopt(round=round_, record=wanted):
-                self._adopt(node, round_, wanted)
+        does = _PERFORM.get(type(effect))
+        if does is not None:
+            does(self, node, effect)
 
-    def _hand_over(self, node: VirtualNode, effect: SendPart | SendGroup | SendResult) -> None:
-        match effect:
-            case SendPart(attempt=attempt, part=part, owner=owner):
-                assert node.trainer is not None
-                mine = node.trainer.commitment_of(node.address)
-                assert mine is not None
-                arrived = PartArrived(node.address, attempt, part, mine.parts_root)
-                self.send(node, owner, arrived, part)
-            case SendGroup(attempt=attempt, part=part, group=group, owner=owner):
-                self.send(node, owner, GroupArrived(node.address, attempt, part, group), part)
-            case SendResult(attempt=attempt, part=part, result=result, members=members):
-                for member in members:
-                    handed = ResultArrived(node.address, attempt, part, result)
-                    self.send(node, member, handed, part)
+    def _publish(self, node: VirtualNode, effect: Publish) -> None:
+        self.gossip(node, effect.message)
 
-    def _compute(self, node: VirtualNode, effect: Collect | Combine | Aggregate) -> None:
-        match effect:
-            case Collect(attempt=attempt, part=part, inputs=inputs):
-                value = self.compute.collect(part, self._named(node, inputs))
-                self._post(node, 0.005, Collected(attempt, part, value, ()))
-            case Combine(attempt=attempt, part=part, groups=groups):
-                named = [(group.digest, weight) for _, group, weight in groups]
-                value = self.compute.combine(attempt.round, part, named, effect.carried)
-                self._post(node, 0.005, Aggregated(attempt, part, value, ()))
-            case Aggregate(attempt=attempt, part=part, inputs=inputs):
-                named = self._named(node, inputs)
-                value = self.compute.aggregate(attempt.round, part, named, effect.carried)
-                self._post(node, 0.005, Aggregated(attempt, part, value, ()))
+    def _ask(self, node: VirtualNode, _effect: Repair) -> None:
+        self._repair(node)
 
-    def _lost_input(self, audit: Audit) -> Address | None:
-        """Whose committed input nobody who answers has, if there is one; one's own, one has."""
-        answering = [n for n in self.nodes.values() if n.alive and not n.frozen]
-        held = {slot for node in answering for slot in node.inputs}
-        own = {n.address for n in answering if n.trainer and n.trainer.commitment_of(n.address)}
-        for part, result in enumerate(audit.results):
-            for i, member in enumerate(audit.seat.members):
-                slot = (audit.seat.attempt, part, member.trainer)
-                if result.included >> i & 1 and member.trainer not in own and slot not in held:
-                    return member.trainer
-        return None
+    def _persist(self, node: VirtualNode, effect: Persist) -> None:
+        if effect.value is None:
+            node.disk.pop((effect.kind, effect.key), None)
+        else:
+            node.disk[effect.kind, effect.key] = effect.value
 
-    def send(self, sender: VirtualNode, to: Address, event: Event, part: int) -> None:
-        """Part `part` of an update for one node, after a while; nothing where that is down."""
-        node = self.nodes[to]
-        if node.alive:
-            self._post(node, self.transfer_s(sender, node, event, part), event)
+    def _set_timer(self, node: VirtualNode, effect: SetTimer) -> None:
+        at_s = effect.at_s if node.clock is None else node.clock.reaches(effect.at_s)
+        due_s = max(self.now, at_s)
+        if effect.name == "repair":  # one a head, and the same for all
+            if self._repairs is None:
+                fired = TimerFired(effect.name, effect.attempt, effect.part)
+                self._repairs = Item("repair", fired)
+            self._agenda.add(due_s, node, node.boots, self._repairs)
+            return
+        fired = TimerFired(effect.name, effect.attempt, effect.part)
+        if node.timers is None:
+            node.timers = {}
+        node.timers[fired] = due_s
+        self._agenda.add(due_s, node, node.boots, Item(TimerFired, fired))
 
-    def transfer_s(self, sender: VirtualNode, to: VirtualNode, event: Event, part: int) -> float:
-        """How long a part is on its way."""
-        return self.latency_s(sender, to)
+    def _penalize(self, node: VirtualNode, effect: Penalize) -> None:
+        node.penalties = [*node.penalties, effect]
 
-    def _named(
-        self, node: VirtualNode, inputs: tuple[tuple[Address, int], ...]
-    ) -> list[tuple[Digest, int]]:
-        assert node.trainer is not None
-        made = [(node.trainer.commitment_of(sender), weight) for sender, weight in inputs]
-        return [(said.parts_root, weight) for said, weight in made if said is not None]
+    def _note(self, node: VirtualNode, effect: Note) -> None:
+        if not isinstance(node.notes, list):
+            node.notes = []
+        node.notes.append((self.now, effect))
 
     def _train(self, node: VirtualNode, effect: Train) -> None:
         took = self.train_time_s(node)
@@ -507,7 +561,105 @@ class HeapNetwork:
         made = self.compute.train(node.address, effect)
         self._post(node, took, Trained(effect.attempt, made))
 
-    def _attest(self, node: VirtualNode, record: RoundRecord) -> None:
+    def _train_ahead(self, node: VirtualNode, effect: TrainAhead) -> None:
+        if node.ahead is None or node.ahead[0] != effect.work:
+            node.ahead = (effect.work, self.now + self.train_time_s(node))
+
+    # parts ----------------------------------------------------------------------------------------
+    def _send_part(self, node: VirtualNode, effect: SendPart) -> None:
+        assert node.trainer is not None
+        mine = node.trainer.commitment_of(node.address)
+        assert mine is not None
+        arrived = PartArrived(node.address, effect.attempt, effect.part, mine.parts_root)
+        self.send(node, effect.owner, arrived)
+
+    def _send_group(self, node: VirtualNode, effect: SendGroup) -> None:
+        arrived = GroupArrived(node.address, effect.attempt, effect.part, effect.group)
+        self.send(node, effect.owner, arrived)
+
+    def _send_result(self, node: VirtualNode, effect: SendResult) -> None:
+        handed = ResultArrived(node.address, effect.attempt, effect.part, effect.result)
+        for member in effect.members:
+            self.send(node, member, handed)
+
+    def send(self, sender: VirtualNode, to: Address, event: Event) -> None:
+        """A part of an update for one node, after a while; nothing where that is out of reach."""
+        node = self.nodes[to]
+        if not node.alive or not self.reachable(sender, node):
+            return
+        self._post(node, self.transfer_s(sender, node, event), event)
+        if self.links.twice and self.random.random() < self.links.twice:
+            self._post(node, self.transfer_s(sender, node, event), event)
+            self.doubled += 1
+
+    def transfer_s(self, sender: VirtualNode, to: VirtualNode, event: Event) -> float:
+        """How long a part is on its way."""
+        return self.latency_s(sender, to)
+
+    def _collect(self, node: VirtualNode, effect: Collect) -> None:
+        value = self.compute.collect(effect.part, self._named(node, effect.inputs))
+        self._post(node, COMPUTE_S, Collected(effect.attempt, effect.part, value, ()))
+
+    def _combine(self, node: VirtualNode, effect: Combine) -> None:
+        named = [(group.digest, weight) for _, group, weight in effect.groups]
+        at, part = effect.attempt, effect.part
+        value = self.compute.combine(at.round, part, named, effect.carried)
+        self._post(node, COMPUTE_S, Aggregated(at, part, value, ()))
+
+    def _aggregate(self, node: VirtualNode, effect: Aggregate) -> None:
+        at, part = effect.attempt, effect.part
+        named = self._named(node, effect.inputs)
+        value = self.compute.aggregate(at.round, part, named, effect.carried)
+        self._post(node, COMPUTE_S, Aggregated(at, part, value, ()))
+
+    def _named(
+        self, node: VirtualNode, inputs: tuple[tuple[Address, int], ...]
+    ) -> list[tuple[Digest, int]]:
+        assert node.trainer is not None
+        made = [(node.trainer.commitment_of(sender), weight) for sender, weight in inputs]
+        return [(said.parts_root, weight) for said, weight in made if said is not None]
+
+    # steps, audits, attestations ------------------------------------------------------------------
+    def _step(self, node: VirtualNode, effect: Step) -> None:
+        checkpoint = self.compute.step(effect.base, effect.results)
+        self._post(node, STEP_S, Stepped(effect.attempt, checkpoint))
+
+    def _audit(self, node: VirtualNode, effect: Audit) -> None:
+        lost = self._lost_input(effect)
+        took = self.context.deadlines.inputs_s if lost and self.nodes[lost].frozen else AUDIT_S
+        reason, suspects = fault(self.context, self.compute, effect)
+        if lost:
+            reason, suspects = f"an input of {lost.hex()} is not to be had", ()
+        checkpoint = Cid("") if reason else self.compute.step(effect.seat.base, effect.results)
+        left = () if reason else self.compute.left(effect.results)
+        worth = () if reason else self.compute.contributions(effect)
+        audited = Audited(effect.seat.attempt, checkpoint, left, reason, suspects, worth)
+        self._post(node, took, audited)
+
+    def _replay(self, node: VirtualNode, effect: Replay) -> None:
+        """Whether what a trainer committed to is what its round comes to, after as long as that."""
+        check = effect.check
+        record = self._over.get(check.round)
+        deviation = self.compute.replay(record, check.trainer) if record else None
+        if deviation is None:
+            return
+        finding = Finding.FALSE if deviation > REPLAY_TOLERANCE else Finding.SOUND
+        self._post(node, self.train_time_s(node), Replayed(check, finding, deviation))
+
+    def _lost_input(self, audit: Audit) -> Address | None:
+        """Whose committed input nobody who answers has, if there is one; one's own, one has."""
+        answering = [n for m in audit.seat.members if not (n := self.nodes[m.trainer]).idle]
+        held = {slot for node in answering for slot in node.inputs or ()}
+        own = {n.address for n in answering if n.trainer and n.trainer.commitment_of(n.address)}
+        for part, result in enumerate(audit.results):
+            for i, member in enumerate(audit.seat.members):
+                slot = (audit.seat.attempt, part, member.trainer)
+                if result.included >> i & 1 and member.trainer not in own and slot not in held:
+                    return member.trainer
+        return None
+
+    def _attest(self, node: VirtualNode, effect: Attest) -> None:
+        record = effect.record
         root = (digest(record), digest_of(record.checkpoint))
         said = self.attested.setdefault(record.attempt.round, {})
         said.setdefault(node.address, set()).add(root)
@@ -517,16 +669,72 @@ class HeapNetwork:
             self.context.run, record.attempt.round, root[1], root[0], payout_root, total, bytes(65)
         )
         self.gossip(node, message)
-        self._post(node, 0.0, Received(node.address, message))
+        own = Item(Attestation, Received(node.address, message))
+        self._agenda.add(self.now, node, node.boots, own)
         self._published[root[0]] = record
 
-    def _adopt(self, node: VirtualNode, round_: int, wanted: Digest) -> None:
-        record = self._published[wanted]
-        assert record.attempt.round == round_
+    def _adopt(self, node: VirtualNode, effect: Adopt) -> None:
+        record = self._published[effect.record]
+        assert record.attempt.round == effect.round
         self._post(node, self.latency_s(node, node), Adopted(record))
 
 
-def _round_of(event: Received) -> int:
-    message: Any = event.message
-    at = message if isinstance(message, Attestation) else message.attempt
-    return int(at.round)
+class _Plan(NamedTuple):
+    """What is done with an event of one kind at one kind of node."""
+
+    code: int
+    before: Callable[[HeapNetwork, VirtualNode, Any], Any] | None
+    machines: tuple[str, ...]  # fields of `VirtualNode`
+
+
+_BEFORE: Final[dict[type | str, Callable[[HeapNetwork, VirtualNode, Any], Any]]] = {
+    Adopted: HeapNetwork._adopting,
+    PartArrived: HeapNetwork._arriving,
+    PeerDown: HeapNetwork._noticing,
+    TimerFired: HeapNetwork._due,
+    MembershipChanged: HeapNetwork._membership,
+}
+HANDLED: Final[dict[str, frozenset[type | str]]] = {
+    "head": frozenset(HeadMachine.TRANSITIONS) - {TimerFired} | {Attestation, "repair"},
+    "trainer": frozenset(TrainerMachine.TRANSITIONS) | frozenset(TrainerMachine.MESSAGES),
+    "committee": frozenset(CommitteeMachine.TRANSITIONS) | frozenset(CommitteeMachine.MESSAGES),
+}
+"""Events and messages that mean anything to a machine: it need not be asked about others."""
+
+
+def _plans(machines: tuple[str, ...]) -> dict[type | str | None, _Plan]:
+    every: frozenset[type | str] = frozenset().union(*HANDLED.values())
+    kinds = sorted(every, key=lambda kind: kind if isinstance(kind, str) else kind.__name__)
+    asked = {kind: tuple(m for m in machines if kind in HANDLED[m]) for kind in kinds}
+    return {
+        kind: _Plan(code, _BEFORE.get(kind), asked[kind])
+        for code, kind in enumerate(kinds)
+        if asked[kind]
+    }
+
+
+_PLANS: Final = (_plans(("head", "trainer")), _plans(("head", "committee")))
+"""Of trainers and of validators."""
+_PERFORM: Final[dict[type, Callable[[HeapNetwork, VirtualNode, Any], None]]] = {
+    Publish: HeapNetwork._publish,
+    Repair: HeapNetwork._ask,
+    Persist: HeapNetwork._persist,
+    SetTimer: HeapNetwork._set_timer,
+    Penalize: HeapNetwork._penalize,
+    Note: HeapNetwork._note,
+    Train: HeapNetwork._train,
+    TrainAhead: HeapNetwork._train_ahead,
+    SendPart: HeapNetwork._send_part,
+    SendGroup: HeapNetwork._send_group,
+    SendResult: HeapNetwork._send_result,
+    Collect: HeapNetwork._collect,
+    Combine: HeapNetwork._combine,
+    Aggregate: HeapNetwork._aggregate,
+    Step: HeapNetwork._step,
+    Audit: HeapNetwork._audit,
+    Replay: HeapNetwork._replay,
+    Attest: HeapNetwork._attest,
+    Adopt: HeapNetwork._adopt,
+}
+_WORLD: Final = VirtualNode(Address(b""), False, -1, idle=True)
+"""To whom it happens when `schedule`d things are done."""

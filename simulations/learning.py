@@ -19,7 +19,8 @@ from torch import Tensor
 
 from eigen.crypto.merkle import CommitmentTree
 from eigen.protocol.cid import raw_cid
-from eigen.protocol.effects import Train
+from eigen.protocol.effects import Audit, Train
+from eigen.protocol.exchange import masked
 from eigen.protocol.messages import Attempt, Commitment, PartResult, RoundRecord
 from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec, RunSpec
 from eigen.protocol.types import Address, Cid, Digest
@@ -31,6 +32,7 @@ from eigen.training.aggregation import RULES
 from eigen.training.codecs.registry import CODECS
 from eigen.training.datasets import Samples, digits, split, write_shard
 from eigen.training.engine import Engine
+from eigen.training.frames import whole
 from eigen.training.results import Evaluation, LocalUpdate
 from eigen.training.spec import check, part_sizes
 
@@ -76,6 +78,8 @@ class _Update:
     round: int
     local: LocalUpdate
     sent_P: Tensor
+    residual: bytes  # that went into it
+    effect: Train
 
 
 class _Recent(dict[K, V]):
@@ -143,14 +147,8 @@ class Learning:
         self._begin(effect.attempt)
         behaviour = self._behaviours.get(trainer, "")
         data = self._flipped if behaviour == "label-flip" else self._shards
-        local = self._engine.train(
-            self.spec,
-            self._checkpoints[effect.work.base],
-            [data[i] for i in effect.work.shards],
-            effect.work.order_seed,
-            self._residuals.get(trainer, b""),
-            effect.attempt.round - 1,
-        )
+        residual = self._residuals.get(trainer, b"")
+        local = self._trained(effect, data, residual)
         sent_P = self._vector(local)
         if behaviour in DISTORTIONS:
             honest = [u.sent_P for u in self._updates.values() if self._counts(u)]
@@ -158,7 +156,7 @@ class Learning:
             local = replace(local, parts=self._encoded(wrong_P), residual=b"")
             sent_P = wrong_P
         tree = CommitmentTree(local.parts)
-        self._updates[tree.root] = _Update(trainer, self._round, local, sent_P)
+        self._updates[tree.root] = _Update(trainer, self._round, local, sent_P, residual, effect)
         honest_norm = 0.0 if trainer in self._behaviours else float(sent_P.norm())
         self.contributed[trainer] = honest_norm
         zero = Digest(bytes(32))
@@ -171,6 +169,48 @@ class Learning:
             local.samples,
             tuple(local.loss_trace),
         )
+
+    def _trained(self, effect: Train, data: Sequence[bytes], residual: bytes) -> LocalUpdate:
+        return self._engine.train(
+            self.spec,
+            self._checkpoints[effect.work.base],
+            [data[i] for i in effect.work.shards],
+            effect.work.order_seed,
+            residual,
+            effect.attempt.round - 1,
+        )
+
+    def replay(self, record: RoundRecord, trainer: Address) -> float | None:
+        """See `Compute`: trained once more, on the shards as they are."""
+        made = next(
+            (
+                update
+                for update in reversed(self._updates.values())
+                if update.trainer == trainer and update.round == record.attempt.round
+            ),
+            None,
+        )
+        if made is None:
+            return None
+        honest_P = self._vector(self._trained(made.effect, self._shards, made.residual))
+        return float((made.sent_P - honest_P).norm() / honest_P.norm())
+
+    def contributions(self, audit: Audit) -> tuple[tuple[Address, int], ...]:
+        """See `Compute`; the node's own arithmetic."""
+        worth = dict.fromkeys((trainer for trainer, _ in audit.commitments), 0)
+        made = {
+            t: (self._updates[m.parts_root].local.parts, m.samples) for t, m in audit.commitments
+        }
+        for part, result in enumerate(audit.results):
+            trainers = masked([m.trainer for m in audit.seat.members], result.included)
+            inputs = [(made[t][0][part], made[t][1]) for t in trainers]
+            for trainer, product in zip(
+                trainers,
+                self._engine.contributions(self.spec, part, inputs, self._parts[result.digest]),
+                strict=True,
+            ):
+                worth[trainer] += product
+        return tuple(worth.items())
 
     def _counts(self, update: _Update) -> bool:
         return update.round == self._round and update.trainer not in self._behaviours
@@ -260,9 +300,7 @@ class Learning:
         paid = {credit.account for credit in record.trainers}
         for update in self._updates.values():
             if update.trainer in paid and update.round == record.attempt.round:
-                residual = update.local.residual
-                assert isinstance(residual, bytes)  # no worker wrote it to a file
-                self._residuals[update.trainer] = residual
+                self._residuals[update.trainer] = whole(update.local.residual)
         before, after = (self._theta(cid) for cid in (record.base, record.checkpoint))
         self._previous_P = before - after
         for recent in (

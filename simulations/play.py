@@ -1,58 +1,25 @@
 """Plays a scenario, records it, and says whether what was expected held."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Final, Protocol
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
 
-from eigen.protocol.effects import (
-    Adopt,
-    Attest,
-    Audit,
-    Effect,
-    Note,
-    Penalize,
-    Publish,
-    Step,
-    Train,
-)
-from eigen.protocol.messages import Attempt, Commitment, ResultVote, RoundRecord, SeatProposal
+from eigen.protocol.effects import Effect, Penalize
+from eigen.protocol.messages import RoundRecord
 from eigen.protocol.types import Address
 from eigen.simulations.adversaries import HONEST
 from eigen.simulations.heap import HeapNetwork, VirtualNode
-from eigen.simulations.scenario import Expectation, Fault, Scenario
+from eigen.simulations.outcome import Answer, Outcome, Record, attempt_of, kind_of
+from eigen.simulations.scenario import Fault, Scenario
 from eigen.simulations.tier1 import ScenarioNetwork
 
 LOOK_S: Final = 1.0
 """Whether everybody holds the last round is looked at so often."""
+COLLECT_EVERY: Final = 200_000
+"""Objects more than before, until Python looks for cycles among them."""
 SETTLE_S: Final = 60.0
-"""After the last round those who are behind have so long to catch up."""
-
-
-class Record(Protocol):
-    """Where events and metrics go."""
-
-    def event(
-        self, time_s: float, node: str, kind: str, round_: int, attempt: int, detail: str = ""
-    ) -> None:
-        """Something that a node did, or that happened to it."""
-        ...
-
-    def metric(
-        self, time_s: float, name: str, value: float, node: str = "", round_: int = 0
-    ) -> None:
-        """Something that was measured."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a run came to. `held` has each expectation in words, whether it held, and its figure."""
-
-    held: tuple[tuple[str, bool, str], ...]
-    rounds: int
-    virtual_s: float
-    events: int
-    trace: str
+"""After the last round and the last fault those who are behind have so long to catch up."""
 
 
 class Play:
@@ -62,13 +29,13 @@ class Play:
         self.scenario = scenario
         self.network = ScenarioNetwork(scenario)
         self._record = record
-        self._ended_s: dict[int, float] = {0: 0.0}
-        self.records: dict[int, RoundRecord] = {}
-        self.accuracy: dict[int, float] = {}
-        self._look_s = 0.0
+        self.outcome = Outcome(scenario, lambda a: self.network.devices[a].group.name)
+        self._over = False
         self._progress: Callable[[float, int], None] | None = None
-        self.network.hooks.insert(0, self._see)
+        if record is not None:
+            self.network.hooks.insert(0, self._see)
         self.network.watch = self._came_or_went
+        self.network.ended = self._end_round
         for fault in scenario.faults:
             self._plan(fault)
 
@@ -84,7 +51,12 @@ class Play:
 
         self._progress = progress
         self.run_until(self.scenario.until_s)
-        held = tuple(self._judge(wanted) for wanted in self.scenario.expect)
+        self.outcome.held = tuple(
+            (device.group.name, network.nodes[address].head.round)
+            for address, device in network.devices.items()
+            if device.group.behaviour == HONEST and network.nodes[address].alive
+        )
+        held = tuple(self.outcome.judge(wanted) for wanted in self.scenario.expect)
         if self._record is not None:
             for what, true, detail in held:
                 self._record.event(network.now, "", "assert", 0, 0, f"{what}: {detail}; {true}")
@@ -92,16 +64,9 @@ class Play:
 
     def run_until(self, at_s: float) -> None:
         """Play up to a virtual time, and no further than the run's end."""
-        network = self.network
-
-        def done(_: HeapNetwork) -> bool:
-            if network.adopted_round not in self._ended_s:
-                self._end_round()
-                if self._progress is not None:
-                    self._progress(network.now, network.adopted_round)
-            return network.adopted_round >= self.scenario.run.rounds and self._settled()
-
-        network.play(at_s, done)
+        if self.network.now < at_s and not self._over:
+            with _few_collections():
+                self.network.run(at_s)
 
     def states(self, wanted: str | None = None) -> Iterator[str]:
         """Where each node stands, a line each, or the one of that name."""
@@ -126,19 +91,20 @@ class Play:
         for _ in range(count):
             if not network.run(self.scenario.until_s, lambda _: True):
                 break
-            device = network.devices[network.last[0].address]
-            told.append(f"{network.now:.4f} {device.name:<16} {network.last[1]!r:.160}")
+            device = network.devices[network.last.address]
+            told.append(f"{network.now:.4f} {device.name:<16} {network.last_event!r:.160}")
         yield from told
 
     def _settled(self) -> bool:
         """Whether all that are up hold the last round, or have had the time to."""
-        now = self.network.now
-        if now < self._look_s:
-            return False
-        self._look_s = now + LOOK_S
-        last = self.network.adopted_round
-        missing = any(n.alive and n.head.round < last for n in self.network.nodes.values())
-        return not missing or now > self._ended_s[last] + SETTLE_S
+        network, last = self.network, self.scenario.run.rounds
+        missing = any(n.alive and n.head.round < last for n in network.nodes.values())
+        ended_s = self.outcome.ended_s[last]
+        quiet_s = max([ended_s, *(f.at_s + f.for_s for f in self.scenario.faults)])
+        self._over = not missing or network.now > quiet_s + SETTLE_S
+        if not self._over:
+            network.schedule(network.now + LOOK_S, self._settled)
+        return self._over
 
     # faults ---------------------------------------------------------------------------------------
     def _plan(self, fault: Fault) -> None:
@@ -177,9 +143,9 @@ class Play:
     def _see(self, network: HeapNetwork, node: VirtualNode, effect: Effect) -> bool:
         if self._record is None:
             return False
-        kind = _kind(effect)
+        kind = kind_of(effect)
         if kind:
-            at = _attempt(effect)
+            at = attempt_of(effect)
             detail = ""
             if isinstance(effect, Penalize):
                 device = self.network.devices.get(effect.peer)
@@ -189,21 +155,24 @@ class Play:
             self._record.event(network.now, name, kind, round_, number, detail)
         return False
 
-    def _end_round(self) -> None:
+    def _end_round(self, record: RoundRecord) -> None:
         """A round is attested: what it took and who was paid."""
-        network, last = self.network, self.network.adopted_round
-        record = next(n.records[last] for n in network.nodes.values() if last in n.records)
-        before = max(self._ended_s)
-        self._ended_s[last] = network.now
-        self.records[last] = record
+        network, last = self.network, record.attempt.round
+        if self._progress is not None:
+            self._progress(network.now, last)
+        if last >= self.scenario.run.rounds:
+            network.schedule(network.now, self._settled)
+        before = max(self.outcome.ended_s)
+        self.outcome.ended_s[last] = network.now
+        self.outcome.records[last] = record
         evaluation = getattr(network.compute, "evaluate", None)
         judged = evaluation(record.checkpoint) if evaluation else None
         if judged is not None:
-            self.accuracy[last] = judged.accuracy
+            self.outcome.accuracy[last] = judged.accuracy
         if self._record is None:
             return
         out, now = self._record.metric, network.now
-        out(now, "round_s", now - self._ended_s[before], "", last)
+        out(now, "round_s", now - self.outcome.ended_s[before], "", last)
         out(now, "attempts", record.attempt.number + 1.0, "", last)
         out(now, "alive", float(sum(n.alive for n in network.nodes.values())), "", last)
         out(now, "seated", float(len(network.seated)), "", last)
@@ -224,49 +193,16 @@ class Play:
                 out(now, figure, float(size), network.devices[address].name, last)
             counts.clear()
 
-    # expectations ---------------------------------------------------------------------------------
-    def _judge(self, wanted: Expectation) -> tuple[str, bool, str]:
-        figure = self._figure(wanted)
-        bounds = [f"at least {wanted.least:g}"] if wanted.least > 0 else []
-        bounds += [f"at most {wanted.most:g}"] if wanted.most < 1e9 else []
-        of = f" of {wanted.nodes}" if wanted.nodes else ""
-        round_ = f" in round {wanted.round}" if wanted.round else ""
-        what = f"{wanted.what}{of}{round_}: {' and '.join(bounds)}"
-        return what, wanted.least <= figure <= wanted.most, f"{figure:.4g}"
 
-    def _figure(self, wanted: Expectation) -> float:
-        network, last = self.network, wanted.round or self.scenario.run.rounds
-        took = [(self._ended_s[r] - self._ended_s.get(r - 1, 0.0)) for r in self._ended_s if r]
-        match wanted.what:
-            case "committed":
-                among = [
-                    network.nodes[a]
-                    for a, d in network.devices.items()
-                    if d.group.behaviour == HONEST
-                    and wanted.nodes in ("", d.group.name)
-                    and network.nodes[a].alive
-                ]
-                return sum(n.head.round >= last for n in among) / max(1, len(among))
-            case "attempts":
-                counts = [r.attempt.number + 1 for r in self.records.values()]
-                return sum(counts) / max(1, len(counts))
-            case "round-seconds":
-                return sum(took) / len(took) if took else float("inf")
-            case "accuracy":
-                known = max((r for r in self.accuracy if r <= last), default=0)
-                return self.accuracy.get(known, 0.0)
-            case _:
-                return self._paid(wanted.nodes)
-
-    def _paid(self, group: str) -> float:
-        """Of all that trainers were paid, the share that went to a group."""
-        paid = [c for record in self.records.values() for c in record.trainers]
-        whole = sum(c.amount for c in paid)
-        ours = sum(c.amount for c in paid if self._group(c.account) == group)
-        return ours / whole if whole else 0.0
-
-    def _group(self, address: Address) -> str:
-        return self.network.devices[address].group.name
+@contextmanager
+def _few_collections() -> Iterator[None]:
+    """Look for garbage in cycles seldom: what nodes drop is in none."""
+    before = gc.get_threshold()
+    gc.set_threshold(COLLECT_EVERY, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def _thaw(network: ScenarioNetwork, address: Address) -> Callable[[], None]:
@@ -275,35 +211,3 @@ def _thaw(network: ScenarioNetwork, address: Address) -> Callable[[], None]:
 
 def _restart(network: ScenarioNetwork, address: Address) -> Callable[[], None]:
     return lambda: None if network.nodes[address].alive else network.restart(address)
-
-
-_KINDS: Final[Mapping[type, str]] = {
-    Train: "train",
-    Step: "step",
-    Adopt: "adopt",
-    Attest: "attest",
-    Audit: "audit",
-    Penalize: "penalize",
-}
-_SAID: Final[Mapping[type, str]] = {
-    SeatProposal: "seat",
-    Commitment: "commit",
-    ResultVote: "vote",
-}
-
-
-def _kind(effect: Effect) -> str:
-    if isinstance(effect, Publish):
-        return _SAID.get(type(effect.message), "")
-    if isinstance(effect, Note):
-        return "exchange" if effect.event == "exchange" else "note"
-    return _KINDS.get(type(effect), "")
-
-
-def _attempt(effect: object) -> Attempt | None:
-    said = effect
-    for name in ("message", "record", "seat"):
-        inner = getattr(effect, name, None)
-        said = said if inner is None or isinstance(inner, bytes) else inner
-    at = getattr(said, "attempt", None)
-    return at if isinstance(at, Attempt) else None

@@ -6,16 +6,16 @@ seated trainers. What gossip costs the others is counted, not played.
 """
 
 import hashlib
-import heapq
 import math
-from collections.abc import Callable, Iterable
+import random
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from eigen.protocol.cid import raw_cid
 from eigen.protocol.context import Deadlines, RunContext
 from eigen.protocol.effects import Event, GroupArrived, PartArrived
-from eigen.protocol.messages import Attestation, Payout, SeatProposal
+from eigen.protocol.messages import Attestation, Payout, RoundRecord, SeatProposal
 from eigen.protocol.run import (
     AggregationSpec,
     InnerSpec,
@@ -25,15 +25,18 @@ from eigen.protocol.run import (
     run_id,
 )
 from eigen.protocol.types import Address, Digest
-from eigen.protocol.wire import encode
 from eigen.simulations.adversaries import ACTS, HONEST
 from eigen.simulations.compute import Compute, Hashes
-from eigen.simulations.heap import HeapNetwork, Links, VirtualNode
+from eigen.simulations.heap import HANDLED, HeapNetwork, Item, Links, VirtualNode
 from eigen.simulations.scenario import DAY_S, NodeGroup, Scenario
 from eigen.training.codecs.registry import CODECS, GROUP_CODEC
 
 MEMBERSHIP_S: Final = 10.0
 """Who came and went is told validators so often: a heartbeat's interval."""
+TOLD_SHARE: Final = 4
+"""Trainers are told how many there are when one in so many came or went."""
+PASSED_ON_S: Final = 1.0
+"""What trainers pass on has reached all of them so long after it was said."""
 PROOF_BYTES: Final = 512
 """What a part carries besides its data."""
 
@@ -57,9 +60,11 @@ def payout_root(payouts: tuple[Payout, ...]) -> Digest:
 class ScenarioNetwork(HeapNetwork):
     """The heap network of one scenario; `schedule` adds what is to come."""
 
+    keeps_records = False
+
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
-        self.devices = _devices(scenario)
+        self.devices = devices_of(scenario)
         self.lying = {
             a: d.group.behaviour for a, d in self.devices.items() if d.group.behaviour != HONEST
         }
@@ -83,43 +88,33 @@ class ScenarioNetwork(HeapNetwork):
         self._group_bytes = CODECS[GROUP_CODEC].encoded_bytes(values) + PROOF_BYTES
         self._result_bytes = CODECS[spec.result_codec].encoded_bytes(values)
         self._line_free_s: dict[Address, float] = {}
-        self._cut: frozenset[Address] = frozenset()
         self.seated: set[Address] = set()
         self._seated_round = 0
+        self._in_round: list[VirtualNode] = []  # validators and who is seated
+        self._passed_on: list[tuple[float, VirtualNode, Item]] = []  # in rounds not long over
+        self._attesting: list[Item] = []
+        self._healed_s = 0.0  # when a partition last began or ended
         self.sent_bytes: dict[Address, int] = {}
         self.received_bytes: dict[Address, int] = {}
-        self.gossip_bytes = 0  # that reach each node
         self.watch: Callable[[str, Address], None] = lambda what, who: None
-        self._to_come: list[tuple[float, int, Callable[[], None]]] = []
+        self.ended: Callable[[RoundRecord], None] = lambda record: None
         self._membership_due = False
+        self._count_told = sum(not d.group.joins_s for d in self.devices.values())
+        self._ways_s = _ways(scenario)
         links = Links(loss=scenario.links.loss, down_notice_s=scenario.links.notice_s)
         trainers = [a for a in self.devices if a not in validators]
         late = {a for a in self.devices if self.devices[a].group.joins_s > 0}
         super().__init__(context, trainers, scenario.seed, links, compute=compute, absent=late)
+        for address, device in self.devices.items():
+            self.nodes[address].place = 2 * device.region + device.group.relayed
+        self._in_round = self._validators
         self.uploads = {a: round(self.devices[a].upload_bytes_s / 1024) for a in trainers}
-        self.hooks.append(self._act)
+        if self.lying:
+            self.hooks.append(self._act)
         for address, device in self.devices.items():
             self._plan(address, device)
 
-    # what is to come ------------------------------------------------------------------------------
-    def schedule(self, at_s: float, do: Callable[[], None]) -> None:
-        """Have something done at a virtual time."""
-        heapq.heappush(self._to_come, (at_s, len(self._to_come) + self.events, do))
-
-    def play(self, until_s: float, done: Callable[[HeapNetwork], bool]) -> bool:
-        """As `run`, with all that was scheduled."""
-        while True:
-            ahead = self._to_come[0][0] if self._to_come else math.inf
-            if self.run(min(ahead, until_s), done):
-                return True
-            if ahead > until_s:
-                return False
-            at_s, _, do = heapq.heappop(self._to_come)
-            self.now = max(self.now, at_s)
-            do()
-            if done(self):
-                return True
-
+    # who comes and goes ---------------------------------------------------------------------------
     def _plan(self, address: Address, device: Device) -> None:
         group = device.group
         if group.joins_s:
@@ -133,14 +128,12 @@ class ScenarioNetwork(HeapNetwork):
         self.schedule(self.now + stays_s, lambda: self._leave(address, boots))
 
     def _leave(self, address: Address, boots: int) -> None:
-        node, group = self.nodes[address], self.devices[address].group
+        node = self.nodes[address]
         if not node.alive or node.boots != boots:
             return  # a fault took it meanwhile
         self.kill(address)
-        hour = (self.now / DAY_S + self.devices[address].region / 3) % 1.0
-        night = 1.0 + group.diurnal * 4.0 * max(0.0, math.sin(2 * math.pi * hour))
-        away_s = self.random.expovariate(1 / group.away_s) * night
-        self.schedule(self.now + away_s, lambda: self._come(address))
+        back_s = self.now + away_s(self.devices[address], self.now, self.random)
+        self.schedule(back_s, lambda: self._come(address))
 
     def _come(self, address: Address) -> None:
         if self.nodes[address].alive:
@@ -159,10 +152,6 @@ class ScenarioNetwork(HeapNetwork):
         super().restart(address)
         self.watch("up", address)
 
-    def cut_off(self, addresses: Iterable[Address]) -> None:
-        """Part these from all others; nobody, to heal it."""
-        self._cut = frozenset(addresses)
-
     def _tell_membership(self, delay_s: float = 0.0) -> None:
         if self._membership_due:
             return
@@ -170,37 +159,98 @@ class ScenarioNetwork(HeapNetwork):
         self.schedule(self.now + max(delay_s, MEMBERSHIP_S if self.now else 0.0), self._heartbeats)
 
     def _heartbeats(self) -> None:
+        """Validators are told of each change, trainers if there are far more of them or fewer."""
         self._membership_due = False
-        super()._tell_membership()
+        self._tell_members(self._validators)
+        count = sum(node.alive for node in self._by_index)
+        if abs(count - self._count_told) * TOLD_SHARE > self._count_told:
+            self._count_told = count
+            self._tell_members([node for node in self._by_index if not node.validator])
+
+    def _boot(self, node: VirtualNode) -> None:
+        super()._boot(node)
+        if not node.validator:
+            self._tell_members((node,))
 
     # the network ----------------------------------------------------------------------------------
-    def latency_s(self, sender: VirtualNode, to: VirtualNode) -> float:
+    def delays_s(self, sender: VirtualNode, among: Sequence[VirtualNode]) -> list[float]:
         """Between regions, with jitter; over a relay twice."""
-        a, b, lines = self.devices[sender.address], self.devices[to.address], self.scenario.links
-        way_s = lines.latency_ms[a.region][b.region] / 1000.0
-        if a.group.relayed or b.group.relayed:
-            way_s *= 2.0
-        return way_s * (1.0 + lines.jitter * self.random.random())
+        ways, draw = self._ways_s[sender.place], self.random.random
+        jitter = self.scenario.links.jitter
+        return [ways[node.place] * (1.0 + jitter * draw()) for node in among]
 
-    def connected(self, node: VirtualNode) -> Iterable[VirtualNode]:
+    def latency_s(self, sender: VirtualNode, to: VirtualNode) -> float:
+        """As `delays_s`."""
+        jitter = self.scenario.links.jitter
+        return self._ways_s[sender.place][to.place] * (1.0 + jitter * self.random.random())
+
+    def connected(self, node: VirtualNode) -> Sequence[VirtualNode]:
         """Validators and who is seated; others have no connection that matters to the round."""
-        return [n for n in self._by_index if n.validator or n.address in self.seated]
+        return self._in_round
 
-    def audience(self, sender: VirtualNode, message: object) -> Iterable[VirtualNode]:
-        """Validators and who is seated; an attestation concerns everybody."""
-        self.gossip_bytes += len(encode(message))
+    def audience(self, sender: VirtualNode, message: object) -> Sequence[VirtualNode]:
+        """Validators and who is seated, if it means anything to trainers; an attestation concerns
+        everybody."""
+        if isinstance(message, Attestation):
+            return self._by_index
         if isinstance(message, SeatProposal):
-            if message.attempt.round != self._seated_round:
-                self._seated_round = message.attempt.round
-                self.seated = set()
-            self.seated |= {member.trainer for member in message.members}
-        among: Iterable[VirtualNode] = self._by_index
-        if not isinstance(message, Attestation):
-            among = self.connected(sender)
-        apart = sender.address in self._cut
-        return [n for n in among if (n.address in self._cut) == apart] if self._cut else among
+            self._seat(message)
+        return self._in_round if type(message) in HANDLED["trainer"] else self._validators
 
-    def transfer_s(self, sender: VirtualNode, to: VirtualNode, event: Event, part: int) -> float:
+    def _seat(self, seat: SeatProposal) -> None:
+        if seat.attempt.round != self._seated_round:
+            self._seated_round = seat.attempt.round
+            self.seated = set()
+        self.seated |= {member.trainer for member in seat.members}
+        seated = sorted(self.nodes[a].index for a in self.seated)
+        self._in_round = [*(self._by_index[i] for i in seated), *self._validators]
+
+    def gossip(self, sender: VirtualNode, message: Any) -> Item:
+        """As in `HeapNetwork`. What trainers hear and only pass on is not played but remembered."""
+        item = super().gossip(sender, message)
+        if item.kind is Attestation:
+            self._attesting.append(item)
+        elif item.kind not in HANDLED["trainer"]:
+            self._passed_on.append((self.now, sender, item))
+        return item
+
+    def evidence(self, peer: VirtualNode, asking: VirtualNode) -> Iterable[Item]:
+        """What a node heard of rounds that are not over, played to it or not.
+
+        To who waits, attestations alone mean anything.
+        """
+        if not asking.validator and asking.address not in self.seated:
+            yield from (item for item in self._attesting if item.number in peer.heard)
+            return
+        yield from list(peer.heard.values())
+        if peer.validator or peer.address not in self.seated:
+            return
+        over = peer.head.round
+        for at_s, sender, item in self._passed_on:
+            since_s = max(peer.up_since_s, self._healed_s)
+            came = since_s <= at_s <= self.now - PASSED_ON_S and self.reachable(sender, peer)
+            if came and item.round > over and not self._missed(peer, item):
+                yield item
+
+    def _missed(self, peer: VirtualNode, item: Item) -> bool:
+        """Drawn once for all, as for what is played."""
+        drawn = (item.number * 0x9E3779B1 + peer.index * 0x85EBCA77) % 2**32
+        return drawn < self.links.loss * 2**32
+
+    def cut_off(self, addresses: Iterable[Address]) -> None:
+        """As in `HeapNetwork`."""
+        super().cut_off(addresses)
+        self._healed_s = self.now
+
+    def round_over(self, record: RoundRecord) -> None:
+        """As in `HeapNetwork`."""
+        super().round_over(record)
+        over = record.attempt.round
+        self._passed_on = [kept for kept in self._passed_on if kept[2].round >= over]
+        self._attesting = [item for item in self._attesting if item.round >= over]
+        self.ended(record)
+
+    def transfer_s(self, sender: VirtualNode, to: VirtualNode, event: Event) -> float:
         """After what the line has to carry before it."""
         size = self._result_bytes
         if isinstance(event, PartArrived):
@@ -217,11 +267,6 @@ class ScenarioNetwork(HeapNetwork):
     def _count_bytes(self, counts: dict[Address, int], address: Address, size: int) -> None:
         counts[address] = counts.get(address, 0) + size
 
-    def send(self, sender: VirtualNode, to: Address, event: Event, part: int) -> None:
-        """As in `HeapNetwork`; nothing where a partition is between the two."""
-        if (sender.address in self._cut) == (to in self._cut):
-            super().send(sender, to, event, part)
-
     def train_time_s(self, node: VirtualNode) -> float:
         """By the device, give or take a twentieth."""
         pace = self.devices[node.address].steps_s * self.random.uniform(0.95, 1.05)
@@ -232,7 +277,26 @@ class ScenarioNetwork(HeapNetwork):
         return act(network, node, effect) if act else False  # type: ignore[arg-type]
 
 
-def _devices(scenario: Scenario) -> dict[Address, Device]:
+def _ways(scenario: Scenario) -> list[list[float]]:
+    """Seconds from one place to another: regions, and in each whether over a relay."""
+    rows, relays = scenario.links.latency_ms, (1.0, 2.0)
+    return [
+        [way_ms / 1000.0 * max(ours, theirs) for way_ms in row for theirs in relays]
+        for row in rows
+        for ours in relays
+    ]
+
+
+def away_s(device: Device, now_s: float, draws: random.Random) -> float:
+    """How long a node that leaves now stays away: longer at night, where its group says so."""
+    group = device.group
+    hour = (now_s / DAY_S + device.region / 3) % 1.0
+    night = 1.0 + group.diurnal * 4.0 * max(0.0, math.sin(2 * math.pi * hour))
+    return draws.expovariate(1 / group.away_s) * night
+
+
+def devices_of(scenario: Scenario) -> dict[Address, Device]:
+    """Every node's device, by a drawn address; the same on every tier."""
     made = {}
     for group in scenario.nodes:
         region = scenario.links.regions.index(group.region) if group.region else 0
@@ -255,7 +319,13 @@ def _run(scenario: Scenario, lying: dict[Address, str]) -> tuple[RunSpec, Comput
         spec = digits_spec(scenario)
         learning = Learning(scenario, spec, lying)
         return spec, learning, learning.genesis, learning.part_count
-    spec = RunSpec(
+    return cost_spec(scenario), Hashes(), raw_cid(b"genesis"), run.parts
+
+
+def cost_spec(scenario: Scenario) -> RunSpec:
+    """The run that a scenario with `run.model = "cost"` stands for; its model is not described."""
+    run = scenario.run
+    return RunSpec(
         scenario.name,
         ModelSpec("mlp", ()),
         raw_cid(b"dataset"),
@@ -272,4 +342,3 @@ def _run(scenario: Scenario, lying: dict[Address, str]) -> tuple[RunSpec, Comput
         1_000,
         scenario.seed % 2**63,
     )
-    return spec, Hashes(), raw_cid(b"genesis"), run.parts

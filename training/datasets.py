@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from eigen.training import tensorfile
 from eigen.training.errors import ShardError, TensorFileError
-from eigen.training.streams import permutation
+from eigen.training.streams import permutation, random_bytes
 
 FORMAT = "eigen-shard-1"
 TEXT_FORMAT = "eigen-text-1"
@@ -73,6 +73,15 @@ def digits(seed: int) -> tuple[Samples, Samples]:
     places = (2 * np.arange(DIGITS_HELD_OUT) + 1) * count // (2 * DIGITS_HELD_OUT)
     kept = np.setdiff1d(np.arange(count), by_class[places])
     return everything.take(kept), everything.take(np.sort(by_class[places]))
+
+
+def drawn(count: int, *, inputs: int, classes: int, text: bool = False) -> Samples:
+    """Samples without any sense, for a model of so many inputs and classes: to measure with."""
+    label_N = random_bytes("labels", b"", count) % np.uint16(classes)
+    value_NF = random_bytes("inputs", b"", count * (inputs + text)).reshape(count, -1)
+    if text:
+        return sequences((value_NF % np.uint16(classes)).astype(np.uint8))
+    return Samples(value_NF, label_N.astype(np.uint8))
 
 
 def split(samples: Samples, shards: int, seed: int) -> list[Samples]:

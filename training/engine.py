@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from eigen.protocol.run import RunSpec
-from eigen.training import averaging
+from eigen.training import averaging, contributions
 from eigen.training import checkpoint as checkpoints
 from eigen.training import moments as folding
 from eigen.training import optimizer as optimizers
@@ -25,12 +25,22 @@ from eigen.training.averaging import decode_part, read_residual
 from eigen.training.codecs.codec import Codec, encode_with_feedback
 from eigen.training.codecs.registry import CODECS
 from eigen.training.datasets import Samples, join, read_shard
-from eigen.training.errors import BadInput, CodecError, Diverged, ShardError, StateError
+from eigen.training.errors import BadInput, CodecError, Diverged, ShardError, SpecError, StateError
+from eigen.training.gap import SAMPLES, draw, loss_drop, used_samples
 from eigen.training.inner import ALONE, evaluate, local_steps
 from eigen.training.models import build
 from eigen.training.outer import OUTER_RULES
 from eigen.training.ranks import Ranks
-from eigen.training.results import Encoded, Evaluation, LocalDelta, LocalUpdate, PartAverage
+from eigen.training.replay import Claimed, Opened, compare
+from eigen.training.results import (
+    Encoded,
+    Evaluation,
+    Gap,
+    LocalDelta,
+    LocalUpdate,
+    PartAverage,
+    Replay,
+)
 from eigen.training.schedule import rates
 from eigen.training.sketch import sketch, sketch_seed
 from eigen.training.spec import check, keeps_moments, moment_sizes, part_count, part_sizes
@@ -172,6 +182,91 @@ class Engine:
     ) -> PartAverage:
         """See `averaging.combine`."""
         return averaging.combine(spec, part, inputs, carried)
+
+    def contributions(
+        self,
+        spec: RunSpec,
+        part: int,
+        inputs: Sequence[tuple[bytes, int]],
+        result: bytes,
+        samples: int = 0,
+    ) -> list[int]:
+        """See `contributions.contributions`."""
+        return contributions.contributions(spec, part, inputs, result, samples)
+
+    def replay(
+        self,
+        spec: RunSpec,
+        base: bytes,
+        shards: Sequence[bytes],
+        order_seed: bytes,
+        rounds_before: int,
+        own: Sequence[bytes],
+        parts: Sequence[bytes],
+        opened: Opened,
+        claimed: Claimed,
+    ) -> Replay:
+        """Another trainer's local steps again, and how far its claims are from what comes of them.
+
+        The first six arguments are those of `local_steps`; the others are the trainer's: its parts,
+        opened chunks of its residuals (`replay.opened_chunks`), its loss trace and sketch. Raises
+        what `local_steps` raises; `BadInput` for claims that no honest trainer makes, see
+        `replay.compare`; and `SpecError` where moments are kept, for then local steps are no
+        function of public state.
+        """
+        if keeps_moments(spec):
+            raise SpecError("inner.moments", "kept ones are not public: nobody can replay a round")
+        again = self.local_steps(spec, base, shards, order_seed, rounds_before, b"", own)
+        return compare(spec, again, parts, opened, claimed)
+
+    def gap(
+        self,
+        spec: RunSpec,
+        base: bytes,
+        parts: Sequence[bytes],
+        shards: Sequence[bytes],
+        order_seed: bytes,
+        fresh: Sequence[bytes],
+        seed: bytes,
+        count: int = SAMPLES,
+        own: Sequence[bytes] = (),
+    ) -> Gap:
+        """By how much a trainer's parts lower the loss of what it was to learn, and of other data.
+
+        `count` samples of each, drawn by `seed`: of those that local steps on `shards` in the order
+        of `order_seed` use (of all, where moments are kept: the order's place is not public), and
+        of the `fresh` shards, or where there are none, of what the local steps left out. `own` is
+        as in `local_steps`. Raises `SpecError`, `CheckpointError`, `BadInput` for parts that do not
+        decode, or `ShardError`, also where there are no fresh samples.
+        """
+        declared = check(spec)
+        start = checkpoints.read(base, spec, declared)
+        if own:
+            start = _stepped(spec, start, own, CODECS[spec.codec])
+        sizes = part_sizes(spec)
+        if len(parts) != part_count(spec):
+            raise BadInput(len(parts), f"{len(parts)} parts, the run has {part_count(spec)}")
+        delta_P = torch.cat(
+            [decode_part(CODECS[spec.codec], i, parts[i], size) for i, size in enumerate(sizes)]
+        )
+        samples = join([_shard(declared, data, f"shard {i}: ") for i, data in enumerate(shards)])
+        used = np.arange(len(samples))
+        if not keeps_moments(spec):
+            inner = spec.inner
+            used = used_samples(order_seed, len(samples), inner.steps, inner.batch)
+        if fresh:
+            others = join([_shard(declared, data, f"fresh {i}: ") for i, data in enumerate(fresh)])
+        else:
+            others = samples.take(np.setdiff1d(np.arange(len(samples)), used))
+        model = build(declared)
+        assigned, other = (
+            loss_drop(model, start.theta_P, delta_P, drawn, self._device)
+            for drawn in (
+                draw(samples.take(used), "assigned", seed, count),
+                draw(others, "fresh", seed, count),
+            )
+        )
+        return Gap(assigned, other)
 
     def outer_step(self, spec: RunSpec, base: bytes, results: Sequence[bytes]) -> bytes:
         """The next canonical checkpoint from `base` and the aggregated parts, in part order.

@@ -25,6 +25,9 @@ MOST = 1.75 * 2.0**19
 """The second moment of gradients of 2.4e-7 and of 958. What is outside is taken to the bound: a
 step is at worst too short where gradients are smaller, and no sane loss has larger ones."""
 
+CODE_STEP = 2.0**0.25 - 1.0
+"""How much larger a value's next code stands for, on average: four codes double it."""
+
 
 def folded(layout: Layout) -> Layout:
     """Where the folded moment's values lie: `<name>/row` and `<name>/col`, or a vector's `<name>`.

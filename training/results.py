@@ -78,3 +78,42 @@ class Evaluation:
     loss: float
     accuracy: float
     samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """How far a trainer's claims are from the same work done again: relative L2 distances.
+
+    `deviation` is that of the pseudo-gradient on the opened chunks or, where that is further off,
+    of the second moment that trainers share. `encoding_deviation` is that of what was sent from
+    what an honest encoder sends for it; it hardly depends on the machine. `samples` is what an
+    honest trainer has seen. A distance is infinite where something is claimed and nothing comes of
+    the work.
+    """
+
+    deviation: float
+    trace_deviation: float
+    sketch_deviation: float
+    encoding_deviation: float
+    samples: int
+
+    @property
+    def furthest(self) -> float:
+        """The largest distance that depends on who computes: of gradient, trace and sketch."""
+        return max(self.deviation, self.trace_deviation, self.sketch_deviation)
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """By how much an update lowers the mean loss (nats) of samples it was to learn, and of others.
+
+    Both are within `gap.DROP_MAX` either way.
+    """
+
+    assigned: float
+    fresh: float
+
+    @property
+    def value(self) -> float:
+        """What only work on the assigned samples gives: above 0 but for chance."""
+        return self.assigned - self.fresh

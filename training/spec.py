@@ -21,6 +21,8 @@ BATCH_MAX = 65_536
 """Samples of one inner step: with the largest input of an `mlp`, 16 GiB of fp32 at most."""
 MOMENTS = ("fresh", "shared", "kept")
 """Where Adam's moments may start."""
+PAID_BY = ("samples", "contribution")
+"""What a round's reward may go by."""
 PRECISIONS = ("fp32", "bf16")
 """What forward and backward passes may be computed in."""
 TOLERATED_BPS_MAX = 4_999
@@ -58,6 +60,7 @@ def check(spec: RunSpec) -> Declaration:
     _steady(spec)
     _known("aggregation.rule", spec.aggregation.rule, RULES)
     _tolerated(spec.aggregation)
+    _payable(spec)
     _within("part_values", spec.part_values, 1, limits.PART_VALUES_MAX)
     if _parts(declared, spec) > limits.PARTS_MAX:
         raise SpecError(
@@ -167,6 +170,14 @@ def _steady(spec: RunSpec) -> None:
             f"{spec.outer.momentum} is above {SPARSE_MOMENTUM_MAX:g}, the most with the sparse "
             f"codec {sparse[0]}: take less, or outer.rule sgd, or a dense codec",
         )
+
+
+def _payable(spec: RunSpec) -> None:
+    _known("pay.by", spec.pay.by, PAID_BY)
+    if spec.pay.replay_bps and keeps_moments(spec):
+        raise SpecError("pay.replay_bps", "must be 0 where moments are kept: nobody else has them")
+    if spec.pay.replay_bps and spec.overlap:
+        raise SpecError("pay.replay_bps", "must be 0 where rounds overlap: that is not replayed")
 
 
 def _tolerated(aggregation: AggregationSpec) -> None:

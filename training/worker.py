@@ -39,7 +39,7 @@ from eigen.training.frames import OK, Files, pack, read
 if TYPE_CHECKING:
     from eigen.training.engine import Engine
 
-SHARED = ("train", "local_steps")
+SHARED = ("train", "local_steps", "replay")
 """What several ranks do together."""
 METHODS = (
     *SHARED,
@@ -48,6 +48,8 @@ METHODS = (
     "aggregate",
     "collect",
     "combine",
+    "contributions",
+    "gap",
     "outer_step",
     "evaluate",
 )

@@ -121,7 +121,7 @@ async def _open_one(text: str) -> tuple[Endpoint, trio.SocketListener]:
 async def accept_for_ever(
     listener: trio.SocketListener,
     rate: AcceptRate,
-    serve: Callable[[TcpStream], Awaitable[None]],
+    serve: Callable[[TcpStream], Awaitable[object]],
     nursery: trio.Nursery,
 ) -> None:
     """Hand each connection to `serve` in the nursery. Survives running out of descriptors."""

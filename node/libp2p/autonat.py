@@ -4,7 +4,6 @@ Knows nothing of what the answers are used for: see `reach.py`.
 """
 
 import logging
-import secrets
 from typing import Final
 
 import trio
@@ -38,7 +37,6 @@ from eigen.node.libp2p.identity import ID
 from eigen.node.libp2p.multiaddrs import Endpoint
 from eigen.node.libp2p.reach import ANSWERS_WANTED
 from eigen.node.libp2p.swarm import Swarm
-from eigen.node.libp2p.tcp import connect_tcp
 from eigen.node.libp2p.yamux_stream import Stream
 from eigen.protocol.types import Address
 
@@ -102,7 +100,8 @@ class AutoNatServer:
         connection: Connection | None = None
         try:
             with trio.move_on_after(DIAL_BACK_TIMEOUT_S):
-                connection = await self._swarm.probe(await connect_tcp(endpoint), peer)
+                carrier = await self._swarm.around.transport.dial(endpoint)
+                connection = await self._swarm.probe(carrier, peer)
                 outcome = Dial.DIAL_BACK_ERROR
                 stream, _ = await connection.open([DIAL_BACK])
                 await stream.write(messages.frame(messages.encode_dial_back(nonce)))
@@ -185,7 +184,7 @@ class AutoNatClient:
         addresses = self._swarm.seen_from(connection)[:REACH_ADDRESSES_MAX]
         if not addresses:
             return
-        nonce = secrets.randbits(64)
+        nonce = int.from_bytes(self._swarm.around.entropy(8))
         came = self._expected[nonce] = trio.Event()
         response: DialResponse | None = None
         try:

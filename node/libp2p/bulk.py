@@ -6,7 +6,6 @@ for control is reachable for bulk. Where that fails, the same records travel on 
 
 import contextlib
 import logging
-import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from eigen.node.libp2p.bulk_records import (
     token_id,
 )
 from eigen.node.libp2p.bulk_transfer import Incoming, Outgoing, Records
-from eigen.node.libp2p.byte_stream import ByteStream, TcpStream, read_exactly
+from eigen.node.libp2p.byte_stream import ByteStream, read_exactly
 from eigen.node.libp2p.connection import Connection, Served
 from eigen.node.libp2p.errors import (
     ConnectionLost,
@@ -38,7 +37,6 @@ from eigen.node.libp2p.multistream import encode_varint, read_varint
 from eigen.node.libp2p.rate import Pacer
 from eigen.node.libp2p.stream_bytes import StreamBytes
 from eigen.node.libp2p.swarm import LANE_FIRST_BYTE, Swarm
-from eigen.node.libp2p.tcp import connect_tcp
 from eigen.node.libp2p.yamux_stream import Lane, Stream
 from eigen.node.ports import NetworkError, PeerUnreachable, RequestRefused, RequestTimeout
 from eigen.protocol import wire
@@ -119,6 +117,7 @@ class Bulk:
 
     def __init__(self, swarm: Swarm, upload: Pacer, download: Pacer) -> None:
         self._swarm = swarm
+        self._entropy = swarm.around.entropy
         self._upload = upload
         self._download = download
         self._handlers: dict[str, Handler] = {}
@@ -168,7 +167,7 @@ class Bulk:
     async def _set_up(
         self, connection: Connection, stream: Stream, protocol: str, header: bytes
     ) -> tuple[Records, int]:
-        secret, token = secrets.token_bytes(SECRET_BYTES), secrets.token_bytes(TOKEN_BYTES)
+        secret, token = self._entropy(SECRET_BYTES), self._entropy(TOKEN_BYTES)
         with self._expect(token) as expected:
             await _write(stream, Offer(protocol, header, secret, token))
             answer = await _read(stream, Answer)
@@ -259,7 +258,7 @@ class Bulk:
     async def _accept(
         self, connection: Connection, stream: Stream, offer: Offer, offset: int
     ) -> Records:
-        secret, token = secrets.token_bytes(SECRET_BYTES), secrets.token_bytes(TOKEN_BYTES)
+        secret, token = self._entropy(SECRET_BYTES), self._entropy(TOKEN_BYTES)
         keys = derive(offer.secret, secret, connection.binding, is_opener=False)
         try:
             with trio.fail_after(OFFER_TIMEOUT_S), self._expect(token) as expected:
@@ -295,22 +294,22 @@ class Bulk:
         return Records(StreamBytes(stream, connection.remote), keys)
 
     async def _dial_lane(self, remote: Endpoint, keys: Keys, their_token: bytes) -> Records | None:
-        tcp: TcpStream | None = None
+        carrier: ByteStream | None = None
         ready: Records | None = None
         try:
             with trio.move_on_after(LANE_TIMEOUT_S):
-                tcp = await connect_tcp(remote)
-                tcp.mark_as_bulk(self._uplink)
-                await tcp.send_all(MAGIC + their_token)
-                records = Records(tcp, keys)
+                carrier = await self._swarm.around.transport.dial(remote)
+                carrier.mark_as_bulk(self._uplink)
+                await carrier.send_all(MAGIC + their_token)
+                records = Records(carrier, keys)
                 kind, _ = await records.receive()
                 if kind is Kind.READY:
                     ready = records
         except Libp2pError as error:
             log.info("no bulk lane to %s (%s): the transfer goes over libp2p", remote, error)
         finally:
-            if ready is None and tcp is not None:
-                tcp.abort()
+            if ready is None and carrier is not None:
+                carrier.abort()
         return ready
 
     async def _take_lane(self, stream: ByteStream) -> None:
@@ -364,8 +363,7 @@ class _Expected:
         await self._armed.wait()
         if self._closed or self._keys is None:
             return False
-        if isinstance(stream, TcpStream):
-            stream.mark_as_bulk(self._uplink)
+        stream.mark_as_bulk(self._uplink)
         records = Records(stream, self._keys)
         self._records = records
         try:

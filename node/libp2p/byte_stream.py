@@ -35,6 +35,13 @@ class ByteStream(Protocol):
         """Close at once, whatever is unsent; both directions fail from now on."""
         ...
 
+    def mark_as_bulk(self, uplink: Uplink) -> None:
+        """Let everything else go first, as far as the way of the bytes knows of such.
+
+        `uplink` is the line that all of this node's bulk connections share.
+        """
+        ...
+
 
 class TcpStream:
     """A connected TCP socket with Nagle off and a short unsent queue."""
@@ -57,7 +64,7 @@ class TcpStream:
         self._give_way: GiveWay | None = None
 
     def mark_as_bulk(self, uplink: Uplink) -> None:
-        """Let everything else go first: by a short queue of its own, and DSCP LE (RFC 8622)."""
+        """See `ByteStream`: by a short queue of its own, and DSCP LE (RFC 8622)."""
         with contextlib.suppress(OSError):
             self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, DSCP_LOWER_EFFORT << 2)
         self._give_way = GiveWay(self._socket, uplink)
@@ -112,6 +119,9 @@ class PipeStream:
             await self._stream.send_all(bytes(data))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise ConnectionLost(f"sending: {error}") from error
+
+    def mark_as_bulk(self, uplink: Uplink) -> None:
+        """See `ByteStream`."""
 
     def abort(self) -> None:
         """See `ByteStream`."""

@@ -4,7 +4,6 @@ A peer's word about others is only a hint where to dial: whoever is there proves
 """
 
 import logging
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Final
@@ -63,7 +62,7 @@ class PeerExchange:
         self._supervisor = supervisor
         self._requests = requests
         self._relays_to = relays_to
-        self._rng = random.Random()  # noqa: S311 (whom to ask)
+        self._rng = swarm.around.draws()  # whom to ask
 
     async def answer(self, asker: Address, _payload: bytes) -> bytes:
         """Peers connected now, as the asker could dial them."""

@@ -1,8 +1,6 @@
 """Gossip over streams: one outgoing stream a peer, a queue before it, handlers behind topics."""
 
 import logging
-import random
-import time
 from collections import deque
 from typing import Final
 
@@ -94,8 +92,8 @@ class Gossip:
             validate=self._judge,
             penalize=swarm.penalize,
             reputation=lambda peer: swarm.reputation.score(peer, trio.current_time()),
-            first_seqno=time.time_ns(),
-            rng=random.Random(),  # noqa: S311 (choice of mesh peers)
+            first_seqno=int(swarm.around.unix_s() * 1e9),
+            rng=swarm.around.draws(),  # choice of mesh peers
         )
         for protocol in PROTOCOLS:
             swarm.served[protocol] = Served(self._read)

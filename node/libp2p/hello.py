@@ -5,7 +5,6 @@ judges for itself. Both are `wire` arrays behind a length.
 """
 
 import logging
-import time
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -69,11 +68,11 @@ async def read(channel: Channel) -> Hello:
         raise ProtocolViolation(f"hello: {error}") from error
 
 
-def judge(hello: Hello, network_id: str, peer: object) -> None:
-    """Raises `WrongNetwork`; logs a clock that is far off."""
+def judge(hello: Hello, network_id: str, peer: object, unix_s: float) -> None:
+    """Raises `WrongNetwork`; logs a clock that is far from ours, `unix_s`."""
     if hello.network != network_id:
         raise WrongNetwork(hello.network)
-    skew_s = hello.time_s - time.time()
+    skew_s = hello.time_s - unix_s
     if abs(skew_s) > CLOCK_SKEW_WARN_S:
         log.warning(
             "the clock of peer %s is %+.0f s from ours; one of the two is wrong", peer, skew_s

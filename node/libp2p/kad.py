@@ -6,7 +6,6 @@ clients do not, and only where an address of it is known.
 """
 
 import logging
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
@@ -84,7 +83,7 @@ class Kad:
         self._swarm = swarm
         self._supervisor = supervisor
         self._protocol = protocol
-        self._rng = random.Random()  # noqa: S311 (jitter, and which bucket's peers to look for)
+        self._rng = swarm.around.draws()  # jitter, and which bucket's peers to look for
         self.table = RoutingTable(swarm.key.peer_id, self._rng)
         self.store = ProviderStore()
         self._own: dict[bytes, float] = {}  # keys, with the time of the next announcement

@@ -30,6 +30,7 @@ from eigen.node.libp2p.rate import Pacer
 from eigen.node.libp2p.relay import RelayClient, RelayServer
 from eigen.node.libp2p.requests import Requests
 from eigen.node.libp2p.supervisor import Supervisor
+from eigen.node.libp2p.surroundings import Surroundings
 from eigen.node.libp2p.swarm import Swarm
 from eigen.node.libp2p.upnp import PortMapper
 from eigen.node.ports import (
@@ -76,11 +77,13 @@ class ReachInfo:
 class Libp2pNetwork:
     """A libp2p host of one secp256k1 key; see `ports.Network`. Nothing happens before `run`."""
 
-    def __init__(self, config: Libp2pConfig, secret: bytes) -> None:
+    def __init__(
+        self, config: Libp2pConfig, secret: bytes, around: Surroundings | None = None
+    ) -> None:
         """`secret` is the raw 32-byte scalar. Raises ValueError where it is none."""
         self._config = config
         self._key = NodeKey(secret)
-        self._swarm = Swarm(self._key, config)
+        self._swarm = Swarm(self._key, config, around)
         self._supervisor = Supervisor(self._swarm)
         self._requests = Requests(self._swarm)
         self._gossip = Gossip(self._swarm)

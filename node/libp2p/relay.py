@@ -8,7 +8,6 @@ served.
 
 import logging
 import math
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Final
@@ -98,7 +97,7 @@ class RelayServer:
             await _answer_hop(stream, Status.RESERVATION_REFUSED)
             return
         self._reserved[connection.address] = now + RESERVATION_S
-        expire = int(time.time()) + RESERVATION_S
+        expire = int(self._swarm.around.unix_s()) + RESERVATION_S
         own = reachable(
             self._swarm.listening,
             self._swarm.config.announce,

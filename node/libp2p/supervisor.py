@@ -23,7 +23,6 @@ from eigen.node.libp2p.errors import (
 from eigen.node.libp2p.identity import ID, address_of_peer
 from eigen.node.libp2p.multiaddrs import Endpoint, parse_peer
 from eigen.node.libp2p.swarm import Swarm
-from eigen.node.libp2p.tcp import connect_tcp
 from eigen.protocol.types import Address
 
 log = logging.getLogger(__name__)
@@ -196,7 +195,7 @@ class Supervisor:
 
     async def _reach(self, peer: ID, endpoint: Endpoint) -> ByteStream:
         if endpoint.relay is None:
-            return await connect_tcp(endpoint)
+            return await self._swarm.around.transport.dial(endpoint)
         if self.dial_relayed is None or endpoint.relay == self._swarm.key.peer_id:
             raise ConnectionLost("no relays are used")
         carrier: ByteStream | None = None

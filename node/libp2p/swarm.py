@@ -1,7 +1,6 @@
 """Connections with all peers: who is let in, one connection a peer, and streams over it."""
 
 import logging
-import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -9,7 +8,7 @@ import trio
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from eigen.node.libp2p import hello as hello_protocol
-from eigen.node.libp2p.accept import AcceptRate, HandshakePlaces, accept_for_ever, open_listeners
+from eigen.node.libp2p.accept import AcceptRate, HandshakePlaces
 from eigen.node.libp2p.address_book import AddressBook
 from eigen.node.libp2p.bounds import (
     CONNECTIONS_PER_PEER_MAX,
@@ -38,6 +37,7 @@ from eigen.node.libp2p.noise_channel import NoiseChannel
 from eigen.node.libp2p.own_addresses import reachable, seen
 from eigen.node.libp2p.reach import Reach
 from eigen.node.libp2p.reputation import Reputation
+from eigen.node.libp2p.surroundings import Surroundings
 from eigen.node.libp2p.yamux_stream import Lane, Stream
 from eigen.node.ports import PeerConnected, PeerLost
 from eigen.protocol.limits import MULTIADDRS_MAX
@@ -57,12 +57,15 @@ STRANGER_WAIT_S = 1.0
 class Swarm:
     """Listens, admits, and finds the connection of a peer. `served` maps protocol ids."""
 
-    def __init__(self, key: NodeKey, config: Libp2pConfig) -> None:
+    def __init__(
+        self, key: NodeKey, config: Libp2pConfig, around: Surroundings | None = None
+    ) -> None:
         self.key = key
         self.config = config
+        self.around = around or Surroundings()
         self.events = EventBus()
         self.reputation = Reputation(self._disconnect)
-        self.book = AddressBook(key.peer_id)
+        self.book = AddressBook(key.peer_id, self.around.draws())
         self.budget = MemoryBudget()
         self.served: dict[str, Served] = {
             hello_protocol.PROTOCOL: Served(
@@ -84,7 +87,7 @@ class Swarm:
         self.relays: list[Endpoint] = []
         """Endpoints of relays that pass connections on to this node."""
         self.places = HandshakePlaces()
-        self._static = X25519PrivateKey.generate()
+        self._static = X25519PrivateKey.from_private_bytes(self.around.entropy(32))
         self._prologue = b"" if config.network_key is None else b"/eigen/psk/1" + config.network_key
         self._connections: dict[Address, list[Connection]] = {}
         self._per_ip: dict[str, int] = {}
@@ -97,23 +100,23 @@ class Swarm:
     async def run(self, *, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Listen and serve until cancelled. Raises `ListenError`."""
         self._connections_max = connections_allowed(self.config.limits.connections)
-        opened = await open_listeners(self.config.listen)
+        opened = await self.around.transport.listen(self.config.listen)
         rate = AcceptRate(
             self.config.limits.accepts_per_ip_per_s, self.config.limits.accepts_per_ip_burst
         )
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                for endpoint, listener in opened:
-                    self.listening.append(endpoint)
-                    nursery.start_soon(accept_for_ever, listener, rate, self.serve_inbound, nursery)
+                for listening in opened:
+                    self.listening.append(listening.endpoint)
+                    nursery.start_soon(listening.serve, rate, self.serve_inbound, nursery)
                 task_status.started()
                 await trio.sleep_forever()
         finally:
             self._nursery = None
             self.listening.clear()
-            for _, listener in opened:
-                listener.socket.close()
+            for listening in opened:
+                listening.close()
             self.events.end()
 
     async def serve_inbound(self, stream: ByteStream) -> Connection | None:
@@ -263,7 +266,7 @@ class Swarm:
         return Hello(
             network=self.config.network_id,
             software=self.config.software,
-            time_s=int(time.time()),
+            time_s=int(self.around.unix_s()),
             listen=tuple(str(endpoint) for endpoint in listen[:MULTIADDRS_MAX]),
             observed=connection.remote.bare,
         )
@@ -295,7 +298,9 @@ class Swarm:
 
     def _judge(self, connection: Connection, theirs: Hello) -> None:
         try:
-            hello_protocol.judge(theirs, self.config.network_id, connection.peer)
+            hello_protocol.judge(
+                theirs, self.config.network_id, connection.peer, self.around.unix_s()
+            )
         except WrongNetwork as error:
             if connection.address not in self._foreign_logged:
                 if len(self._foreign_logged) > 1024:

@@ -35,6 +35,7 @@ parts = 4
 [deadlines]
 commit_s = 300
 attempt_s = 600
+resend_s = {resend_s}
 
 [[nodes]]
 name = "validators"
@@ -61,10 +62,17 @@ def scenario(
     guests: int = 1,
     steps: int = 20,
     until_s: float = 86_400.0,
+    resend_s: float = 5.0,
     model: str = "cost",
 ) -> Scenario:
     text = COMMON.format(
-        trainers=trainers, rounds=rounds, guests=guests, steps=steps, until_s=until_s, model=model
+        trainers=trainers,
+        rounds=rounds,
+        guests=guests,
+        steps=steps,
+        until_s=until_s,
+        resend_s=resend_s,
+        model=model,
     )
     return parse_scenario(text, Path("bench.toml"))
 
@@ -94,8 +102,8 @@ def day(quick: bool) -> dict[str, float]:
     nodes, until_s = (1_000, 3_600.0) if quick else (10_000, 86_400.0)
     half = nodes // 2
     made = scenario(
-        half, 1_000_000, guests=half, steps=1_000, until_s=until_s
-    )  # rounds of 100 s and more
+        half, 1_000_000, guests=half, steps=1_000, until_s=until_s, resend_s=30.0
+    )  # rounds of 100 s and more, so nobody need ask every 5 s why nothing happens
     play = Play(made)
     began = time.process_time()
     answer = play.run()

@@ -1,5 +1,6 @@
 """Key files are private, whole, never overwritten, and wallets can read them."""
 
+import itertools
 import json
 import os
 from collections.abc import Callable
@@ -241,6 +242,7 @@ def altered(**changes: object) -> str:
         (altered(kdfparams__dklen=16), "dklen is under 32"),
         (altered(kdfparams__salt="0g"), "salt is no hexadecimal text"),
     ],
+    ids=itertools.count(),
 )
 def test_key_stores_that_are_none_are_refused(text: str, message: str) -> None:
     with pytest.raises(KeyFileMalformed, match=message):

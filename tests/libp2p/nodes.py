@@ -16,7 +16,8 @@ def make(**changes: object) -> Libp2pNetwork:
     """A node that listens on loopback and is alone."""
     settings: dict[str, object] = {"network_id": "test", "listen": LOOPBACK, "mdns": False}
     secret = changes.pop("secret", None) or secrets.token_bytes(32)
-    return Libp2pNetwork(Libp2pConfig(**(settings | changes)), secret)
+    around = changes.pop("around", None)
+    return Libp2pNetwork(Libp2pConfig(**(settings | changes)), secret, around)
 
 
 @asynccontextmanager

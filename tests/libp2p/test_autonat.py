@@ -23,6 +23,7 @@ from eigen.node.libp2p.connection import Served
 from eigen.node.libp2p.errors import ProtocolViolation, StreamReset
 from eigen.node.libp2p.multiaddrs import Endpoint, from_bytes, parse, to_bytes
 from eigen.node.libp2p.reach import ANSWER_LASTS_S, ANSWERS_MAX, Reach
+from eigen.node.libp2p.surroundings import Surroundings, TcpTransport
 from eigen.protocol.types import Address
 
 PORTS = st.integers(0, 65_535)
@@ -131,13 +132,14 @@ async def ask(asker, server, *endpoints, pay=True):
 async def test_another_address_is_dialled_only_when_it_is_paid_for(nursery, monkeypatch):
     dialled = []
 
-    async def connect_tcp(endpoint):
-        dialled.append(endpoint)
-        raise autonat.StreamReset("nobody is there")
+    class Elsewhere(TcpTransport):  # the victim's network is not here
+        async def dial(self, endpoint):
+            dialled.append(endpoint)
+            raise autonat.StreamReset("nobody is there")
 
-    monkeypatch.setattr(autonat, "connect_tcp", connect_tcp)  # the victim's network is not here
     monkeypatch.setattr(autonat, "FIRST_ASK_S", 3600.0)
-    alice, server = make(listen=()), make(listen=("/ip4/127.0.0.1/tcp/0",))
+    around = Surroundings(transport=Elsewhere())
+    alice, server = make(listen=()), make(listen=("/ip4/127.0.0.1/tcp/0",), around=around)
     for node in (alice, server):
         await nursery.start(node.run)
     await alice.connect(server.listen_addrs()[0], timeout_s=5)

@@ -8,6 +8,7 @@ import trio
 from nodes import make, until
 
 from eigen.node.libp2p import bulk as bulk_module
+from eigen.node.libp2p import surroundings
 from eigen.node.libp2p.byte_stream import TcpStream
 from eigen.node.libp2p.config import Limits
 from eigen.node.ports import PeerUnreachable, RequestRefused, RequestTimeout
@@ -78,7 +79,7 @@ async def test_a_lane_is_used_only_when_its_greeting_is_sent(nursery, monkeypatc
 async def test_parts_arrive_whole_and_in_order(nursery, dialler_sends, reachable, monkeypatch):
     alice, bob = await pair(nursery)
     if not reachable:  # whoever dials a lane finds nobody there
-        monkeypatch.setattr(bulk_module, "connect_tcp", refused)
+        monkeypatch.setattr(surroundings, "connect_tcp", refused)
     sender, receiver = (bob, alice) if dialler_sends else (alice, bob)
     taker = Taker(receiver, offset=7)
     parts = [secrets.token_bytes(size) for size in (0, 1, 512 * 1024, 1024 * 1024, 77)]

@@ -9,7 +9,7 @@ import pytest
 import trio
 from nodes import make, running, until
 
-from eigen.node.libp2p import multistream, supervisor, swarm, tcp
+from eigen.node.libp2p import multistream, supervisor, surroundings, swarm, tcp
 from eigen.node.libp2p.byte_stream import PlainChannel, TcpStream
 from eigen.node.libp2p.errors import ConnectionLost, ListenError, NotSupported
 from eigen.node.libp2p.multiaddrs import parse_peer
@@ -63,7 +63,7 @@ async def test_an_address_that_never_answers_does_not_delay_the_next(monkeypatch
             await trio.sleep_forever()
         return await real(endpoint)
 
-    monkeypatch.setattr(supervisor, "connect_tcp", connect)
+    monkeypatch.setattr(surroundings, "connect_tcp", connect)
     async with running(make()) as alice, running(make()) as bob:
         good = parse_peer(alice.listen_addrs()[0])
         dead = parse_peer(f"/ip4/127.0.0.1/tcp/1/p2p/{good.peer}")

@@ -7,6 +7,7 @@ import hashlib
 import random
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from eigen.protocol.cid import raw_cid
@@ -21,9 +22,18 @@ from eigen.protocol.messages import (
     SeatVote,
     digest,
 )
-from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec, RunSpec, run_id
+from eigen.protocol.pay import payouts_after
+from eigen.protocol.run import (
+    AggregationSpec,
+    InnerSpec,
+    ModelSpec,
+    OuterSpec,
+    PaySpec,
+    RunSpec,
+    run_id,
+)
 from eigen.protocol.types import Address, Digest
-from eigen.simulations.heap import HeapNetwork, Links, VirtualNode
+from eigen.simulations.heap import Clock, HeapNetwork, Links, VirtualNode
 
 REWARD = 10**20
 COMMITTEES = ((1, 1), (2, 2), (3, 2), (4, 3))  # validators and quorum
@@ -45,6 +55,7 @@ def context(
     trainers_min: int = 2,
     trainers_max: int = 16,
     overlap: bool = False,
+    pay: PaySpec | None = None,
 ) -> RunContext:
     spec = RunSpec(
         "digits",
@@ -63,6 +74,7 @@ def context(
         1_000,
         1,
         overlap,
+        pay or PaySpec(),
     )
     return RunContext(
         run_id(spec),
@@ -139,6 +151,7 @@ class Watch:
                 assert 0 < paid <= spec.reward_per_round * round_, f"seed {seed}: paid {paid}"
                 for credit in record.trainers:
                     assert not self.was_dead(credit.account, round_), f"seed {seed}: dead and paid"
+        self._check_chain(seed)
         for round_, roots in network.attested.items():
             for validator, said in roots.items():
                 if validator not in self.lying:
@@ -148,6 +161,29 @@ class Watch:
         for node in honest:
             for penalty in node.penalties:
                 assert penalty.peer in self.lying, f"seed {seed}: an honest peer paid {penalty}"
+
+    def _check_chain(self, seed: object) -> None:
+        """Each record goes on from the one before, and pays exactly what it credits."""
+        records = {
+            r: record for n in self.network.nodes.values() for r, record in n.records.items()
+        }
+        for round_, record in records.items():
+            before = records.get(round_ - 1)
+            if before is None:
+                assert round_ == 1, f"seed {seed}: nobody has the record of round {round_ - 1}"
+                continue
+            assert record.previous == digest(before), f"seed {seed}: round {round_ - 1} was lost"
+            assert record.base == before.checkpoint, f"seed {seed}: round {round_} from elsewhere"
+            earned = (*record.trainers, *record.validators)
+            table = payouts_after(
+                self.network.context.spec,
+                round_,
+                before,
+                earned,
+                awaited={check.trainer for check in record.checks},
+                ejected=record.ejected,
+            )
+            assert record.payouts == table, f"seed {seed}: pay of {round_}"
 
     def was_dead(self, address: Address, round_: int) -> bool:
         """Whether a node was down from the round's first possible moment to its last."""
@@ -163,8 +199,9 @@ class Plan:
     performed: bool  # whether the last effect still happens
     outage_s: tuple[float, float]
     power_cut: bool  # at the last kill everybody dies
-    links: Links
+    cuts: list[tuple[float, float, frozenset[Address]]]  # who is cut off from when to when
     fired: list[tuple[float, Address]] = field(default_factory=list)
+    cut: int = 0  # cuts that have begun
 
 
 def draw(seed: int, *, overlap: bool) -> tuple[HeapNetwork, Plan, random.Random]:
@@ -181,12 +218,29 @@ def draw(seed: int, *, overlap: bool) -> tuple[HeapNetwork, Plan, random.Random]
         sealed=rng.random() < 0.5,
         overlap=overlap,
     )
-    links = Links(0.005, rng.choice((0.02, 0.1, 0.5)), rng.choice((0.0, 0.0, 0.02, 0.1, 0.3)))
-    network = HeapNetwork(run, trainers(count), seed, links)
+    slowest, loss = rng.choice((0.02, 0.1, 0.5)), rng.choice((0.0, 0.0, 0.02, 0.1, 0.3))
+    more = random.Random(f"more/{seed}")
+    links = Links(
+        0.005,
+        slowest,
+        loss,
+        twice=more.choice((0.0, 0.05, 0.5)),
+        late=more.choice((0.0, 0.1, 0.3)),
+        late_s=more.choice((1.0, 10.0)),
+    )
+    everybody = [*trainers(count), *sorted(run.validators)]
+    wrong = [a for a in everybody if more.random() < 0.3]
+    clocks = {a: Clock(more.uniform(0.0, 1e4), more.uniform(0.8, 1.25)) for a in wrong}
+    network = HeapNetwork(run, trainers(count), seed, links, clocks=clocks)
     busy = 8 * run.spec.rounds * (validators + count)  # effects that even a smooth run has
     kills = set(rng.sample(range(5, busy), rng.randint(1, 7)))
     outage = rng.choice(((0.1, 1.0), (0.5, 5.0), (5.0, 120.0)))
-    plan = Plan(kills, rng.random() < 0.5, outage, rng.random() < 0.25, links)
+    cuts = []
+    for _ in range(more.choice((0, 0, 1, 2))):
+        at_s, for_s = more.uniform(0.1, 6.0), more.choice((0.3, 3.0, 30.0))
+        some = frozenset(more.sample(everybody, more.randint(1, len(everybody) - 1)))
+        cuts.append((at_s, at_s + for_s, some))
+    plan = Plan(kills, rng.random() < 0.5, outage, rng.random() < 0.25, cuts)
     return network, plan, rng
 
 
@@ -213,6 +267,14 @@ def play(seed: int, limit_s: float = 4_000.0, *, overlap: bool = False) -> tuple
         die(node.address)
         return not plan.performed
 
+    def cut(some: frozenset[Address]) -> None:
+        plan.cut += bool(some)
+        network.cut_off(some)
+
+    for begin_s, end_s, some in plan.cuts:
+        network.schedule(begin_s, partial(cut, some))
+        network.schedule(end_s, partial(cut, frozenset()))
+    heals_s = max((end_s for _, end_s, _ in plan.cuts), default=0.0)
     network.hooks.append(faults)
     planned = len(plan.kills)
     while network.now < limit_s:
@@ -223,11 +285,13 @@ def play(seed: int, limit_s: float = 4_000.0, *, overlap: bool = False) -> tuple
             del back_at[address]
             watch.came_back(address)
             network.restart(address)
-        if len(plan.fired) == planned and not back_at:
-            network.links = replace(network.links, loss=0.0)  # faults end; now it must finish
+        if len(plan.fired) == planned and not back_at and network.now >= heals_s:
+            network.links = replace(network.links, loss=0.0, late=0.0)  # now it must finish
         if done:
             break
     assert len(plan.fired) == planned, f"seed {seed}: a planned fault did not happen"
+    begun = sum(begin_s <= network.now for begin_s, _, _ in plan.cuts)
+    assert plan.cut == begun, f"seed {seed}: a partition did not happen"
     return watch, plan, everybody_finished(network)
 
 

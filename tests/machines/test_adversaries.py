@@ -209,9 +209,7 @@ def test_parts_that_do_not_match_their_commitment_are_refused_and_not_paid() -> 
     def act(net: HeapNetwork, node: VirtualNode, effect: Effect) -> bool:
         if not isinstance(effect, SendPart):
             return False
-        net.send(
-            node, effect.owner, PartArrived(liar, effect.attempt, effect.part, FALSE), effect.part
-        )
+        net.send(node, effect.owner, PartArrived(liar, effect.attempt, effect.part, FALSE))
         return True
 
     network, watch, fired = with_liar(run, 4, liar, act)
@@ -265,9 +263,7 @@ def test_an_owner_that_spoils_its_parts_is_left_out_in_the_end(differing: bool) 
         for i, member in enumerate(effect.members):
             false = Digest(bytes([i + 1 if differing else 1]) * 32)
             result = PartResult(false, effect.result.included)
-            net.send(
-                node, member, ResultArrived(liar, effect.attempt, effect.part, result), effect.part
-            )
+            net.send(node, member, ResultArrived(liar, effect.attempt, effect.part, result))
         return True
 
     network, watch, fired = with_liar(run, 4, liar, act)
@@ -291,9 +287,7 @@ def test_a_member_cannot_decide_a_part_that_it_does_not_own() -> None:
             for member in exchange.members:
                 if part.owners.order[0] != liar and member != liar:
                     result = PartResult(FALSE, 1)
-                    net.send(
-                        node, member, ResultArrived(liar, effect.attempt, index, result), index
-                    )
+                    net.send(node, member, ResultArrived(liar, effect.attempt, index, result))
         net.perform(node, effect)
         return True
 

@@ -397,7 +397,7 @@ def test_who_was_silent_in_the_attempt_before_is_not_waited_for() -> None:
             voice.tell(Aggregated(AT, part, RESULTS[part].digest, ()))
         for voter, vote in result_votes(*voters):
             voice.hear(voter, vote)
-        assert A in voice.machine._exchange.votes.votes(AT)
+        assert A in voice.machine._exchange.votes.votes(AT.number)
         voice.hear(leader(SEED, 1, RUN.validators), again)
         for validator in VALIDATORS:
             voice.hear(validator, SeatVote(again.attempt, digest(again)))
@@ -710,7 +710,7 @@ def test_a_leader_waits_for_nobody_who_does_not_hold_the_checkpoint() -> None:
         (replace(notice, attempt=at), [A, B]),
     ):
         voice = Voice(CommitteeMachine(RUN, me, head))
-        voice.machine._trainers = (A, B, C)
+        voice.machine._trainers = dict.fromkeys((A, B, C), 0)
         voice.hear(C, said)
         [seat] = [
             m

@@ -1,13 +1,17 @@
 """Whole runs on the heap under crashes, loss and power cuts: safe always, live once faults end."""
 
+import json
 import os
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import soak
 from scenes import (
     COMMITTEES,
     REWARD,
@@ -15,18 +19,37 @@ from scenes import (
     context,
     everybody_finished,
     finished,
-    play,
     state,
     trainers,
 )
 
 from eigen.protocol import limits
-from eigen.protocol.effects import Effect, SendGroup, SendPart, SendResult, Train
-from eigen.protocol.messages import RoundRecord
+from eigen.protocol.effects import (
+    Effect,
+    Publish,
+    Received,
+    SendGroup,
+    SendPart,
+    SendResult,
+    Train,
+)
+from eigen.protocol.messages import RoundRecord, StepNotice
 from eigen.protocol.types import Address
 from eigen.simulations.heap import HeapNetwork, Links, VirtualNode
 
 SEEDS_EACH = 25
+SLOW_SEEDS, SLOW_SEEDS_EACH = 20_000, 250
+FAULTS = (
+    "kills",
+    "power cuts",
+    "partitions",
+    "wrong clocks",
+    "lost messages",
+    "doubled messages",
+    "overtaken messages",
+    "sealed",
+    "later attempts",
+)
 # What these found is held by dialogues too: a change of the fault plan changes what a seed does.
 REGRESSIONS = {
     5: "a leader restarted between proposing and voting proposed another seat",
@@ -39,37 +62,25 @@ REGRESSIONS = {
 }
 
 
-def survive(seeds: range) -> Counter[str]:
+def survive(seeds: range, *, groups: bool = False) -> Counter[str]:
     """Play each seed and check it. Returns how often which fault happened."""
     seen: Counter[str] = Counter()
     for seed in seeds:
-        watch, plan, done = play(seed)
-        assert done, f"seed {seed} stands still: {state(watch.network)}"
-        watch.check(seed)
-        seen["kills"] += len(plan.fired)
-        seen["power cuts"] += plan.power_cut
-        seen["lost messages"] += watch.network.lost
-        seen["sealed"] += watch.network.context.sealed
-        seen["later attempts"] += any(
-            r.attempt.number for n in watch.network.nodes.values() for r in n.records.values()
-        )
-        seen[f"{len(watch.network.context.validators)} validators"] += 1
+        soak.survive(seed, seen, groups=groups, overlap=False)
     return seen
 
 
 @pytest.mark.parametrize("block", range(8))
 def test_crashes_and_losses_break_nothing(block: int) -> None:
     seen = survive(range(block * SEEDS_EACH, (block + 1) * SEEDS_EACH))
-    for fault in ("kills", "power cuts", "lost messages", "sealed", "later attempts"):
+    for fault in FAULTS:
         assert seen[fault] > 0, f"no run of this block had {fault}: {seen}"
 
 
 @pytest.mark.parametrize("block", range(4))
-def test_crashes_and_losses_break_nothing_in_groups(
-    block: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(limits, "GROUP_MAX", 2)  # so that a seat of three has groups
-    seen = survive(range(2_000 + block * SEEDS_EACH, 2_000 + (block + 1) * SEEDS_EACH))
+def test_crashes_and_losses_break_nothing_in_groups(block: int) -> None:
+    first = 2_000 + block * SEEDS_EACH
+    seen = survive(range(first, first + SEEDS_EACH), groups=True)
     assert seen["kills"] > 0
     assert seen["lost messages"] > 0
 
@@ -97,18 +108,90 @@ def test_a_seat_of_forty_averages_in_three_groups_and_no_node_sends_to_all() -> 
     assert max(map(len, handed.values())) < 30
 
 
+def trainers_many(count: int) -> list[Address]:
+    return [Address(i.to_bytes(20, "big")) for i in range(1, count + 1)]
+
+
+def test_of_many_who_wait_a_few_say_they_are_ready_and_seats_stay_full_and_go_round() -> None:
+    count, seats = 300, 8
+    run = context(3, 2, rounds=6, trainers_max=seats, shards=seats)
+    network = HeapNetwork(run, trainers_many(count), 13)
+    watch, ready = Watch(network), Counter[int]()
+
+    def see(_net: HeapNetwork, _node: VirtualNode, effect: Effect) -> bool:
+        if isinstance(effect, Publish) and isinstance(effect.message, StepNotice):
+            ready[effect.message.attempt.round] += 1
+        return False
+
+    network.hooks.append(see)
+    assert network.run(120.0, everybody_finished), state(network)[:5]
+    watch.check()
+    records = last_records(network)
+    assert all(len(record.trainers) == seats for record in records)
+    assert all(record.attempt.number == 0 for record in records)
+    for round_ in range(1, 6):
+        assert seats <= ready[round_] <= 90, ready  # 48 of who waits are drawn, on average
+    assert len({credit.account for record in records for credit in record.trainers}) > 30
+
+
+def test_once_a_record_is_full_of_accounts_the_run_goes_on_with_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "PAYEES_MAX", 12)
+    run = context(2, 2, rounds=12, trainers_max=3, shards=6)
+    network = HeapNetwork(run, trainers(40), 17)
+    watch = Watch(network)
+    assert network.run(240.0, everybody_finished), state(network)
+    watch.check()
+    accounts = [len(record.payouts) for record in last_records(network)]
+    assert accounts[-1] == 12 == max(accounts)
+    assert all(len(record.trainers) == 3 for record in last_records(network))
+
+
+def test_a_message_that_comes_twice_is_heard_once() -> None:
+    told = Counter[int]()
+    for twice in (0.0, 1.0):
+        network = HeapNetwork(context(2, 2), trainers(3), 5, Links(twice=twice))
+        Watch(network)
+        heard = Counter[tuple[Address, Received]]()
+
+        def done(net: HeapNetwork, heard: Counter[tuple[Address, Received]] = heard) -> bool:
+            if isinstance(net.last_event, Received):
+                heard[net.last.address, net.last_event] += 1
+            return everybody_finished(net)
+
+        assert network.run(60.0, done)
+        assert (network.doubled > 100) == bool(twice)
+        assert max(heard.values()) <= 2  # again where the head was behind
+        told[int(twice)] = network.events
+    assert told[1] < 1.5 * told[0]
+
+
 @pytest.mark.parametrize("seed", REGRESSIONS, ids=str)
 def test_seeds_that_once_failed(seed: int) -> None:
     survive(range(seed, seed + 1))
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3_600)
-@pytest.mark.parametrize("block", range(20))
-def test_thousands_of_seeds(block: int) -> None:
-    first = 10_000 + block * 250
-    seen = survive(range(first, first + 250))
+@pytest.mark.timeout(7_200)
+def test_twenty_thousand_seeds() -> None:
+    """In processes of their own, one for each core."""
+    here, seen = Path(soak.__file__), Counter[str]()
+    failed: dict[str, str] = {}
+
+    def block(first: int) -> dict[str, Any]:
+        command = [sys.executable, str(here), str(first), str(SLOW_SEEDS_EACH)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return dict(json.loads(done.stdout))
+
+    firsts = range(100_000, 100_000 + SLOW_SEEDS, SLOW_SEEDS_EACH)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for told in pool.map(block, firsts):
+            seen.update(told["seen"])
+            failed |= told["failed"]
+    assert not failed
     assert all(seen[f"{count} validators"] for count, _ in COMMITTEES)
+    assert all(seen[fault] for fault in FAULTS)
 
 
 @pytest.mark.parametrize(("validators", "quorum"), COMMITTEES)

@@ -350,13 +350,3 @@ def test_crashes_and_losses_break_nothing(block: int) -> None:
         later += any(r.attempt.number for r in records)
     assert kills > 0
     assert later > 0
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3_600)
-@pytest.mark.parametrize("block", range(8))
-def test_thousands_of_seeds(block: int) -> None:
-    for seed in range(20_000 + block * 250, 20_250 + block * 250):
-        watch, _, done = play(seed, overlap=True)
-        assert done, f"seed {seed} stands still: {state(watch.network)}"
-        watch.check(seed)

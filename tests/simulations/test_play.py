@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from eigen.simulations.command import LIBRARY
-from eigen.simulations.play import Answer, Play
+from eigen.simulations.outcome import Answer
+from eigen.simulations.play import Play
 from eigen.simulations.scenario import Scenario, load_scenario, parse_scenario
 
 SMALL = """
@@ -92,7 +93,7 @@ def test_who_does_not_train_is_not_paid_and_an_expectation_can_fail() -> None:
 def test_real_training_learns_and_a_robust_rule_holds_against_sign_flips() -> None:
     play = Play(small(model="digits", behaviour="sign-flip"))
     play.run()
-    accuracy = play.accuracy
+    accuracy = play.outcome.accuracy
     assert accuracy[4] > 0.6
     assert accuracy[4] > accuracy[1]
 
@@ -116,8 +117,8 @@ def test_who_joins_late_is_seated_and_a_frozen_fifth_stops_nobody() -> None:
     )
     play = Play(parse_scenario(text, Path("late.toml")))
     assert held(play.run())
-    early = [r for r, record in play.records.items() if len(record.trainers) == 2]
-    later = [r for r, record in play.records.items() if len(record.trainers) == 8]
+    early = [r for r, record in play.outcome.records.items() if len(record.trainers) == 2]
+    later = [r for r, record in play.outcome.records.items() if len(record.trainers) == 8]
     assert early
     assert later
     assert max(early) < max(later)

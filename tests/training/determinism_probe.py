@@ -73,6 +73,8 @@ def digests(threads: int) -> dict[str, str]:
                     inputs.append((data, 100 + peer))
                     note(f"{codec} update {step}.{part}.{peer}", data)
                 results.append(engine.aggregate(run, part, inputs, b"").data)
+                paid = engine.contributions(run, part, inputs, results[-1])
+                note(f"{codec} contributions {step}.{part}", repr(paid).encode())
                 note(f"{codec} result {step}.{part}", results[-1])
             for part, values in enumerate(moment_sizes(run), start=len(results)):
                 said = [np.abs(uniform(f"{step}.{part}.{peer}", b"", values)) for peer in range(3)]

@@ -59,6 +59,7 @@ def test_the_same_bits_for_every_instruction_set_and_thread_count() -> None:
     wanted = found[0]["one thread"]
     assert len(wanted) > 20 + 9 * len(CODECS)
     assert {f"{rule} {samples}" for rule in RULES for samples in (64, 320)} <= wanted.keys()
+    assert {f"{codec} contributions 1.0" for codec in ("int8", "fp32")} <= wanted.keys()
     for result in found:
         assert result["one thread"] == wanted
         assert result["two threads"] == wanted

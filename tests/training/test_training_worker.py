@@ -67,6 +67,16 @@ async def test_a_round_through_the_worker_equals_the_engines(
             average = await worker.aggregate(spec, part, [(data, 64), (data, 32)], b"")
             assert average == engine.aggregate(spec, part, [(data, 64), (data, 32)], b"")
             results.append(average.data)
+        inputs = [(update.parts[0], 64), (update.parts[0], 32)]
+        paid = await worker.contributions(spec, 0, inputs, results[0])
+        assert paid == engine.contributions(spec, 0, inputs, results[0])
+        work, chunk = (spec, base, shards[:1], ORDER), update.residual[:4096]
+        claimed = (update.loss_trace, update.sketch)
+        replay = await worker.replay(*work, 0, [], update.parts, [(0, b"", chunk)], claimed)
+        assert replay == engine.replay(*work, 0, [], update.parts, [(0, b"", chunk)], claimed)
+        assert replay.furthest < 1e-6
+        judged = (spec, base, update.parts, shards[:1], ORDER, shards[1:], b"seed")
+        assert await worker.gap(*judged) == engine.gap(*judged)
         after = await worker.outer_step(spec, base, results)
         assert after == engine.outer_step(spec, base, results)
         on_disk, into = tmp_path / "base", tmp_path / "after"

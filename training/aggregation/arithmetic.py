@@ -53,6 +53,14 @@ def squares(parts_NP: Sequence["Tensor"]) -> list[float]:
     return _halved(sums_NW)
 
 
+def products(parts_NP: Sequence["Tensor"], other_P: "Tensor") -> list[float]:
+    """The inner product of each fp32 part with another."""
+    sums_NW: Tensor | None = None
+    for block_NW in _blocks([*parts_NP, other_P]):
+        sums_NW = _add(sums_NW, block_NW[:-1] * block_NW[-1])
+    return _halved(sums_NW)
+
+
 def gram(parts_NP: Sequence["Tensor"]) -> Gram:
     """The inner products of fp32 parts with each other."""
     count = len(parts_NP)

@@ -29,6 +29,14 @@ class Codec(Protocol):
         ...
 
     @property
+    def block_values(self) -> int:
+        """Values that are encoded together: whole blocks of a part encode alone as they do in it.
+
+        The last block of a part may have fewer.
+        """
+        ...
+
+    @property
     def residual_decay(self) -> float:
         """What is left of a residual after a round: 1, or less where old residuals do harm."""
         ...

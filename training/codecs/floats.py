@@ -40,6 +40,7 @@ class Fp32:
 
     lossless = True
     sparse = False
+    block_values = 1
     residual_decay = 1.0
     answer = "fp32"
 
@@ -72,6 +73,7 @@ class Fp16:
 
     lossless = False
     sparse = False
+    block_values = BLOCK_VALUES
     residual_decay = 1.0
     answer = "fp16"
 

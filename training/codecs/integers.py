@@ -40,6 +40,7 @@ class Integers:
 
     lossless = False
     sparse = False
+    block_values = BLOCK_VALUES
     residual_decay = 1.0
 
     def __init__(self, bits: int) -> None:

@@ -73,20 +73,20 @@ class Levels:
             raise ValueError(f"{levels} levels")
         self.answer = f"{levels}bit"
         self._levels = levels
-        self._width = block_values
+        self.block_values = block_values
         self._unit_bits = _FP32_INTEGER_BITS - block_values.bit_length()
 
     def encoded_bytes(self, values: int) -> int:
         """A bit a value and level, in whole bytes a plane, and two bytes a block and level."""
-        return self._levels * (-(-values // 8) + 2 * block_count(values, self._width))
+        return self._levels * (-(-values // 8) + 2 * block_count(values, self.block_values))
 
     def encode(self, part_P: "Tensor") -> bytes:
         """See `Codec`."""
         import torch
 
         part_P = part_P.contiguous()
-        values, blocks = part_P.numel(), block_count(part_P.numel(), self._width)
-        magnitude_BW = torch.empty((blocks, self._width))
+        values, blocks = part_P.numel(), block_count(part_P.numel(), self.block_values)
+        magnitude_BW = torch.empty((blocks, self.block_values))
         torch.abs(part_P, out=magnitude_BW.view(-1)[:values])
         magnitude_BW.view(-1)[values:] = 0.0
         peak_B = magnitude_BW.amax(1).numpy()
@@ -144,7 +144,7 @@ class Levels:
     def _with_level(self, lower_B: NDArray[np.uint32], upper: bytes) -> NDArray[np.uint8]:
         """The bits of values whose level is not zero: of all or those that have the upper one."""
         byte_B = np.where(lower_B, np.uint8(255), np.uint8(0))
-        with_lower: NDArray[np.uint8] = np.repeat(byte_B, self._width // 8)
+        with_lower: NDArray[np.uint8] = np.repeat(byte_B, self.block_values // 8)
         if upper:
             with_lower[: len(upper)] |= np.frombuffer(upper, np.uint8)
         return with_lower
@@ -154,19 +154,21 @@ class Levels:
         import torch
 
         check_length(data, self.encoded_bytes(values))
-        blocks, plane_bytes = block_count(values, self._width), -(-values // 8)
+        blocks, plane_bytes = block_count(values, self.block_values), -(-values // 8)
         half_LB = read_scales(data, self._levels * blocks, VALUE_MAX).reshape(self._levels, -1)
         start = 2 * half_LB.size
         negative_BW = self._plane(data[start : start + plane_bytes], values)
         # Values are bfloat16 until they are whole.
-        bits_BW = torch.from_numpy(np.take(_SIGNS, negative_BW, axis=0)).view(blocks, self._width)
+        bits_BW = torch.from_numpy(np.take(_SIGNS, negative_BW, axis=0)).view(
+            blocks, self.block_values
+        )
         level_LB = torch.from_numpy(half_LB.astype(np.int16))[:, :, None]
         if self._levels == 2:
             upper_BW = self._plane(data[start + plane_bytes :], values)
             self._check_use(half_LB, upper_BW, values)
             # The bits of one level or of the other, without a branch.
             chosen_BW = torch.from_numpy(np.take(_MASKS, upper_BW, axis=0)).view(
-                blocks, self._width
+                blocks, self.block_values
             )
             bits_BW ^= chosen_BW.bitwise_and_(level_LB[0] ^ level_LB[1])
         bits_BW ^= level_LB[0]
@@ -182,12 +184,12 @@ class Levels:
         """
         if values % 8 and data[-1] >> values % 8:
             raise CodecError("padding bits are not zeros")
-        return in_blocks(np.frombuffer(data, np.uint8), self._width // 8)
+        return in_blocks(np.frombuffer(data, np.uint8), self.block_values // 8)
 
     def _counts(self, values: int) -> Magnitudes:
         """Values of each block."""
-        count_B = np.full(block_count(values, self._width), self._width, np.float32)
-        count_B[-1:] -= -values % self._width
+        count_B = np.full(block_count(values, self.block_values), self.block_values, np.float32)
+        count_B[-1:] -= -values % self.block_values
         return count_B
 
     def _check_use(

@@ -35,6 +35,7 @@ class TopK:
 
     lossless = False
     sparse = True
+    block_values = CHUNK_VALUES
     residual_decay = 0.95
 
     def __init__(self, kept: int, levels: int, answer: str) -> None:
