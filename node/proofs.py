@@ -171,15 +171,15 @@ class Proofs:
         if seat is not None and Check(self._me, round_) in due(self._context, record):
             cid, of = before
             held = await self._blobs.get(cid) if cid and of else b""
-            stored = [encode(made), encode(seat), of, held, update.residual, *update.parts]
+            after = await self._blobs.get(update.residual)
+            stored = [encode(made), encode(seat), of, held, after, *update.parts]
             await self._states.put(DRAWN, run, round_, b"".join(pack(DRAWN, stored)))
-        left = await self._blobs.put(update.residual)
         rows: list[Row] = [
-            *self._retention.rows(run, ONCE_UNNAMED, [left]),
-            ("residual", run, left.encode()),
+            *self._retention.moved(run, round_, ONCE_UNNAMED, update.residual),
+            ("residual", run, update.residual.encode()),
             (RESIDUAL_OF, run, encode(made)),
         ]
-        return rows, (left, encode(made))
+        return rows, (update.residual, encode(made))
 
     async def forget(self, head: RoundRecord) -> None:
         """Delete updates whose replay is no longer due."""
