@@ -69,7 +69,9 @@ class Rounds:
     trainers_max: int = option(64, kinds.integer(1, limits.TRAINERS_MAX), "Most in a seat.")
     quorum: int = option(0, kinds.integer(0, limits.VALIDATORS_MAX), "Validators; 0: a majority.")
     model: str = option(
-        "cost", kinds.choice("cost", "digits"), "`cost` trains nothing; `digits` really trains."
+        "cost",
+        kinds.choice("cost", "digits", "digits-cnn"),
+        "`cost` trains nothing; `digits` (one hidden layer) and `digits-cnn` really train.",
     )
     values: int = option(
         1_000_000, kinds.integer(256, 2**31), "Parameters of a model that costs and trains nothing."
@@ -98,6 +100,9 @@ class Times:
     notices_s: float = option(20.0, _SECONDS, "Validators wait so long for step notices.")
     attempt_s: float = option(300.0, _SECONDS, "An attempt is given up after this.")
     resend_s: float = option(5.0, _SECONDS, "What others still need is sent again so often.")
+    heartbeat_s: float = option(
+        10.0, kinds.number(0.1, 3600), "Nodes announce themselves so often, on tier 2."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +261,7 @@ def _check(scenario: Scenario, reader: TableReader) -> None:
         if wanted.nodes and wanted.nodes not in groups:
             raise reader.error("expect.nodes", f"no nodes {wanted.nodes!r}", i)
         if wanted.what == "accuracy" and run.model == "cost":
-            raise reader.error("expect.what", 'only run.model = "digits" has an accuracy', i)
+            raise reader.error("expect.what", 'run.model = "cost" has no accuracy', i)
         if wanted.what == "paid" and not wanted.nodes:
             raise reader.error("expect.nodes", "is missing: whose pay?", i)
 

@@ -341,7 +341,7 @@ def devices_of(scenario: Scenario) -> dict[Address, Device]:
 def _run(scenario: Scenario, lying: dict[Address, str]) -> tuple[RunSpec, Compute, str, int]:
     """The spec, who computes, the first checkpoint and the number of parts."""
     run = scenario.run
-    if run.model == "digits":
+    if run.model != "cost":
         from eigen.simulations.learning import Learning, digits_spec
 
         spec = digits_spec(scenario)
