@@ -144,7 +144,7 @@ def test_nodes_come_and_go_as_a_trace_says() -> None:
     first, second = ([(at, what) for at, name, what in seen if name == n] for n in NAMES)
     assert first == [(20.0, "down"), (40.0, "up")]
     assert second == [(30.0, "up")]
-    assert max(len(record.trainers) for record in play.records.values()) == 8
+    assert max(len(record.trainers) for record in play.outcome.records.values()) == 8
 
 
 NAMES = ("trainers-4", "trainers-5")
