@@ -32,6 +32,7 @@ from eigen.training.aggregation import RULES
 from eigen.training.codecs.registry import CODECS
 from eigen.training.datasets import Samples, digits, split, write_shard
 from eigen.training.engine import Engine
+from eigen.training.frames import whole
 from eigen.training.results import Evaluation, LocalUpdate
 from eigen.training.spec import check, part_sizes
 
@@ -306,7 +307,7 @@ class Learning:
         paid = {credit.account for credit in record.trainers}
         for update in self._updates.values():
             if update.trainer in paid and update.round == record.attempt.round:
-                self._residuals[update.trainer] = update.local.residual
+                self._residuals[update.trainer] = whole(update.local.residual)
         before, after = (self._theta(cid) for cid in (record.base, record.checkpoint))
         self._previous_P = before - after
         for recent in (

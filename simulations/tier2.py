@@ -119,7 +119,7 @@ class ServicesPlay:
         self._make_nodes(disks)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            late = {n.address for n in self.nodes.values() if n.device.group.joins_s}
+            late = {n.address for n in self.nodes.values() if n.device.late}
             for node in self.nodes.values():
                 if node.address not in late:
                     nursery.start_soon(self._live, node)

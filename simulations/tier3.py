@@ -171,7 +171,7 @@ class ProcessesPlay:
         await network.until(lambda: all(n.status["proposals"] for n in network.nodes), MEET_S)
         await network.vote_all(told["run"])
         for name, device in self._devices.items():
-            if device.group.joins_s:
+            if device.late:
                 self.kill(name)
 
         def opened() -> bool:

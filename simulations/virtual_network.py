@@ -12,6 +12,7 @@ import trio
 from eigen.node.libp2p.accept import AcceptRate
 from eigen.node.libp2p.byte_stream import ByteStream
 from eigen.node.libp2p.errors import ConnectionLost, ListenError
+from eigen.node.libp2p.give_way import Uplink
 from eigen.node.libp2p.identity import ID, NodeKey
 from eigen.node.libp2p.multiaddrs import Endpoint, parse
 from eigen.node.libp2p.surroundings import Listening
@@ -105,7 +106,7 @@ class VirtualStream:
             way.put(at_s, chunk)
             await self._network.clock.sleep_until(left_s - self._unsent_s)
 
-    def mark_as_bulk(self) -> None:
+    def mark_as_bulk(self, uplink: Uplink) -> None:
         """See `ByteStream`: one chunk at a time waits for the line."""
         self._unsent_s = 0.0
 

@@ -2,6 +2,11 @@
 
 from dataclasses import dataclass
 
+from eigen.training.frames import Files
+
+FRESH_WEIGHT = 0.5
+"""An update that fits all data better than the average is no worse for it: half is taken off."""
+
 
 @dataclass(frozen=True, slots=True)
 class LocalDelta:
@@ -35,7 +40,7 @@ class Encoded:
     """A pseudo-gradient and an old residual, encoded part by part; what is left out is new."""
 
     parts: list[bytes]
-    residual: bytes
+    residual: bytes | Files
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +49,13 @@ class LocalUpdate:
 
     `parts` are the encoded slices of the pseudo-gradient plus the old residual; `residual` is what
     the codec left out (fp32, little endian; empty for a lossless codec) and goes into the next
-    round. `loss_trace` has one fp32 value a step; `sketch` is 64 fp32 values, little endian. `kept`
-    is the optimizer's state where the run keeps it (see `optimizer`), else empty.
+    round; a worker may leave it in a file. `loss_trace` has one fp32 value a step; `sketch` is 64
+    fp32 values, little endian. `kept` is the optimizer's state where the run keeps it (see
+    `optimizer`), else empty.
     """
 
     parts: list[bytes]
-    residual: bytes
+    residual: bytes | Files
     samples: int
     loss_trace: list[float]
     sketch: bytes
@@ -102,9 +108,9 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """By how much an update lowers the mean loss (nats) of samples it was to learn, and of others.
+    """How much better than the round's average an update is, as a drop of the mean loss (nats).
 
-    Both are within `gap.DROP_MAX` either way.
+    On samples that it was to learn, and on `fresh` ones. Both are within `gap.LOSS_MAX` either way.
     """
 
     assigned: float
@@ -112,5 +118,5 @@ class Gap:
 
     @property
     def value(self) -> float:
-        """What only work on the assigned samples gives: above 0 but for chance."""
-        return self.assigned - self.fresh
+        """What work on the assigned samples gives; compared with the other trainers' values."""
+        return self.assigned - FRESH_WEIGHT * self.fresh
