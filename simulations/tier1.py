@@ -31,6 +31,7 @@ from eigen.simulations.compute import Compute, Hashes
 from eigen.simulations.heap import HANDLED, HeapNetwork, Item, Links, VirtualNode
 from eigen.simulations.scenario import DAY_S, NodeGroup, Scenario
 from eigen.training.codecs.registry import CODECS, GROUP_CODEC
+from eigen.training.spec import part_sizes
 
 MEMBERSHIP_S: Final = 10.0
 """Who came and went is told validators so often: a heartbeat's interval."""
@@ -91,7 +92,8 @@ class ScenarioNetwork(HeapNetwork):
             Deadlines(*(getattr(scenario.deadlines, f) for f in Deadlines.__dataclass_fields__)),
             payout_root,
         )
-        values = -(-scenario.run.values // parts)
+        costs = scenario.run.model == "cost"
+        values = -(-scenario.run.values // parts) if costs else max(part_sizes(spec))
         self._part_bytes = CODECS[spec.codec].encoded_bytes(values) + PROOF_BYTES
         self._group_bytes = CODECS[GROUP_CODEC].encoded_bytes(values) + PROOF_BYTES
         self._result_bytes = CODECS[spec.result_codec].encoded_bytes(values)
