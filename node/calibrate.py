@@ -15,6 +15,7 @@ from eigen.node.worker import TrainingWorker
 from eigen.protocol.run import RunSpec
 from eigen.training.calibration import Tolerance, proposed
 from eigen.training.errors import SpecError
+from eigen.training.frames import whole
 from eigen.training.replay import chunks_to_open, compare, open_chunks
 from eigen.training.results import LocalDelta, LocalUpdate, Replay
 from eigen.training.schedule import rates
@@ -139,7 +140,7 @@ async def _first(
         local = await _steps(worker, spec, shards, past)
         made.append(local)
         encoded = await worker.encode(spec, local.delta, residual)
-        residual, parts = encoded.residual, encoded.parts + local.moments
+        residual, parts = whole(encoded.residual), encoded.parts + local.moments
         averages = [
             await worker.aggregate(spec, part, [(data, local.samples)], b"")
             for part, data in enumerate(parts)
@@ -187,5 +188,5 @@ def fewer_steps(spec: RunSpec, rounds_before: int) -> RunSpec:
 
 def _check(spec: RunSpec, past: _Round, update: LocalUpdate, again: LocalDelta) -> Replay:
     chunks = chunks_to_open(spec, past.order_seed)
-    opened = open_chunks(chunks, past.residual, update.residual)
+    opened = open_chunks(chunks, past.residual, whole(update.residual))
     return compare(spec, again, update.parts, opened, (update.loss_trace, update.sketch))

@@ -4,16 +4,19 @@ It holds and moves parts; what to do with them when is the trainer and committee
 """
 
 import hashlib
+import io
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
+from pathlib import Path
+from typing import BinaryIO, TypeVar
 
 import structlog
 import trio
 
 from eigen.crypto.merkle import CommitmentTree, InclusionProof, verify_inclusion
 from eigen.node.fetch import BlockExchange
+from eigen.node.part_file import PartFile
 from eigen.node.ports import BlobStore, Network, NetworkError, RequestRefused, Trainer
 from eigen.node.retention import ONCE_UNNAMED, Retention
 from eigen.node.together import HEDGE_SHARE, first_of, together
@@ -43,6 +46,7 @@ from eigen.protocol.run import RunSpec
 from eigen.protocol.types import Address, Cid, Digest
 from eigen.protocol.wire import WireError, decode, encode
 from eigen.training.errors import BadInput
+from eigen.training.frames import Files
 from eigen.training.results import LocalUpdate, PartAverage
 from eigen.training.spec import group_bytes, part_bytes, result_bytes
 
@@ -69,11 +73,12 @@ class PartsMissing(Exception):
 
 
 @dataclass(slots=True)
-class _Update:
+class OwnUpdate:
     """This node's own encoded update of one round, and the tree that it committed to."""
 
-    local: LocalUpdate
+    parts: PartFile
     tree: CommitmentTree
+    residual: Cid  # on disk, as large as the model
     made: Commitment
 
 
@@ -81,7 +86,7 @@ class _Update:
 class _Round:
     """Parts of one round."""
 
-    current: _Update | None = None
+    current: OwnUpdate | None = None
     inputs: dict[tuple[Attempt, int, Address], PartPush] = field(default_factory=dict)
     results: dict[tuple[int, Digest], ResultPush] = field(default_factory=dict)
     taken: dict[tuple[Address, int], int] = field(default_factory=dict)  # results, by who sent them
@@ -152,8 +157,16 @@ class Exchange:
 
     # this node's update ---------------------------------------------------------------------------
     async def keep_update(self, attempt: Attempt, base: Cid, local: LocalUpdate) -> Commitment:
-        """Hold a trained update and say what this node commits to; hashed beside the event loop."""
+        """Hold a trained update and say what this node commits to; hashed beside the event loop.
+
+        Its parts are in a file on return, and its residual in the blob store: what is handed in
+        meanwhile takes the memory.
+        """
         tree, residual_root = await trio.to_thread.run_sync(_commit_to, local)
+        with self._blobs.draft() as path:
+            parts = await trio.to_thread.run_sync(PartFile, local.parts, path)
+        residual = await self._store(local.residual)
+        await self.note(attempt.round, residual)
         made = Commitment(
             attempt,
             base,
@@ -163,13 +176,19 @@ class Exchange:
             local.samples,
             tuple(local.loss_trace),
         )
-        self._round(attempt.round).current = _Update(local, tree, made)
+        self._round(attempt.round).current = OwnUpdate(parts, tree, residual, made)
         return made
 
-    def update(self, round_: int) -> LocalUpdate | None:
+    async def _store(self, residual: bytes | Files) -> Cid:
+        if isinstance(residual, bytes):
+            return await self._blobs.put(residual)
+        [path] = residual.paths
+        return await self._blobs.put_file(Path(path))
+
+    def update(self, round_: int) -> OwnUpdate | None:
         """This node's update of a round that is not attested yet."""
         held = self._rounds.get(round_)
-        return held.current.local if held and held.current else None
+        return held.current if held else None
 
     def updated(self) -> list[int]:
         """Rounds of which this node has an update, and does not know yet that they are over."""
@@ -182,10 +201,10 @@ class Exchange:
 
     def _own_push(self, attempt: Attempt, part: int) -> PartPush | None:
         held = self._rounds.get(attempt.round)
-        if held is None or held.current is None or part >= len(held.current.local.parts):
+        if held is None or held.current is None or part >= len(held.current.parts):
             return None
         proof = held.current.tree.prove(part)
-        return PartPush(attempt, part, held.current.local.parts[part], tuple(proof.path))
+        return PartPush(attempt, part, held.current.parts[part], tuple(proof.path))
 
     def part_for(self, attempt: Attempt, part: int) -> bytes | None:
         """This node's part and its proof, as its owner takes it; None where the round is over."""
@@ -423,10 +442,17 @@ def _commit_to(local: LocalUpdate) -> tuple[CommitmentTree, Digest]:
     return CommitmentTree(local.parts), residual_tree(local.residual).root
 
 
-def residual_tree(residual: bytes) -> CommitmentTree:
+def residual_tree(residual: bytes | Files) -> CommitmentTree:
     """The tree whose root a commitment names, over chunks of `limits.RESIDUAL_CHUNK_BYTES`."""
-    size = limits.RESIDUAL_CHUNK_BYTES
-    return CommitmentTree(residual[i : i + size] for i in range(0, len(residual), size))
+    with _opened(residual) as file:
+        return CommitmentTree(iter(partial(file.read, limits.RESIDUAL_CHUNK_BYTES), b""))
+
+
+def _opened(residual: bytes | Files) -> BinaryIO:
+    if isinstance(residual, bytes):
+        return io.BytesIO(residual)
+    [path] = residual.paths
+    return Path(path).open("rb")
 
 
 def part_digest(data: bytes) -> Digest:

@@ -23,31 +23,28 @@ Make = Callable[[], bytes | None]
 IDLE_S = 30.0
 """A lane without work is closed after this. Opening one takes four round trips: short rounds keep
 theirs, and long ones do not notice."""
+STALLED_S = 1.0
+"""A peer that took nothing for so long is not waited for: with each message it may stall anew."""
 QUEUED_MAX = 4096
 """Messages waiting for one peer: every part and every result of the largest vector, twice."""
 
 
 class _Queue:
-    """What waits for one peer: the urgent first, what is in reserve when nothing else waits."""
+    """What waits for one peer: the urgent, and what is in reserve."""
 
     def __init__(self) -> None:
-        self._urgent: deque[Make] = deque(maxlen=QUEUED_MAX)
-        self._reserve: deque[Make] = deque(maxlen=QUEUED_MAX)
-        self.more = trio.Event()
+        self.urgent: deque[Make] = deque(maxlen=QUEUED_MAX)
+        self.reserve: deque[Make] = deque(maxlen=QUEUED_MAX)
+        self.taken_s = trio.current_time()  # a message, or since when there is one to take
 
     def __len__(self) -> int:
-        return len(self._urgent) + len(self._reserve)
-
-    def put(self, make: Make, *, reserve: bool) -> None:
-        (self._reserve if reserve else self._urgent).append(make)
-        self.more.set()
-
-    def take(self) -> Make:
-        return (self._urgent or self._reserve).popleft()
+        return len(self.urgent) + len(self.reserve)
 
 
 class Lanes:
-    """Sends messages of one run to its peers, in the order of posting for each peer, reserves last.
+    """Sends messages of one run to its peers, in the order of posting for each peer.
+
+    What is in reserve goes while nothing urgent waits for any peer: all share this node's line.
 
     Error handling: when a peer cannot be reached, or takes longer than `timeout_s` over a message,
     what waits for it is dropped. The machines' deadlines see to the rest.
@@ -68,14 +65,22 @@ class Lanes:
         self._timeout_s = timeout_s
         self._nursery = nursery
         self._waiting: dict[Address, _Queue] = {}
+        self._changed = trio.Event()  # something was posted, or something urgent is gone
 
     def post(self, peer: Address, make: Make, *, reserve: bool = False) -> None:
-        """Send it after what was posted for the peer before; in `reserve`, once nothing waits."""
+        """Send it after what was posted for the peer before; in `reserve`, once nobody waits."""
         queue = self._waiting.get(peer)
         if queue is None:
             queue = self._waiting[peer] = _Queue()
             self._nursery.start_soon(self._serve, peer, queue)
-        queue.put(make, reserve=reserve)
+        if not queue.urgent:
+            queue.taken_s = trio.current_time()
+        (queue.reserve if reserve else queue.urgent).append(make)
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
 
     async def _serve(self, peer: Address, queue: _Queue) -> None:
         try:
@@ -90,19 +95,34 @@ class Lanes:
             log.info("parts were not taken", peer=peer.hex(), dropped=len(queue), why=str(error))
         finally:
             del self._waiting[peer]
+            self._wake()
 
     async def _send_all(self, queue: _Queue, out: BulkWriter) -> None:
-        while True:
+        while queue:
             self._upload.begin(trio.current_time())
             try:
                 while queue:
-                    if (message := queue.take()()) is not None:
+                    if (message := (await self._take(queue))()) is not None:
                         await out.send(message, timeout_s=self._timeout_s)
                         self._upload.sent(len(message))
             finally:
                 self._upload.end(trio.current_time())
-            queue.more = trio.Event()
             with trio.move_on_after(IDLE_S):
-                await queue.more.wait()
-            if not queue:
-                return
+                while not queue:
+                    await self._changed.wait()
+
+    async def _take(self, queue: _Queue) -> Make:
+        """The next message for a peer, of which there are some."""
+        while not queue.urgent and self._is_urgent_elsewhere():
+            with trio.move_on_after(STALLED_S):
+                await self._changed.wait()
+        queue.taken_s = trio.current_time()
+        make = (queue.urgent or queue.reserve).popleft()
+        if not queue.urgent:
+            self._wake()
+        return make
+
+    def _is_urgent_elsewhere(self) -> bool:
+        """Whether something urgent waits for a peer that takes what it is sent."""
+        stalled_s = trio.current_time() - STALLED_S
+        return any(queue.urgent and queue.taken_s > stalled_s for queue in self._waiting.values())

@@ -318,8 +318,10 @@ class Trainer(Protocol):
         residual: bytes | Files,
         rounds_before: int = 0,
         kept: bytes = b"",
+        *,
+        into: Path | None = None,
     ) -> LocalUpdate:
-        """See `Engine.train`."""
+        """See `Engine.train`. With `into`, the residual may be written there."""
         ...
 
     async def local_steps(
@@ -335,8 +337,10 @@ class Trainer(Protocol):
         """See `Engine.local_steps`. Other calls do not wait for it."""
         ...
 
-    async def encode(self, spec: RunSpec, delta: bytes, residual: bytes | Files) -> Encoded:
-        """See `Engine.encode`."""
+    async def encode(
+        self, spec: RunSpec, delta: bytes, residual: bytes | Files, *, into: Path | None = None
+    ) -> Encoded:
+        """See `Engine.encode`. With `into`, the new residual may be written there."""
         ...
 
     async def aggregate(

@@ -48,6 +48,10 @@ class Retention:
         """Notes of what a round leaves, for a transaction of the caller's."""
         return [(NOTED, _key(run, round_, cid), b"") for cid in contents]
 
+    def moved(self, run: RunId, round_: int, to_round: int, cid: Cid) -> list[Row]:
+        """As `rows`, of what another round left until now."""
+        return [(NOTED, _key(run, round_, cid), None), *self.rows(run, to_round, [cid])]
+
     async def note(self, run: RunId, round_: int, *contents: Cid) -> None:
         """Note what a round leaves; before anything else names it."""
         await self._records.commit(self.rows(run, round_, contents))

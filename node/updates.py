@@ -8,6 +8,7 @@ encoded, which is when its round is open: only then it is known which was the la
 import io
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 import structlog
@@ -73,24 +74,30 @@ class Updates:
 
         Raises one of `NOT_MADE`. A cancel ends the training.
         """
+        with self._ports.blobs.draft() as left:
+            local = await self._update(effect, left)
+            made = await self._exchange.keep_update(effect.attempt, effect.work.base, local)
+        if self._context.spec.overlap:
+            self._own = (effect.attempt.round, local.parts)
+        return made
+
+    async def _update(self, effect: Train, left: Path) -> LocalUpdate:
+        """What the codec leaves out is written to `left`: it is as large as the model."""
         spec, worker, work = self._context.spec, self._ports.worker, effect.work
+        before = effect.attempt.round - 1
         if spec.overlap:
             steps = await self._steps(work, effect.attempt.round)
-            encoded = await worker.encode(spec, steps.delta, await self._residual())
-            local = steps.encoded(encoded)
-        else:
-            base, shards = await self._inputs(work)
             residual = await self._residual()
+            return steps.encoded(await worker.encode(spec, steps.delta, residual, into=left))
+        base, shards = await self._inputs(work)
+        residual = await self._residual()
 
-            async def train(kept: bytes) -> LocalUpdate:
-                return await worker.train(
-                    spec, base, shards, work.order_seed, residual, effect.attempt.round - 1, kept
-                )
+        async def train(kept: bytes) -> LocalUpdate:
+            return await worker.train(
+                spec, base, shards, work.order_seed, residual, before, kept, into=left
+            )
 
-            local = await self._keeping(train, effect.attempt.round)
-        made = await self._exchange.keep_update(effect.attempt, work.base, local)
-        self._own = (effect.attempt.round, local.parts)
-        return made
+        return await self._keeping(train, effect.attempt.round)
 
     async def begin(self, effect: TrainAhead) -> None:
         """Local steps for a later `make`; where they fail, that one tries again."""

@@ -173,11 +173,12 @@ class TrainingWorker:
         rounds_before: int = 0,
         kept: bytes = b"",
         *,
+        into: Path | None = None,
         timeout_s: float = CALL_TIMEOUT_S,
     ) -> LocalUpdate:
-        """See `Engine.train`."""
+        """See `Engine.train`. With `into`, the residual is written there."""
         values = [base, shards, order_seed, residual, rounds_before, kept]
-        return LocalUpdate(*await self._call("train", spec, values, timeout_s))
+        return LocalUpdate(*await self._call("train", spec, values, timeout_s, into))
 
     async def local_steps(
         self,
@@ -201,10 +202,11 @@ class TrainingWorker:
         delta: bytes,
         residual: bytes | Files,
         *,
+        into: Path | None = None,
         timeout_s: float = CALL_TIMEOUT_S,
     ) -> Encoded:
-        """See `Engine.encode`."""
-        return Encoded(*await self._call("encode", spec, [delta, residual], timeout_s))
+        """See `Engine.encode`. With `into`, the new residual is written there."""
+        return Encoded(*await self._call("encode", spec, [delta, residual], timeout_s, into))
 
     async def aggregate(
         self,

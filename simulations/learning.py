@@ -32,23 +32,31 @@ from eigen.training.aggregation import RULES
 from eigen.training.codecs.registry import CODECS
 from eigen.training.datasets import Samples, digits, split, write_shard
 from eigen.training.engine import Engine
+from eigen.training.frames import whole
 from eigen.training.results import Evaluation, LocalUpdate
 from eigen.training.spec import check, part_sizes
 
 BATCH: Final = 16
 """Samples of a step, and the fewest in a shard."""
 HIDDEN: Final = 64
+MODELS: Final = {
+    "digits": ModelSpec("mlp", (("classes", 10), ("depth", 1), ("hidden", HIDDEN), ("inputs", 64))),
+    "digits-cnn": ModelSpec(
+        "cnn", (("channels", 8), ("classes", 10), ("hidden", HIDDEN), ("planes", 1), ("side", 8))
+    ),
+}
+"""What learns to read 8 by 8 pictures of digits, by `run.model`."""
 ROUNDS_KEPT: Final = 4
 K = TypeVar("K")
 V = TypeVar("V")
 
 
 def digits_spec(scenario: Scenario) -> RunSpec:
-    """The run that a scenario with `run.model = "digits"` stands for."""
+    """The run that a scenario whose `run.model` trains stands for."""
     run = scenario.run
     spec = RunSpec(
         name=scenario.name,
-        model=ModelSpec("mlp", (("classes", 10), ("depth", 1), ("hidden", HIDDEN), ("inputs", 64))),
+        model=MODELS[run.model],
         dataset=raw_cid(b"digits"),
         rounds=run.rounds,
         inner=InnerSpec(run.steps, BATCH, 0.01, 0.01),
@@ -299,7 +307,7 @@ class Learning:
         paid = {credit.account for credit in record.trainers}
         for update in self._updates.values():
             if update.trainer in paid and update.round == record.attempt.round:
-                self._residuals[update.trainer] = update.local.residual
+                self._residuals[update.trainer] = whole(update.local.residual)
         before, after = (self._theta(cid) for cid in (record.base, record.checkpoint))
         self._previous_P = before - after
         for recent in (

@@ -259,6 +259,8 @@ class VirtualTrainer:
         residual: bytes | Files,
         rounds_before: int = 0,
         kept: bytes = b"",
+        *,
+        into: Path | None = None,
     ) -> LocalUpdate:
         """See `Trainer`."""
         await self._took(self._train_s(spec))
@@ -283,7 +285,9 @@ class VirtualTrainer:
             spec, _bytes(base), shards, order_seed, rounds_before, kept, own
         )
 
-    async def encode(self, spec: RunSpec, delta: bytes, residual: bytes | Files) -> Encoded:
+    async def encode(
+        self, spec: RunSpec, delta: bytes, residual: bytes | Files, *, into: Path | None = None
+    ) -> Encoded:
         """See `Trainer`."""
         await self._took(CALL_S)
         return self._arithmetic.encode(spec, delta, _bytes(residual))

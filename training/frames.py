@@ -47,6 +47,11 @@ class Files:
         return whole.getvalue()
 
 
+def whole(value: bytes | Files) -> bytes:
+    """The bytes, wherever they are. Raises OSError."""
+    return value.read() if isinstance(value, Files) else value
+
+
 class FrameError(Exception):
     """Not a frame, or one that is too large. The other end of the pipe is at fault."""
 

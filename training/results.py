@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from eigen.training.frames import Files
+
 FRESH_WEIGHT = 0.5
 """An update that fits all data better than the average is no worse for it: half is taken off."""
 
@@ -38,7 +40,7 @@ class Encoded:
     """A pseudo-gradient and an old residual, encoded part by part; what is left out is new."""
 
     parts: list[bytes]
-    residual: bytes
+    residual: bytes | Files
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +49,13 @@ class LocalUpdate:
 
     `parts` are the encoded slices of the pseudo-gradient plus the old residual; `residual` is what
     the codec left out (fp32, little endian; empty for a lossless codec) and goes into the next
-    round. `loss_trace` has one fp32 value a step; `sketch` is 64 fp32 values, little endian. `kept`
-    is the optimizer's state where the run keeps it (see `optimizer`), else empty.
+    round; a worker may leave it in a file. `loss_trace` has one fp32 value a step; `sketch` is 64
+    fp32 values, little endian. `kept` is the optimizer's state where the run keeps it (see
+    `optimizer`), else empty.
     """
 
     parts: list[bytes]
-    residual: bytes
+    residual: bytes | Files
     samples: int
     loss_trace: list[float]
     sketch: bytes

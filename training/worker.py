@@ -53,8 +53,8 @@ METHODS = (
     "outer_step",
     "evaluate",
 )
-"""What may be called; each takes a run spec, the path of a file for its result or nothing, and then
-what `Engine` documents."""
+"""What may be called; each takes a run spec, the path of a file for its result or its residual, or
+nothing, and then what `Engine` documents."""
 SPEC_BYTES_MAX = 64 * 1024
 """A run spec travels in a gossip message, so it is smaller than one."""
 SPECS_KEPT = 16
@@ -119,9 +119,12 @@ def _answer(engine: "Engine", name: str, values: list[Any]) -> list[Any]:
     spec, into, *rest = values
     arguments = [value.read() if isinstance(value, Files) else value for value in rest]
     result = getattr(engine, name)(_spec(spec), *arguments)
-    if into:
+    if into and isinstance(result, bytes):
         Path(into).write_bytes(result)
         return [b""]
+    if into and result.residual:
+        Path(into).write_bytes(result.residual)
+        result = dataclasses.replace(result, residual=Files((into,)))
     if dataclasses.is_dataclass(result):
         return [getattr(result, field.name) for field in dataclasses.fields(result)]
     return [result]

@@ -54,7 +54,9 @@ CONTROL_QUEUE_BYTES_MAX: Final = 64 * 1024
 UNSENT_BYTES_MAX: Final = 256 * 1024
 """TCP_NOTSENT_LOWAT: what the kernel holds before the link; keeps pings ahead of bulk."""
 BULK_UNSENT_BYTES_MAX: Final = 4 * 1024 * 1024
-"""As above for a bulk lane, which has no ping to delay: fewer, larger system calls."""
+"""As above for a bulk lane on a fast line, where no ping waits: fewer, larger system calls."""
+BULK_UNSENT_BYTES_MIN: Final = 32 * 1024
+"""On a slow line, where what is urgent would wait behind what the kernel has."""
 INBOUND_STREAMS_MAX: Final = 256
 """Open streams that one peer may hold, as in go-yamux."""
 STREAM_OPENS_PER_S: Final = 2000.0

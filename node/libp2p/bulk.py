@@ -31,6 +31,7 @@ from eigen.node.libp2p.errors import (
     ProtocolViolation,
     StreamReset,
 )
+from eigen.node.libp2p.give_way import Uplink
 from eigen.node.libp2p.multiaddrs import Endpoint
 from eigen.node.libp2p.multistream import encode_varint, read_varint
 from eigen.node.libp2p.rate import Pacer
@@ -122,6 +123,7 @@ class Bulk:
         self._handlers: dict[str, Handler] = {}
         self._expected: dict[bytes, _Expected] = {}
         self._inbound: dict[Address, int] = {}
+        self._uplink = Uplink()
         self.lanes = self.fallbacks = 0
         swarm.served[PROTOCOL] = Served(self._serve)
         swarm.take_lane = self._take_lane
@@ -297,7 +299,7 @@ class Bulk:
         try:
             with trio.move_on_after(LANE_TIMEOUT_S):
                 carrier = await self._swarm.around.transport.dial(remote)
-                carrier.mark_as_bulk()
+                carrier.mark_as_bulk(self._uplink)
                 await carrier.send_all(MAGIC + their_token)
                 records = Records(carrier, keys)
                 kind, _ = await records.receive()
@@ -332,7 +334,7 @@ class Bulk:
         if len(self._expected) >= WAITING_MAX:
             raise ConnectionLost("too many bulk transfers are being set up")
         key = token_id(token)
-        expected = self._expected[key] = _Expected()
+        expected = self._expected[key] = _Expected(self._uplink)
         try:
             yield expected
         finally:
@@ -343,7 +345,8 @@ class Bulk:
 class _Expected:
     """A lane that the other side is to open."""
 
-    def __init__(self) -> None:
+    def __init__(self, uplink: Uplink) -> None:
+        self._uplink = uplink
         self._armed = trio.Event()
         self._greeted = trio.Event()
         self._keys: Keys | None = None
@@ -360,7 +363,7 @@ class _Expected:
         await self._armed.wait()
         if self._closed or self._keys is None:
             return False
-        stream.mark_as_bulk()
+        stream.mark_as_bulk(self._uplink)
         records = Records(stream, self._keys)
         self._records = records
         try:

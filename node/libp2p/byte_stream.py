@@ -6,13 +6,10 @@ from typing import Final, Protocol
 
 import trio
 
-from eigen.node.libp2p.bounds import BULK_UNSENT_BYTES_MAX, UNSENT_BYTES_MAX
+from eigen.node.libp2p.bounds import UNSENT_BYTES_MAX
 from eigen.node.libp2p.errors import ConnectionLost
-from eigen.node.libp2p.give_way import GiveWay
+from eigen.node.libp2p.give_way import TCP_NOTSENT_LOWAT, GiveWay, Uplink
 from eigen.node.libp2p.identity import ID
-
-TCP_NOTSENT_LOWAT: Final = 25  # linux/tcp.h; Python 3.11 has no name for it
-
 
 DSCP_LOWER_EFFORT: Final = 1
 
@@ -38,8 +35,11 @@ class ByteStream(Protocol):
         """Close at once, whatever is unsent; both directions fail from now on."""
         ...
 
-    def mark_as_bulk(self) -> None:
-        """Let everything else go first, as far as the way of the bytes knows of such."""
+    def mark_as_bulk(self, uplink: Uplink) -> None:
+        """Let everything else go first, as far as the way of the bytes knows of such.
+
+        `uplink` is the line that all of this node's bulk connections share.
+        """
         ...
 
 
@@ -63,13 +63,11 @@ class TcpStream:
         self.relay: ID | None = None
         self._give_way: GiveWay | None = None
 
-    def mark_as_bulk(self) -> None:
+    def mark_as_bulk(self, uplink: Uplink) -> None:
         """See `ByteStream`: by a short queue of its own, and DSCP LE (RFC 8622)."""
         with contextlib.suppress(OSError):
-            self._socket.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, BULK_UNSENT_BYTES_MAX)
             self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, DSCP_LOWER_EFFORT << 2)
-
-        self._give_way = GiveWay(self._socket)
+        self._give_way = GiveWay(self._socket, uplink)
 
     async def receive_into(self, buffer: memoryview) -> int:
         """See `ByteStream`."""
@@ -81,11 +79,14 @@ class TcpStream:
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """See `ByteStream`."""
         if self._give_way is not None:
-            self._give_way.adjust(trio.current_time())
+            self._give_way.begin(trio.current_time())
         try:
             await self._stream.send_all(memoryview(data))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise ConnectionLost(f"sending: {error.__cause__ or error}") from error
+        finally:
+            if self._give_way is not None:
+                self._give_way.end(trio.current_time())
 
     def abort(self) -> None:
         """See `ByteStream`."""
@@ -119,7 +120,7 @@ class PipeStream:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise ConnectionLost(f"sending: {error}") from error
 
-    def mark_as_bulk(self) -> None:
+    def mark_as_bulk(self, uplink: Uplink) -> None:
         """See `ByteStream`."""
 
     def abort(self) -> None:

@@ -1,6 +1,7 @@
 """A libp2p stream where a byte stream is wanted: relayed connections, and bulk without a lane."""
 
 from eigen.node.libp2p.errors import ConnectionLost, StreamReset
+from eigen.node.libp2p.give_way import Uplink
 from eigen.node.libp2p.identity import ID
 from eigen.node.libp2p.multiaddrs import Endpoint
 from eigen.node.libp2p.yamux_stream import Stream
@@ -32,7 +33,7 @@ class StreamBytes:
         except StreamReset as error:
             raise ConnectionLost(str(error)) from error
 
-    def mark_as_bulk(self) -> None:
+    def mark_as_bulk(self, uplink: Uplink) -> None:
         """See `ByteStream`: the stream's lane says so already."""
 
     def abort(self) -> None:

@@ -48,10 +48,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         figures["hundred_million"] = exchange.whole(4, 100_000_000, "2bit", 2)
     if "shaped" in chosen:
         figures["shaped"] = exchange.shaped(values, "2bit", rounds)
+        figures["char_gpt"] = exchange.utilisation("2bit", rounds)
     if "late_join" in chosen:
         figures["late_join"] = late_join(4, values, "2bit", 1 if options.quick else 5)
         figures["late_join_s"] = figures["late_join"]["late_join_s"]
-        figures["char_gpt"] = exchange.utilisation("2bit", rounds)
     if "faults" in chosen:
         figures |= faults(options.faults or (20 if options.quick else 200), options.seed)
     return figures

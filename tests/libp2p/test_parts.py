@@ -1,9 +1,12 @@
 """Parts that need no network: addresses, the book, places, caps, reputation, mDNS texts, pacing."""
 
 import json
+import math
 import random
 import resource
 import socket
+import struct
+import sys
 
 import pytest
 import trio
@@ -19,7 +22,7 @@ from eigen.node.libp2p.config import Libp2pConfig, Limits
 from eigen.node.libp2p.descriptors import connections_allowed
 from eigen.node.libp2p.errors import BadMultiaddr, HandshakeFailed
 from eigen.node.libp2p.events import EventBus
-from eigen.node.libp2p.give_way import QUEUE_TARGET_S, Governor, Line, read_line
+from eigen.node.libp2p.give_way import QUEUE_TARGET_S, GiveWay, Governor, Line, Uplink, read_line
 from eigen.node.libp2p.identity import ID, NodeKey, address_of_peer
 from eigen.node.libp2p.multiaddrs import parse, parse_peer
 from eigen.node.libp2p.reputation import Reputation
@@ -293,6 +296,74 @@ def test_round_trips_that_vary_by_themselves_do_not_slow_a_sender_down(jitter_s)
     """A radio link, or a busy machine: the delay is there with or without our bytes."""
     use, _ = simulate(2.5e6, 120, jitter_s=jitter_s)
     assert use > 0.8
+
+
+class SharedLine:
+    """Lanes of one node on a fluid line; each is a socket to its `GiveWay`."""
+
+    def __init__(self, capacity: float, lanes: int) -> None:
+        self.capacity, self.queue, self.uplink = capacity, 0.0, Uplink()
+        self.lanes = [Lane(self) for _ in range(lanes)]
+        self.governed = [GiveWay(lane, self.uplink) for lane in self.lanes]
+        self.now = 100.0
+
+    def pass_time(self, seconds: float, *sending: int, demand: float = 1.25) -> float:
+        """What share of the line those that send use."""
+        used, end, began = 0.0, self.now + seconds, self.now
+        while self.now < end:
+            for index in sending:
+                self.governed[index].begin(self.now)
+            rates = [self.lanes[i].rate(self.capacity * demand / len(sending)) for i in sending]
+            excess = (sum(rates) - self.capacity) * 0.05
+            self.queue = min(max(0.0, self.queue + excess), self.capacity * 0.1)
+            through = self.capacity if self.queue else min(sum(rates), self.capacity)
+            used += through * 0.05
+            for index, rate in zip(sending, rates, strict=True):
+                self.lanes[index].through = through * rate / sum(rates)
+                self.governed[index].end(self.now)
+            self.now += 0.05
+        return used / (self.capacity * (self.now - began))
+
+
+class Lane:
+    def __init__(self, line: SharedLine) -> None:
+        self.line, self.through, self.options = line, 0.0, {}
+        self.behind_s = 0.0  # a queue on the way that no other lane shares
+
+    def rate(self, most: float) -> float:
+        return min(most, struct.unpack("=Q", self.options.get(47, bytes([255] * 8)))[0])
+
+    def getsockopt(self, _level: int, _name: int, size: int) -> bytes:
+        info = bytearray(size)
+        queue_s = self.line.queue / self.line.capacity + self.behind_s
+        struct.pack_into("=I", info, 68, int((0.02 + queue_s) * 1e6))
+        struct.pack_into("=I", info, 148, 20_000)
+        struct.pack_into("=Q", info, 160, int(self.through))
+        return bytes(info)
+
+    def setsockopt(self, _level: int, name: int, value: bytes) -> None:
+        self.options[name] = value
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's figures are Linux's")
+def test_lanes_share_a_line_and_take_what_others_leave():
+    line = SharedLine(2.5e6, 3)
+    assert line.pass_time(3.0, 0, 1, 2) > 0.95
+    rates = [lane.rate(math.inf) for lane in line.lanes]
+    assert max(rates) == min(rates) < 2.5e6
+    assert line.queue / line.capacity < 4 * QUEUE_TARGET_S
+    assert line.pass_time(1.0, 0, 1) > 0.9
+    assert line.pass_time(1.0, 0) > 0.9
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's figures are Linux's")
+def test_a_queue_on_one_peers_line_slows_that_lane_alone():
+    line = SharedLine(1e9, 2)
+    line.lanes[0].behind_s = 0.05
+    line.pass_time(0.45, 0, 1, demand=0.8)
+    slow, fast = (lane.rate(math.inf) for lane in line.lanes)
+    assert slow < fast
+    assert fast == 2**64 - 1
 
 
 def test_a_line_without_a_queue_is_not_capped():

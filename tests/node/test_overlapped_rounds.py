@@ -51,7 +51,8 @@ class Watched:
             return given[-1]
 
         async def seen_keep(attempt: Attempt, base: Cid, local: LocalUpdate) -> Commitment:
-            held.append(local)
+            assert isinstance(local.residual, Files)
+            held.append(replace(local, residual=local.residual.read()))
             return await keep(attempt, base, local)
 
         async def seen_make(effect: Train) -> Commitment:

@@ -110,7 +110,7 @@ def test_two_levels_fit_blocks_that_fixed_levels_would_not() -> None:
     few = torch.zeros(256)
     few[::16] = torch.tensor([1.0, -1.0]).repeat(8)
     assert torch.equal(round_trip("2bit", few), few), "most values zero"
-    apart = torch.full((256,), 2.0**-20)
+    apart = torch.full((256,), 2.0**-14)
     apart[7] = -1.0
     assert torch.equal(round_trip("2bit", apart), apart), "one value far out"
 
@@ -128,7 +128,8 @@ def test_the_largest_of_each_chunk_are_kept_and_of_equals_the_first(
         order = np.argsort(-np.abs(chunk), kind="stable")[:count]
         found = np.flatnonzero(back_P[start : start + 4096])
         assert set(found) <= set(order)
-        if np.abs(chunk[order]).min() > SCALE_MIN:
+        kept_P = np.abs(chunk[order])
+        if kept_P.min() > max(SCALE_MIN, kept_P.max() * 2.0**-15):  # else its level may be zero
             assert set(found) == set(order)
 
 

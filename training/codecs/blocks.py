@@ -3,6 +3,7 @@
 Shape legend: P values of a part, B blocks of a part, W values of a block, N bits or scales.
 """
 
+from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -121,6 +122,7 @@ def read_bits(data: bytes, count: int) -> NDArray[np.uint8]:
     return bit_N[:count]
 
 
+@cache
 def _half(scale: float) -> int:
     """The upper half of the fp32 value nearest to zero from `scale`."""
     return int(np.float32(scale).view(np.uint32)) >> 16

@@ -8,7 +8,8 @@ Shape legend: P values of a part.
 
 from typing import TYPE_CHECKING, Protocol
 
-from eigen.training.codecs.blocks import VALUE_MAX, values_of
+from eigen.training.codecs.blocks import VALUE_MAX, check_magnitudes
+from eigen.training.errors import CodecError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,14 +66,17 @@ def encode_with_feedback(
 
     Error feedback (Karimireddy et al., arXiv:1901.09847), for an update on its way up and a result
     on its way down. The sum is cut to ±`VALUE_MAX`, so that no residual makes a good update
-    unsendable. With a lossless codec both residuals are zeros. Raises `CodecError` for an update
-    that the codec would not take by itself.
+    unsendable. With a lossless codec both residuals are zeros. Raises `CodecError` where the
+    update is at fault: NaN, infinite or too large.
     """
     if codec.lossless:
         return codec.encode(update_P), residual_P
-    values_of(update_P)
     if codec.residual_decay != 1.0:
         residual_P = residual_P * codec.residual_decay
-    wanted_P = (update_P + residual_P).clamp_(-VALUE_MAX, VALUE_MAX)
-    data = codec.encode(wanted_P)
-    return data, wanted_P - codec.decode(data, wanted_P.numel())
+    wanted_P = update_P + residual_P
+    try:
+        data = codec.encode(wanted_P)
+    except CodecError:
+        check_magnitudes(update_P.numpy())
+        data = codec.encode(wanted_P.clamp_(-VALUE_MAX, VALUE_MAX))
+    return data, wanted_P.sub_(codec.decode(data, wanted_P.numel()))

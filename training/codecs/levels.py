@@ -10,15 +10,14 @@ from numpy.typing import NDArray
 
 from eigen.training.codecs.blocks import (
     BLOCK_VALUES,
-    SCALE_MIN,
     VALUE_MAX,
     bfloat16,
     block_count,
     check_length,
+    check_magnitudes,
     in_blocks,
     read_scales,
-    values_of,
-    write_bits,
+    widen,
     write_scales,
 )
 from eigen.training.errors import CodecError
@@ -28,17 +27,23 @@ if TYPE_CHECKING:
 
 Magnitudes = NDArray[np.float32]
 
-_BITS: NDArray[np.int32] = np.unpackbits(
+_BITS: NDArray[np.int16] = np.unpackbits(
     np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"
-).astype(np.int32)
+).astype(np.int16)
 """Of each byte, its bits, the lowest first."""
-_SIGNS, _MASKS = _BITS << 31, -_BITS
-_NEGATIVE_ZERO = -(2**31)
+_SIGNS, _MASKS = _BITS << 15, -_BITS
+_NEGATIVE_ZERO = -(2**15)
 
 BORDER = 0.1
 """How far the border of two levels lies from a block's mean magnitude to its largest. For normally
 distributed values the error is then 0.3 % above that of the best border, which is 1.23 means; for
 heavy tails, whose largest lie further out, so does the border."""
+EXPONENT_MIN = 20
+"""Biased exponent of the smallest largest magnitude that counts: far below `SCALE_MIN`."""
+_FP32_INTEGER_BITS = 24
+_SURELY_WHOLE = 7 << 7
+"""A lower level less than seven powers of two below the upper one is a whole number of its units:
+it has eight bits, and the upper one is 2^14 units or more."""
 
 
 class Levels:
@@ -49,6 +54,10 @@ class Levels:
     border between a block's mean and its largest. For normally distributed values the best
     quantiser of four fixed levels leaves 0.343 of the norm (Max 1960); so does this, and where
     tails are heavy or most values are zero it leaves much less.
+
+    Magnitudes are counted in units: the power of two in which the largest of a block of 256 has 16
+    bits. Sums of a block are then integers that fp32 holds, equal in any order. The lower level is
+    a whole number of the upper one's units.
 
     All lower levels, all upper ones, then bit planes, each in whole bytes: the signs, and, for two
     levels, whether a value has the upper one. A value of level zero is positive, and a level that
@@ -65,6 +74,7 @@ class Levels:
         self.answer = f"{levels}bit"
         self._levels = levels
         self.block_values = block_values
+        self._unit_bits = _FP32_INTEGER_BITS - block_values.bit_length()
 
     def encoded_bytes(self, values: int) -> int:
         """A bit a value and level, in whole bytes a plane, and two bytes a block and level."""
@@ -72,22 +82,72 @@ class Levels:
 
     def encode(self, part_P: "Tensor") -> bytes:
         """See `Codec`."""
-        value_P = values_of(part_P)
-        magnitude_BW = in_blocks(np.abs(value_P), self.block_values)
-        count_B = self._counts(len(value_P))
+        import torch
+
+        part_P = part_P.contiguous()
+        values, blocks = part_P.numel(), block_count(part_P.numel(), self.block_values)
+        magnitude_BW = torch.empty((blocks, self.block_values))
+        torch.abs(part_P, out=magnitude_BW.view(-1)[:values])
+        magnitude_BW.view(-1)[values:] = 0.0
+        peak_B = magnitude_BW.amax(1).numpy()
+        check_magnitudes(peak_B)
+        unit_B, units_B = self._units(peak_B)
+        count_BW = magnitude_BW.mul_(torch.from_numpy(units_B)[:, None]).round_()
         if self._levels == 1:
-            half_LB = bfloat16(_ordered_sum(magnitude_BW) / count_B, VALUE_MAX)[None]
-            upper_BW = np.zeros((1, 1), np.bool_)
+            mean_B: Magnitudes = np.divide(count_BW.sum(1).numpy(), self._counts(values))
+            half_LB, upper = bfloat16(mean_B * unit_B, VALUE_MAX)[None], b""
         else:
-            half_LB, upper_BW = _two_levels(magnitude_BW, count_B)
-        negative_P = value_P < 0
+            half_LB, upper = self._two_levels(count_BW, np.rint(peak_B * units_B), unit_B, values)
+        negative = np.packbits(part_P.numpy() < 0, bitorder="little")
         if not half_LB[0].all():
-            has_level_BW = np.broadcast_to(upper_BW | (half_LB[0] > 0)[:, None], magnitude_BW.shape)
-            negative_P &= has_level_BW.reshape(-1)[: len(value_P)]
-        planes = write_bits(negative_P)
-        if self._levels == 2:
-            planes += write_bits(upper_BW.reshape(-1)[: len(value_P)])
-        return write_scales(half_LB) + planes
+            negative &= self._with_level(half_LB[0], upper)[: len(negative)]
+        return write_scales(half_LB) + negative.tobytes() + upper
+
+    def _units(self, value_B: Magnitudes) -> tuple[Magnitudes, Magnitudes]:
+        """A block's unit, and how many make 1: powers of two, or zeros for tiny values."""
+        exponent_B = value_B.view(np.uint32) >> np.uint32(23)
+        kept_B = exponent_B >= EXPONENT_MIN
+        exponent_B -= kept_B * np.uint32(self._unit_bits)
+        unit_B = (exponent_B * kept_B << np.uint32(23)).view(np.float32)
+        units_B = ((np.uint32(254) - exponent_B) * kept_B << np.uint32(23)).view(np.float32)
+        return unit_B, units_B
+
+    def _two_levels(
+        self, count_BW: "Tensor", peak_B: Magnitudes, unit_B: Magnitudes, values: int
+    ) -> tuple[NDArray[np.uint32], bytes]:
+        """The lower and upper levels [2, B], and the bits of values that have the upper.
+
+        Magnitudes and the largest of them are in units. A level without values is 0.
+        """
+        import torch
+
+        values_B = self._counts(values)
+        sum_B: Magnitudes = count_BW.sum(1).numpy()
+        mean_B = sum_B / values_B
+        border_B = np.floor(mean_B + (peak_B - mean_B) * np.float32(BORDER))
+        border_B = np.maximum(np.minimum(border_B, peak_B - 1), 0)  # the largest lies above it
+        above_BW = count_BW - torch.from_numpy(border_B)[:, None]
+        upper_BW = np.packbits(above_BW.numpy() > 0, axis=1, bitorder="little")
+        uses_B = _bit_counts(upper_BW).astype(np.float32)
+        upper_sum_B = above_BW.clamp_min_(0).sum(1).numpy() + uses_B * border_B
+        upper_B: Magnitudes = np.divide(upper_sum_B, np.maximum(uses_B, 1))
+        upper_half_B = bfloat16(upper_B * unit_B, VALUE_MAX)
+        if not upper_half_B.all():
+            upper_BW[upper_half_B == 0] = 0
+        lower_B: Magnitudes = np.divide(sum_B - upper_sum_B, np.maximum(values_B - uses_B, 1))
+        of_upper_B, upper_units_B = self._units(widen(upper_half_B))
+        lower_B = np.rint(lower_B * unit_B * upper_units_B) * of_upper_B
+        lower_half_B = bfloat16(lower_B, VALUE_MAX)
+        half_LB = np.stack([np.minimum(lower_half_B, upper_half_B), upper_half_B])
+        return half_LB, upper_BW.tobytes()[: -(-values // 8)]
+
+    def _with_level(self, lower_B: NDArray[np.uint32], upper: bytes) -> NDArray[np.uint8]:
+        """The bits of values whose level is not zero: of all or those that have the upper one."""
+        byte_B = np.where(lower_B, np.uint8(255), np.uint8(0))
+        with_lower: NDArray[np.uint8] = np.repeat(byte_B, self.block_values // 8)
+        if upper:
+            with_lower[: len(upper)] |= np.frombuffer(upper, np.uint8)
+        return with_lower
 
     def decode(self, data: bytes, values: int) -> "Tensor":
         """See `Codec`."""
@@ -98,24 +158,24 @@ class Levels:
         half_LB = read_scales(data, self._levels * blocks, VALUE_MAX).reshape(self._levels, -1)
         start = 2 * half_LB.size
         negative_BW = self._plane(data[start : start + plane_bytes], values)
+        # Values are bfloat16 until they are whole.
         bits_BW = torch.from_numpy(np.take(_SIGNS, negative_BW, axis=0)).view(
             blocks, self.block_values
         )
-        lower_B = torch.from_numpy((half_LB[0] << 16).view(np.int32))
+        level_LB = torch.from_numpy(half_LB.astype(np.int16))[:, :, None]
         if self._levels == 2:
             upper_BW = self._plane(data[start + plane_bytes :], values)
             self._check_use(half_LB, upper_BW, values)
             # The bits of one level or of the other, without a branch.
-            other_B = torch.from_numpy(((half_LB[0] ^ half_LB[1]) << 16).view(np.int32))
             chosen_BW = torch.from_numpy(np.take(_MASKS, upper_BW, axis=0)).view(
                 blocks, self.block_values
             )
-            bits_BW ^= chosen_BW.bitwise_and_(other_B[:, None])
-        bits_BW ^= lower_B[:, None]
+            bits_BW ^= chosen_BW.bitwise_and_(level_LB[0] ^ level_LB[1])
+        bits_BW ^= level_LB[0]
         bits_P = bits_BW.view(-1)[:values]
         if not half_LB[0].all() and bool((bits_P == _NEGATIVE_ZERO).any()):
             raise CodecError("a value is negative zero")
-        return bits_P.view(torch.float32)
+        return bits_P.view(torch.bfloat16).float()
 
     def _plane(self, data: bytes, values: int) -> NDArray[np.uint8]:
         """A bit plane as bytes, eight values each, in whole blocks [B, W / 8].
@@ -139,58 +199,18 @@ class Levels:
         lower_B, upper_B = half_LB
         if (lower_B > upper_B).any():
             raise CodecError("a block's lower level is above its upper one")
-        uses_B = _bit_counts(upper_BW)
-        if not ((uses_B > 0) == (upper_B > 0)).all():
+        uses_B, has_lower_B = _bit_counts(upper_BW), lower_B > 0
+        if ((uses_B > 0) != (upper_B > 0)).any():
             raise CodecError("an upper level is zero, or no value has it")
-        if not ((uses_B < self._counts(values)) | (lower_B == 0)).all():
+        if (has_lower_B & (uses_B >= self._counts(values))).any():
             raise CodecError("no value has a lower level, and it is not zero")
-
-
-def _two_levels(
-    magnitude_BW: Magnitudes, count_B: Magnitudes
-) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
-    """The lower and upper levels [2, B], and which values have the upper.
-
-    The border is moved down by more than rounding can have moved it up, so that the largest always
-    reaches it, unless it is too small to be sent. A level without values is 0.
-    """
-    import torch
-
-    mean_B = _ordered_sum(magnitude_BW) / count_B
-    peak_B = torch.from_numpy(magnitude_BW).amax(1).numpy()
-    border_B = mean_B + (peak_B - mean_B) * np.float32(BORDER)
-    border_B = np.maximum(border_B * np.float32(1 - 2.0**-18), np.float32(SCALE_MIN))
-    upper_BW = magnitude_BW >= border_B[:, None]
-    uses_B = _bit_counts(np.packbits(upper_BW, axis=1)).astype(np.float32)
-    part_BW = magnitude_BW * upper_BW
-    upper_B: Magnitudes = np.divide(_ordered_sum(part_BW), np.maximum(uses_B, 1))
-    np.subtract(magnitude_BW, part_BW, out=part_BW)
-    lower_B: Magnitudes = np.divide(_ordered_sum(part_BW), np.maximum(count_B - uses_B, 1))
-    upper_half_B = bfloat16(upper_B, VALUE_MAX)
-    lower_half_B = np.minimum(bfloat16(lower_B, VALUE_MAX), upper_half_B)
-    return np.stack([lower_half_B, upper_half_B]), upper_BW
+        far_B = has_lower_B & (lower_B + _SURELY_WHOLE < upper_B)
+        whole_B = widen(lower_B[far_B]) * self._units(widen(upper_B[far_B]))[1]
+        if (whole_B != np.rint(whole_B)).any():
+            raise CodecError("a lower level is no whole number of units")
 
 
 def _bit_counts(byte_BW: NDArray[np.uint8]) -> NDArray[np.uint32]:
     """How many bits are set in each row, whose width is a multiple of 8 bytes."""
     count_B: NDArray[np.uint32] = np.bitwise_count(byte_BW.view(np.uint64)).sum(1, dtype=np.uint32)
     return count_B
-
-
-def _ordered_sum(value_BW: Magnitudes) -> Magnitudes:
-    """The sum of each row in one order everywhere: halves are added until one value is left.
-
-    The width is a power of two. From 16 on, rows lie across, so that additions stay long.
-    """
-    import torch  # adds short rows in half of numpy's time
-
-    rows_BW = torch.from_numpy(value_BW)
-    while rows_BW.shape[1] > 16:
-        half = rows_BW.shape[1] // 2
-        rows_BW = rows_BW[:, :half] + rows_BW[:, half:]
-    value_WB = np.ascontiguousarray(rows_BW.numpy().T)
-    while len(value_WB) > 1:
-        half = len(value_WB) // 2
-        value_WB = value_WB[:half] + value_WB[half:]
-    sum_B: Magnitudes = value_WB[0]
-    return sum_B
