@@ -15,6 +15,7 @@ span of neighbouring chunks.
 """
 
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple
@@ -37,6 +38,10 @@ CHUNK_VALUES = limits.RESIDUAL_CHUNK_BYTES // 4
 """fp32 values of a chunk; the vector's last one may have fewer."""
 OPENED_CHUNKS = 8
 """Chunks that one replay opens. Work that was not done shows in each of them."""
+
+BLUR = 1e-5
+"""Nats. A softmax is exact to some 1e-7, so gradients of losses about as small are rounding, and
+Adam makes whole steps of them, whatever their length: no two processors agree on those."""
 
 Opened = Sequence[tuple[int, bytes, bytes]]
 """A chunk's number, and its residual before (empty for zeros) and after. Of a lossless codec both
@@ -113,6 +118,7 @@ def compare(
         _distance(_sketch(sketch), np.frombuffer(again.sketch, "<f4")),
         _encoding_distance(codec, sizes, sent_P, chunks),
         again.samples,
+        _blur(statistics.median(again.loss_trace)),
     )
 
 
@@ -122,6 +128,10 @@ def _decoded(codec: Codec, part: int, data: bytes, values: int) -> Vector:
     except CodecError as error:
         raise BadInput(part, str(error)) from None
     return sent_P
+
+
+def _blur(loss: float) -> float:
+    return BLUR / loss if loss > BLUR else math.inf
 
 
 class _Chunk(NamedTuple):

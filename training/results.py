@@ -91,7 +91,7 @@ class Replay:
     of the second moment that trainers share. `encoding_deviation` is that of what was sent from
     what an honest encoder sends for it; it hardly depends on the machine. `samples` is what an
     honest trainer has seen. A distance is infinite where something is claimed and nothing comes of
-    the work.
+    the work. `blur` is how far rounding alone can take an honest replay where losses are near zero.
     """
 
     deviation: float
@@ -99,6 +99,7 @@ class Replay:
     sketch_deviation: float
     encoding_deviation: float
     samples: int
+    blur: float = 0.0
 
     @property
     def furthest(self) -> float:
