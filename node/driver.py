@@ -73,6 +73,8 @@ from eigen.protocol.messages import (
 from eigen.protocol.requests import (
     GroupPush,
     HeadReply,
+    Opening,
+    OpeningQuery,
     PartPush,
     PartQuery,
     ResultPush,
@@ -415,6 +417,13 @@ class RunDriver:
             return self.exchange.serve_part(query)
         except RequestRefused:
             return encode(await self.proofs.part(query))
+
+    async def open_residuals(self, query: OpeningQuery) -> Opening:
+        """See `Proofs.opening`; waits until this node knows that the round is over, as peers do."""
+        with trio.move_on_after(PATIENCE_S):
+            while self.head.round < query.round:
+                await self._changed.wait()
+        return await self.proofs.opening(query)
 
     def serve_result(self, query: ResultQuery) -> bytes:
         """See `Exchange.serve_result`."""

@@ -55,6 +55,10 @@ ROUNDS_KEPT = 256
 COMMITMENT, SEAT, RESIDUAL_OF = "commitment", "seat", "residual-of"
 
 
+_Residual = tuple[Cid | None, bytes]
+"""A residual's content id and the encoded commitment that names it; none where there is none."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Drawn:
     """This node's update of a round that somebody replays."""
@@ -93,9 +97,17 @@ class Proofs:
         that this node worked in and passed over when it caught up.
         """
         rows: list[Row] = []
-        for earlier in await self._passed_over(record):
-            rows += await self._keep(earlier)
-        return rows + await self._keep(record)
+        before = await self._residual()
+        for known in [*await self._passed_over(record), record]:
+            more, before = await self._keep(known, before)
+            rows += more
+        return rows
+
+    async def _residual(self) -> _Residual:
+        """What the next update begins with, and the commitment that names it."""
+        cid = await self._records.get("residual", self._context.run)
+        of = await self._records.get(RESIDUAL_OF, self._context.run)
+        return Cid(cid.decode()) if cid else None, of or b""
 
     async def _passed_over(self, record: RoundRecord) -> list[RoundRecord]:
         """Records between those of rounds in which this node made an update and this one."""
@@ -112,7 +124,7 @@ class Proofs:
             found.append(earlier)
         return found[::-1]
 
-    async def _keep(self, record: RoundRecord) -> list[Row]:
+    async def _keep(self, record: RoundRecord, before: _Residual) -> tuple[list[Row], _Residual]:
         run, round_ = self._context.run, record.attempt.round
         rows: list[Row] = [
             (COMMITMENT, _key(run, round_) + author, encode(envelope))
@@ -121,14 +133,15 @@ class Proofs:
         seat = self._seat(record)
         if seat is not None:
             rows.append((SEAT, _key(run, round_), encode(seat)))
-        rows += await self._own(record, seat)
+        own, after = await self._own(record, seat, before)
+        rows += own
         old = _key(run, round_ - ROUNDS_KEPT) if round_ > ROUNDS_KEPT else None
         if old is not None:
             rows.append((SEAT, old, None))
             rows += [
                 (COMMITMENT, key, None) for key, _ in await self._records.scan(COMMITMENT, old)
             ]
-        return rows
+        return rows, after
 
     def _committed(self, record: RoundRecord) -> list[tuple[Address, Envelope]]:
         named = {(credit.account, credit.commitment) for credit in record.trainers}
@@ -143,28 +156,30 @@ class Proofs:
         seats = (said for said in proposed if isinstance(said, SeatProposal))
         return next((seat for seat in seats if digest(seat) == record.seat), None)
 
-    async def _own(self, record: RoundRecord, seat: SeatProposal | None) -> list[Row]:
+    async def _own(
+        self, record: RoundRecord, seat: SeatProposal | None, before: _Residual
+    ) -> tuple[list[Row], _Residual]:
         """The residual that the next update begins with, and the update if it is drawn."""
         run, round_ = self._context.run, record.attempt.round
         update = self._exchange.update(round_)
         credit = next((c for c in record.trainers if c.account == self._me), None)
-        if update is None or credit is None:
-            return []
         made = self._exchange.commitment(record.attempt)
-        if made is None or digest(made) != credit.commitment:
-            return []
+        if update is None or credit is None or made is None:
+            return [], before
+        if digest(made) != credit.commitment:
+            return [], before
         if seat is not None and Check(self._me, round_) in due(self._context, record):
-            before = await self._records.get("residual", run)
-            held = await self._blobs.get(Cid(before.decode())) if before else b""
+            cid, of = before
+            held = await self._blobs.get(cid) if cid and of else b""
             after = await self._blobs.get(update.residual)
-            of = await self._records.get(RESIDUAL_OF, run)
-            stored = [encode(made), encode(seat), of or b"", held, after, *update.parts]
+            stored = [encode(made), encode(seat), of, held, after, *update.parts]
             await self._states.put(DRAWN, run, round_, b"".join(pack(DRAWN, stored)))
-        return [
+        rows: list[Row] = [
             *self._retention.moved(run, round_, ONCE_UNNAMED, update.residual),
             ("residual", run, update.residual.encode()),
             (RESIDUAL_OF, run, encode(made)),
         ]
+        return rows, (update.residual, encode(made))
 
     async def forget(self, head: RoundRecord) -> None:
         """Delete updates whose replay is no longer due."""

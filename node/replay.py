@@ -59,7 +59,7 @@ FINDINGS = {
     Verdict.REJECT: Finding.FALSE,
 }
 ROUNDS_BACK_MAX = 4096
-"""Records that are read to find a trainer's last credited round before one."""
+"""Records in which a trainer's last credited update before a round is looked for."""
 
 
 EMPTY_ROOT = CommitmentTree(()).root
@@ -161,10 +161,9 @@ class Replayer:
         self, record: RoundRecord, trainer: Address, numbers: tuple[int, ...], opening: Opening
     ) -> list[tuple[int, bytes, bytes]]:
         """The chunks, once both residuals' proofs hold."""
-        before = await self._before(record, trainer)
         given = opening.before[0] if opening.before else None
-        if (digest(given) if given else None) != before:
-            raise self._fault(trainer, "another residual than the last credited update left")
+        if given is not None and not await self._credited(record, trainer, digest(given)):
+            raise self._fault(trainer, "a residual that no credited update of its left")
         opened = []
         for number, chunk in zip(numbers, opening.chunks, strict=True):
             if not self._proves(number, chunk, opening.made, given):
@@ -191,18 +190,19 @@ class Replayer:
             for root, data, path in sides
         )
 
-    async def _before(self, record: RoundRecord, trainer: Address) -> Digest | None:
-        """The commitment of the trainer's last credited round before this record's."""
-        previous = record.previous
+    async def _credited(self, record: RoundRecord, trainer: Address, made: Digest) -> bool:
+        """Whether a trainer was credited for a commitment in one of the rounds before.
+
+        An honest one begins with what its last credited update left, or one before that, or
+        nothing, where it was killed. Who chooses among them gains nothing.
+        """
         for _ in range(ROUNDS_BACK_MAX):
-            if previous == NO_DIGEST:
-                return None
-            earlier = decode(await self._blocks.fetch(cid_of(RAW, previous)), RoundRecord)
-            for credit in earlier.trainers:
-                if credit.account == trainer:
-                    return credit.commitment
-            previous = earlier.previous
-        raise ReplayImpossible(f"no earlier round of the trainer in {ROUNDS_BACK_MAX} records")
+            if record.previous == NO_DIGEST:
+                return False
+            record = decode(await self._blocks.fetch(cid_of(RAW, record.previous)), RoundRecord)
+            if any(c.account == trainer and c.commitment == made for c in record.trainers):
+                return True
+        return False
 
     async def _parts(self, trainer: Address, made: Commitment) -> list[bytes]:
         parts: list[bytes] = [b""] * self._context.part_count

@@ -249,7 +249,7 @@ class Rounds:
         driver = self._driver_of(query.run)
         if not driver.shows_parts_to(peer):
             raise RequestRefused("residuals are opened to validators")
-        return encode(await driver.proofs.opening(query))
+        return encode(await driver.open_residuals(query))
 
     async def _serve_result(self, _peer: Address, payload: bytes) -> bytes:
         query = decode(payload, ResultQuery)

@@ -32,7 +32,7 @@ tolerated_percent = 30        # of the trainers, who may lie
 [pay]
 by = "contribution"           # or "samples"
 share_max_percent = 50        # of a round's reward, to one trainer
-held_rounds = 24              # over which pay is released
+held_rounds = 64              # over which pay is released
 replay_percent = 5            # of credited rounds
 """
 
@@ -53,7 +53,7 @@ TOKEN = 10**18
 RUN_FILE_BYTES_MAX = 256 * 1024
 DEFAULT_AGGREGATION = AggregationSpec("cosine-filter", 3_000)
 """The rule that no attack of docs/aggregation.md's tables broke, and the share of liars there."""
-DEFAULT_PAY = PaySpec("contribution", share_max_bps=5_000, held_rounds=24, replay_bps=500)
+DEFAULT_PAY = PaySpec("contribution", share_max_bps=5_000, held_rounds=64, replay_bps=500)
 """With these no way of not doing the work pays: see docs/contribution-proofs.md."""
 NUMBER_MAX = 1e300
 """Larger ones are infinite, or too large for a float: no setting comes near."""

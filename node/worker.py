@@ -288,11 +288,12 @@ class TrainingWorker:
         seed: bytes,
         count: int = SAMPLES,
         own: Sequence[bytes] = (),
+        average: Sequence[bytes] = (),
         *,
         timeout_s: float = CALL_TIMEOUT_S,
     ) -> Gap:
         """See `Engine.gap`."""
-        values = [base, parts, shards, order_seed, fresh, seed, count, own]
+        values = [base, parts, shards, order_seed, fresh, seed, count, own, average]
         return Gap(*await self._call("gap", spec, values, timeout_s))
 
     async def outer_step(

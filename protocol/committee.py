@@ -321,7 +321,7 @@ class CommitteeMachine:
         if not due and self.evidence.noticed(number) + len(self._down) < len(contributing):
             return []
         credited = self.evidence.creditable(number)
-        awaited = contributing - credited
+        awaited = contributing - credited - self.evidence.elsewhere(number)
         missing = any(m not in self._down for m in awaited)
         if not credited or (missing and not due):
             return []

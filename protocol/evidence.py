@@ -236,6 +236,11 @@ class RoundEvidence:
         """How many said that they hold what they stepped to."""
         return len(self._notices.votes(number))
 
+    def elsewhere(self, number: int) -> frozenset[Address]:
+        """Who holds another checkpoint by its own first word, and cannot be credited any more."""
+        ours = self.audited[number].checkpoint
+        return frozenset(m for m, c in self._notices.votes(number).items() if c != ours)
+
     def creditable(self, number: int) -> frozenset[Address]:
         """Who contributed, voted for the results and holds the checkpoint."""
         stepped = self._notices.voters(number, self.audited[number].checkpoint)

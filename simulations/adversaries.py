@@ -9,12 +9,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
+from eigen.protocol.cid import raw_cid
 from eigen.protocol.effects import Attest, Effect, Penalize, Publish, SendPart, SendResult, Train
-from eigen.protocol.messages import Commitment, PartResult, ResultVote
+from eigen.protocol.limits import ATTEMPTS_MAX
+from eigen.protocol.messages import Commitment, PartResult, ResultVote, StepNotice
 from eigen.protocol.types import Digest
 from eigen.simulations.heap import HeapNetwork, VirtualNode
 
 HONEST: Final = "honest"
+SPAM: Final = 50
+"""More than a peer has room for anywhere."""
 FALSE: Final = Digest(b"\xfa" * 32)
 """A digest of nothing."""
 
@@ -77,6 +81,17 @@ def _blame(network: HeapNetwork, node: VirtualNode, effect: Effect) -> bool:
     return isinstance(effect, Penalize)
 
 
+def _spam(network: HeapNetwork, node: VirtualNode, effect: Effect) -> bool:
+    """With each commitment, commits to `SPAM` later attempts and tells of as many checkpoints."""
+    if isinstance(effect, Publish) and isinstance(effect.message, Commitment):
+        at = effect.message.attempt
+        for i in range(1, SPAM + 1):
+            later = replace(at, number=min(at.number + i, ATTEMPTS_MAX))
+            network.gossip(node, replace(effect.message, attempt=later))
+            network.gossip(node, StepNotice(at, raw_cid(i.to_bytes(2, "big"))))
+    return False
+
+
 UPDATES: Final = (
     "sign-flip",
     "scaled",
@@ -100,8 +115,12 @@ ACTS: Final[dict[str, Act]] = {
     "two-roots": _attest_twice,
     "mute": _mute,
     "silent-witness": _blame,
+    "spam": _spam,
 }
 """What an adversary may do to messages."""
 
-ADVERSARIES: Final = (*UPDATES, *ACTS)
+ANSWERS: Final = ("lying-donor",)
+"""What an adversary may do to who asks it for what it missed; see `tier1`."""
+
+ADVERSARIES: Final = (*UPDATES, *ACTS, *ANSWERS)
 """Behaviours that a scenario may give to nodes."""

@@ -63,10 +63,20 @@ class Happenings:
         """Have it all happen, until cancelled or until there is nothing more to come."""
         async with trio.open_nursery() as nursery:
             for name, device in self._devices.items():
-                if device.group.joins_s or device.group.session_s:
+                if device.times_s:
+                    nursery.start_soon(self._follow_trace, name, device)
+                elif device.group.joins_s or device.group.session_s:
                     nursery.start_soon(self._come_and_go, name, device)
             for fault in self._scenario.faults:
                 nursery.start_soon(self._fault, fault)
+
+    async def _follow_trace(self, name: str, device: Device) -> None:
+        for turn, at_s in enumerate(device.times_s):
+            await trio.sleep_until(self._opened_s + at_s)
+            if self._hands.is_up(name) and turn % 2:
+                self._hands.kill(name)
+            elif not self._hands.is_up(name) and not turn % 2:
+                self._hands.start(name)
 
     async def _come_and_go(self, name: str, device: Device) -> None:
         group = device.group

@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from eigen.protocol.cid import digest_of
@@ -306,6 +307,8 @@ class HeapNetwork:
         if not answering:
             return
         peer = answering[int(self.random.random() * len(answering))]
+        if not self.answers(peer):
+            return
         new = [item for item in self.evidence(peer, node) if item.number not in node.heard]
         behind = peer.stored is not None and peer.head.round > node.head.round
         if not new and not behind:
@@ -315,6 +318,10 @@ class HeapNetwork:
             self._post(node, delay_s, Adopted(peer.stored))
         for item in new:
             self._agenda.add(self.now + delay_s + 1e-6, node, node.boots, item)
+
+    def answers(self, peer: VirtualNode) -> bool:
+        """Whether a peer's answer is of use to who asks it."""
+        return True
 
     def _answering(self, node: VirtualNode, among: list[VirtualNode]) -> list[VirtualNode]:
         there = [other for other in among if not other.idle and other is not node]
@@ -394,18 +401,19 @@ class HeapNetwork:
                 plan = _PLANS[node.validator].get(item.kind)
                 if plan is None:
                     continue
+                code, before, machines = plan
                 self.now = at_s
                 event = item.event
-                if plan.before is not None:
-                    event = plan.before(self, node, event)
+                if before is not None:
+                    event = before(self, node, event)
                     if event is None:
                         continue
                 self.events += 1
                 self.last, self.last_event = node, event
-                rows += (at_s, node.index, plan.code, number)
+                rows += (at_s, node.index, code, number)
                 now = at_s if node.clock is None else node.clock.shows(at_s)
-                for name in plan.machines:
-                    effects = getattr(node, name).handle(event, now)
+                for machine in machines:
+                    effects = machine(node).handle(event, now)
                     if effects and not self._perform_all(node, effects):
                         break
                 if len(rows) >= ROWS_MAX:
@@ -684,7 +692,7 @@ class _Plan(NamedTuple):
 
     code: int
     before: Callable[[HeapNetwork, VirtualNode, Any], Any] | None
-    machines: tuple[str, ...]  # fields of `VirtualNode`
+    machines: tuple[Callable[[VirtualNode], Any], ...]
 
 
 _BEFORE: Final[dict[type | str, Callable[[HeapNetwork, VirtualNode, Any], Any]]] = {
@@ -705,7 +713,7 @@ HANDLED: Final[dict[str, frozenset[type | str]]] = {
 def _plans(machines: tuple[str, ...]) -> dict[type | str | None, _Plan]:
     every: frozenset[type | str] = frozenset().union(*HANDLED.values())
     kinds = sorted(every, key=lambda kind: kind if isinstance(kind, str) else kind.__name__)
-    asked = {kind: tuple(m for m in machines if kind in HANDLED[m]) for kind in kinds}
+    asked = {kind: tuple(attrgetter(m) for m in machines if kind in HANDLED[m]) for kind in kinds}
     return {
         kind: _Plan(code, _BEFORE.get(kind), asked[kind])
         for code, kind in enumerate(kinds)

@@ -39,17 +39,24 @@ from eigen.training.spec import check, part_sizes
 BATCH: Final = 16
 """Samples of a step, and the fewest in a shard."""
 HIDDEN: Final = 64
+MODELS: Final = {
+    "digits": ModelSpec("mlp", (("classes", 10), ("depth", 1), ("hidden", HIDDEN), ("inputs", 64))),
+    "digits-cnn": ModelSpec(
+        "cnn", (("channels", 8), ("classes", 10), ("hidden", HIDDEN), ("planes", 1), ("side", 8))
+    ),
+}
+"""What learns to read 8 by 8 pictures of digits, by `run.model`."""
 ROUNDS_KEPT: Final = 4
 K = TypeVar("K")
 V = TypeVar("V")
 
 
 def digits_spec(scenario: Scenario) -> RunSpec:
-    """The run that a scenario with `run.model = "digits"` stands for."""
+    """The run that a scenario whose `run.model` trains stands for."""
     run = scenario.run
     spec = RunSpec(
         name=scenario.name,
-        model=ModelSpec("mlp", (("classes", 10), ("depth", 1), ("hidden", HIDDEN), ("inputs", 64))),
+        model=MODELS[run.model],
         dataset=raw_cid(b"digits"),
         rounds=run.rounds,
         inner=InnerSpec(run.steps, BATCH, 0.01, 0.01),

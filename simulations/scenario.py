@@ -24,6 +24,8 @@ SCENARIO_BYTES_MAX: Final = 256 * 1024
 """A scenario file is read whole."""
 NODES_MAX: Final = 100_000
 """Of all groups together."""
+NUMBERS_MAX: Final = 65_536
+"""Of latencies, or of a group's traces."""
 DAY_S: Final = 86_400.0
 _SECONDS: Final = kinds.number(0.0, 365 * DAY_S)
 _SHARE: Final = kinds.number(0.0, 1.0)
@@ -39,9 +41,23 @@ def _parse_name(value: object, _: Path) -> str:
     return value
 
 
+def _parse_rows(value: object, base: Path) -> tuple[tuple[float, ...], ...]:
+    """Rows of numbers; any of them may be there twice."""
+    if not isinstance(value, list) or not all(isinstance(row, list) for row in value):
+        raise NotAccepted(f"{str(value)[:60]} is no list of lists")
+    if sum(len(row) for row in value) > NUMBERS_MAX:
+        raise NotAccepted(f"more than {NUMBERS_MAX} numbers")
+    return tuple(tuple(_SECONDS.parse(one, base) for one in row) for row in value)
+
+
+_ROWS: Final = Kind(
+    "a list of lists of numbers from 0 to 31536000",
+    _parse_rows,
+    str,
+    lambda rows: [list(row) for row in rows],
+)
 _NAME: Final = Kind("1 to 40 of a-z, 0-9 and -", _parse_name, str, lambda name: name)
 _NAMES: Final = kinds.listing(_NAME)
-_LATENCIES: Final = kinds.listing(kinds.listing(kinds.number(0.0, 10_000.0)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +69,9 @@ class Rounds:
     trainers_max: int = option(64, kinds.integer(1, limits.TRAINERS_MAX), "Most in a seat.")
     quorum: int = option(0, kinds.integer(0, limits.VALIDATORS_MAX), "Validators; 0: a majority.")
     model: str = option(
-        "cost", kinds.choice("cost", "digits"), "`cost` trains nothing; `digits` really trains."
+        "cost",
+        kinds.choice("cost", "digits", "digits-cnn"),
+        "`cost` trains nothing; `digits` (one hidden layer) and `digits-cnn` really train.",
     )
     values: int = option(
         1_000_000, kinds.integer(256, 2**31), "Parameters of a model that costs and trains nothing."
@@ -82,6 +100,9 @@ class Times:
     notices_s: float = option(20.0, _SECONDS, "Validators wait so long for step notices.")
     attempt_s: float = option(300.0, _SECONDS, "An attempt is given up after this.")
     resend_s: float = option(5.0, _SECONDS, "What others still need is sent again so often.")
+    heartbeat_s: float = option(
+        10.0, kinds.number(0.1, 3600), "Nodes announce themselves so often, on tier 2."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +111,7 @@ class Lines:
 
     regions: tuple[str, ...] = option(("all",), _NAMES, "Names of the regions.")
     latency_ms: tuple[tuple[float, ...], ...] = option(
-        ((40.0,),), _LATENCIES, "One way, from each region (row) to each (column)."
+        ((40.0,),), _ROWS, "One way, from each region (row) to each (column)."
     )
     jitter: float = option(0.3, kinds.number(0.0, 10.0), "Up to so much more, as a share.")
     hops: int = option(2, kinds.integer(1, 10), "Forwardings of a gossiped message.")
@@ -107,6 +128,9 @@ class NodeGroup:
     role: str = option("trainer", kinds.choice("trainer", "validator"), "What they do.")
     region: str = option("", kinds.text(40), "Where they are; the first region if empty.")
     upload_mbit: float = option(50.0, kinds.number(0.01, 1e6), "What their lines carry upwards.")
+    download_mbit: float = option(
+        0.0, kinds.number(0.0, 1e6), "What they carry downwards; 0: as much as comes."
+    )
     steps_per_s: float = option(10.0, kinds.number(1e-3, 1e6), "Inner steps a second.")
     spread: float = option(0.2, _SHARE, "How much faster or slower the single node is.")
     behaviour: str = option(HONEST, kinds.choice(HONEST, *ADVERSARIES), "What they do to others.")
@@ -115,6 +139,11 @@ class NodeGroup:
     session_s: float = option(0.0, _SECONDS, "They stay so long on average; 0: for good.")
     away_s: float = option(600.0, _SECONDS, "And then are away for so long on average.")
     diurnal: float = option(0.0, _SHARE, "How much longer they are away at night.")
+    traces: tuple[tuple[float, ...], ...] = option(
+        (),
+        _ROWS,
+        "Instead: a row of times at which a node comes, goes, comes...; each takes the next row.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +226,10 @@ def _check(scenario: Scenario, reader: TableReader) -> None:
         if group.region and group.region not in scenario.links.regions:
             there = ", ".join(scenario.links.regions)
             raise reader.error("nodes.region", f"no region {group.region!r}; there are {there}", i)
+        if any(not row or list(row) != sorted(row) for row in group.traces):
+            raise reader.error("nodes.traces", "each row needs times, from early to late", i)
+        if group.traces and (group.joins_s or group.session_s):
+            raise reader.error("nodes.traces", "takes the place of joins_s and session_s", i)
     by_role = {role: _count(scenario, role) for role in ("trainer", "validator")}
     run = scenario.run
     if by_role["trainer"] + by_role["validator"] > NODES_MAX:
@@ -228,7 +261,7 @@ def _check(scenario: Scenario, reader: TableReader) -> None:
         if wanted.nodes and wanted.nodes not in groups:
             raise reader.error("expect.nodes", f"no nodes {wanted.nodes!r}", i)
         if wanted.what == "accuracy" and run.model == "cost":
-            raise reader.error("expect.what", 'only run.model = "digits" has an accuracy', i)
+            raise reader.error("expect.what", 'run.model = "cost" has no accuracy', i)
         if wanted.what == "paid" and not wanted.nodes:
             raise reader.error("expect.nodes", "is missing: whose pay?", i)
 

@@ -18,7 +18,7 @@ CLASSES: Final = 10
 def work(scenario: Scenario) -> tuple[RunSpec, Dataset]:
     """What is trained, and on what."""
     run = scenario.run
-    if run.model == "digits":
+    if run.model != "cost":
         from eigen.simulations.learning import deal, digits_spec
         from eigen.training.datasets import digits, write_shard
 

@@ -10,6 +10,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from eigen.protocol.cid import raw_cid
@@ -49,7 +50,14 @@ class Device:
     group: NodeGroup
     region: int
     upload_bytes_s: float
+    download_bytes_s: float  # 0: as much as comes
     steps_s: float
+    times_s: tuple[float, ...] = ()  # when it comes, goes, comes..., where that is traced
+
+    @property
+    def late(self) -> bool:
+        """Whether it is not there at first."""
+        return self.group.joins_s > 0 or (bool(self.times_s) and self.times_s[0] > 0)
 
 
 def payout_root(payouts: tuple[Payout, ...]) -> Digest:
@@ -88,6 +96,7 @@ class ScenarioNetwork(HeapNetwork):
         self._group_bytes = CODECS[GROUP_CODEC].encoded_bytes(values) + PROOF_BYTES
         self._result_bytes = CODECS[spec.result_codec].encoded_bytes(values)
         self._line_free_s: dict[Address, float] = {}
+        self._taken_s: dict[Address, float] = {}  # when a node's line downwards is free
         self.seated: set[Address] = set()
         self._seated_round = 0
         self._in_round: list[VirtualNode] = []  # validators and who is seated
@@ -99,16 +108,17 @@ class ScenarioNetwork(HeapNetwork):
         self.watch: Callable[[str, Address], None] = lambda what, who: None
         self.ended: Callable[[RoundRecord], None] = lambda record: None
         self._membership_due = False
-        self._count_told = sum(not d.group.joins_s for d in self.devices.values())
+        self._count_told = sum(not d.late for d in self.devices.values())
         self._ways_s = _ways(scenario)
         links = Links(loss=scenario.links.loss, down_notice_s=scenario.links.notice_s)
         trainers = [a for a in self.devices if a not in validators]
-        late = {a for a in self.devices if self.devices[a].group.joins_s > 0}
+        late = {a for a, device in self.devices.items() if device.late}
         super().__init__(context, trainers, scenario.seed, links, compute=compute, absent=late)
         for address, device in self.devices.items():
             self.nodes[address].place = 2 * device.region + device.group.relayed
         self._in_round = self._validators
         self.uploads = {a: round(self.devices[a].upload_bytes_s / 1024) for a in trainers}
+        self._donors = {a for a, what in self.lying.items() if what == "lying-donor"}
         if self.lying:
             self.hooks.append(self._act)
         for address, device in self.devices.items():
@@ -121,6 +131,12 @@ class ScenarioNetwork(HeapNetwork):
             self.schedule(group.joins_s, lambda: self._come(address))
         elif group.session_s:
             self._plan_leaving(address)
+        for turn, at_s in enumerate(device.times_s):
+            self.schedule(at_s, partial(self._goes if turn % 2 else self._come, address))
+
+    def _goes(self, address: Address) -> None:
+        if self.nodes[address].alive:
+            self.kill(address)
 
     def _plan_leaving(self, address: Address) -> None:
         stays_s = self.random.expovariate(1 / self.devices[address].group.session_s)
@@ -174,13 +190,17 @@ class ScenarioNetwork(HeapNetwork):
 
     # the network ----------------------------------------------------------------------------------
     def delays_s(self, sender: VirtualNode, among: Sequence[VirtualNode]) -> list[float]:
-        """Between regions, with jitter; over a relay twice."""
+        """What is gossiped: between regions, with jitter, as often as it is passed on."""
         ways, draw = self._ways_s[sender.place], self.random.random
-        jitter = self.scenario.links.jitter
-        return [ways[node.place] * (1.0 + jitter * draw()) for node in among]
+        hops, jitter = self.scenario.links.hops, self.scenario.links.jitter
+        return [ways[node.place] * hops * (1.0 + jitter * draw()) for node in among]
+
+    def answers(self, peer: VirtualNode) -> bool:
+        """Not with anything of use where it is a lying donor: no quorum attested its head."""
+        return peer.address not in self._donors
 
     def latency_s(self, sender: VirtualNode, to: VirtualNode) -> float:
-        """As `delays_s`."""
+        """Between regions, with jitter; over a relay twice."""
         jitter = self.scenario.links.jitter
         return self._ways_s[sender.place][to.place] * (1.0 + jitter * self.random.random())
 
@@ -251,7 +271,7 @@ class ScenarioNetwork(HeapNetwork):
         self.ended(record)
 
     def transfer_s(self, sender: VirtualNode, to: VirtualNode, event: Event) -> float:
-        """After what the line has to carry before it."""
+        """After what both lines have to carry before it."""
         size = self._result_bytes
         if isinstance(event, PartArrived):
             size = self._part_bytes
@@ -262,6 +282,11 @@ class ScenarioNetwork(HeapNetwork):
         begin_s = max(self.now, self._line_free_s.get(sender.address, 0.0))
         end_s = begin_s + size / self.devices[sender.address].upload_bytes_s
         self._line_free_s[sender.address] = end_s
+        down_bytes_s = self.devices[to.address].download_bytes_s
+        if down_bytes_s:  # what comes at a time shares the line
+            taken_s = max(begin_s, self._taken_s.get(to.address, 0.0)) + size / down_bytes_s
+            self._taken_s[to.address] = taken_s
+            end_s = max(end_s, taken_s)
         return end_s - self.now + self.latency_s(sender, to)
 
     def _count_bytes(self, counts: dict[Address, int], address: Address, size: int) -> None:
@@ -306,14 +331,17 @@ def devices_of(scenario: Scenario) -> dict[Address, Device]:
             faster = 1.0 + group.spread * (drawn[20] / 127.5 - 1.0)
             upload = group.upload_mbit * 125_000 * (1.0 + group.spread * (drawn[21] / 127.5 - 1.0))
             address = Address(drawn[:20])
-            made[address] = Device(name, group, region, upload, group.steps_per_s * faster)
+            download = group.download_mbit * 125_000
+            times_s = group.traces[i % len(group.traces)] if group.traces else ()
+            steps_s = group.steps_per_s * faster
+            made[address] = Device(name, group, region, upload, download, steps_s, times_s)
     return made
 
 
 def _run(scenario: Scenario, lying: dict[Address, str]) -> tuple[RunSpec, Compute, str, int]:
     """The spec, who computes, the first checkpoint and the number of parts."""
     run = scenario.run
-    if run.model == "digits":
+    if run.model != "cost":
         from eigen.simulations.learning import Learning, digits_spec
 
         spec = digits_spec(scenario)

@@ -119,7 +119,7 @@ class ServicesPlay:
         self._make_nodes(disks)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            late = {n.address for n in self.nodes.values() if n.device.group.joins_s}
+            late = {n.address for n in self.nodes.values() if n.device.late}
             for node in self.nodes.values():
                 if node.address not in late:
                     nursery.start_soon(self._live, node)
@@ -148,21 +148,17 @@ class ServicesPlay:
             _unix_s,
             ledger_address,
         )
-        from eigen.node.libp2p.identity import NodeKey
-
         first = validators[0]
-        bootstrap = (
-            f"/ip4/{self.network.ip_of(first)}/tcp/{PORT}"
-            f"/p2p/{NodeKey(identities[first].secret).peer_id}"
-        )
         times = scenario.deadlines
         file = NetworkFile(
             name=scenario.name,
             chain_id=CHAIN_ID,
             rpc_urls=(),
             contracts=ContractAddresses(*[ledger_address] * 4),
-            bootstrap=(bootstrap,),
+            bootstrap=(self.network.multiaddr(first, identities[first].secret),),
             parameters=Parameters(
+                heartbeat_s=times.heartbeat_s,
+                heartbeat_ttl_s=3.5 * times.heartbeat_s,
                 commit_s=times.commit_s,
                 inputs_s=times.inputs_s,
                 owner_s=times.owner_s,

@@ -41,11 +41,13 @@ from eigen.simulations.scenario import Scenario
 from eigen.simulations.services import work
 from eigen.simulations.tier1 import devices_of
 
-MEET_S: Final = 60.0
+MEET_S: Final = 180.0
 """Nodes have so long to find each other."""
-VOTE_S: Final = 120.0
+VOTE_S: Final = 240.0
 """The DAO has so long to accept the run."""
 VOTING_PERIOD_S: Final = 10
+HEARTBEAT_S_MAX: Final = 3.0
+"""Real time is waited for: nodes that are few may announce themselves often."""
 KINDS: Final = {
     "training": "train",
     "committed": "commit",
@@ -68,7 +70,7 @@ class ProcessesPlay:
         self.lines = Lines(scenario, self._devices, scenario.seed)
         self._local_names = _local_names(scenario, list(self._devices))
         self._nodes: dict[str, LocalNode] = {}
-        self._names: dict[Address, str] = {}
+        self.names: dict[Address, str] = {}
         self.outcome = Outcome(scenario, self._group)
         self.chronicle = Chronicle(self.outcome, self._name, record)
         self._opened_s = 0.0
@@ -136,8 +138,8 @@ class ProcessesPlay:
             validators=roles.count("validator"),
             voting_period_s=VOTING_PERIOD_S,
             parameters=Parameters(
-                heartbeat_s=3.0,
-                heartbeat_ttl_s=12.0,
+                heartbeat_s=min(HEARTBEAT_S_MAX, times.heartbeat_s),
+                heartbeat_ttl_s=3.5 * min(HEARTBEAT_S_MAX, times.heartbeat_s),
                 commit_s=times.commit_s,
                 inputs_s=times.inputs_s,
                 owner_s=times.owner_s,
@@ -158,7 +160,7 @@ class ProcessesPlay:
     async def _open_run(self, root: Path) -> None:
         """The first validator seeds the dataset and proposes the run; everybody votes."""
         network = self._network
-        self._names = {self._node(name).address: name for name in self._devices}
+        self.names = {self._node(name).address: name for name in self._devices}
         others = len(self._devices) - 1
         await network.until(lambda: all(n.status["peers"] == others for n in network.nodes), MEET_S)
         first = network.validators[0]
@@ -169,7 +171,7 @@ class ProcessesPlay:
         await network.until(lambda: all(n.status["proposals"] for n in network.nodes), MEET_S)
         await network.vote_all(told["run"])
         for name, device in self._devices.items():
-            if device.group.joins_s:
+            if device.late:
                 self.kill(name)
 
         def opened() -> bool:
@@ -260,7 +262,7 @@ class ProcessesPlay:
         return trio.current_time() - self._opened_s
 
     def _name(self, address: Address) -> str:
-        return self._names.get(address, address.hex())
+        return self.names.get(address, address.hex())
 
     def _group(self, address: Address) -> str:
         name = self._name(address)

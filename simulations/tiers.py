@@ -66,6 +66,11 @@ def check(scenario: Scenario, tier: int) -> None:
                 f"nodes {group.name!r} are {group.behaviour!r}, and tier {tier} runs the daemon as "
                 "it is, which does not lie: take --tier 1"
             )
+        if group.download_mbit:
+            raise ScenarioError(
+                f"nodes {group.name!r} have a download_mbit, and tier {tier} shapes lines upwards "
+                "alone: leave it out, or take --tier 1"
+            )
     if tier == 3:
         _check_processes(scenario)
 

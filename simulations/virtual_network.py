@@ -13,7 +13,7 @@ from eigen.node.libp2p.accept import AcceptRate
 from eigen.node.libp2p.byte_stream import ByteStream
 from eigen.node.libp2p.errors import ConnectionLost, ListenError
 from eigen.node.libp2p.give_way import Uplink
-from eigen.node.libp2p.identity import ID
+from eigen.node.libp2p.identity import ID, NodeKey
 from eigen.node.libp2p.multiaddrs import Endpoint, parse
 from eigen.node.libp2p.surroundings import Listening
 from eigen.simulations.lines import CHUNK_BYTES, Lines
@@ -174,6 +174,10 @@ class VirtualNetwork:
     def ip_of(self, name: str) -> str:
         """A host's address."""
         return self._ips[name]
+
+    def multiaddr(self, name: str, secret: bytes) -> str:
+        """Where a host of this key is dialled."""
+        return f"/ip4/{self._ips[name]}/tcp/{PORT}/p2p/{NodeKey(secret).peer_id}"
 
     def transport(self, name: str) -> "VirtualTransport":
         """What a host dials and listens with."""

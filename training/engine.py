@@ -26,7 +26,7 @@ from eigen.training.codecs.codec import Codec, encode_with_feedback
 from eigen.training.codecs.registry import CODECS
 from eigen.training.datasets import Samples, join, read_shard
 from eigen.training.errors import BadInput, CodecError, Diverged, ShardError, SpecError, StateError
-from eigen.training.gap import SAMPLES, draw, loss_drop, used_samples
+from eigen.training.gap import FRESH_PART, SAMPLES, draw, losses, used_samples
 from eigen.training.inner import ALONE, evaluate, local_steps
 from eigen.training.models import build
 from eigen.training.outer import OUTER_RULES
@@ -230,25 +230,26 @@ class Engine:
         seed: bytes,
         count: int = SAMPLES,
         own: Sequence[bytes] = (),
+        average: Sequence[bytes] = (),
     ) -> Gap:
-        """By how much a trainer's parts lower the loss of what it was to learn, and of other data.
+        """How much better than the round's `average` a trainer's parts are on what it was to learn.
 
-        `count` samples of each, drawn by `seed`: of those that local steps on `shards` in the order
-        of `order_seed` use (of all, where moments are kept: the order's place is not public), and
-        of the `fresh` shards, or where there are none, of what the local steps left out. `own` is
-        as in `local_steps`. Raises `SpecError`, `CheckpointError`, `BadInput` for parts that do not
-        decode, or `ShardError`, also where there are no fresh samples.
+        On `count` samples, drawn by `seed` from those that local steps on `shards` in the order of
+        `order_seed` use (from all, where moments are kept: the order's place is not public), and on
+        a third as many `fresh` ones: of these shards, or where there are none, of what the local
+        steps left out. `average` are the round's aggregated parts; without them the update is
+        compared with where it begins. `own` is as in `local_steps`. Raises `SpecError`,
+        `CheckpointError`, `BadInput` for parts that do not decode, or `ShardError`, also where
+        there are no fresh samples.
         """
         declared = check(spec)
         start = checkpoints.read(base, spec, declared)
         if own:
             start = _stepped(spec, start, own, CODECS[spec.codec])
-        sizes = part_sizes(spec)
-        if len(parts) != part_count(spec):
-            raise BadInput(len(parts), f"{len(parts)} parts, the run has {part_count(spec)}")
-        delta_P = torch.cat(
-            [decode_part(CODECS[spec.codec], i, parts[i], size) for i, size in enumerate(sizes)]
-        )
+        ours_P = start.theta_P - _pseudo_gradient(spec, parts, CODECS[spec.codec])
+        theirs_P = start.theta_P
+        if average:
+            theirs_P = theirs_P - _pseudo_gradient(spec, average, CODECS[spec.result_codec])
         samples = join([_shard(declared, data, f"shard {i}: ") for i, data in enumerate(shards)])
         used = np.arange(len(samples))
         if not keeps_moments(spec):
@@ -259,14 +260,15 @@ class Engine:
         else:
             others = samples.take(np.setdiff1d(np.arange(len(samples)), used))
         model = build(declared)
-        assigned, other = (
-            loss_drop(model, start.theta_P, delta_P, drawn, self._device)
+        advantages = [
+            losses(model, theirs_P, drawn, self._device).mean()
+            - losses(model, ours_P, drawn, self._device).mean()
             for drawn in (
                 draw(samples.take(used), "assigned", seed, count),
-                draw(others, "fresh", seed, count),
+                draw(others, "fresh", seed, -(-count // FRESH_PART)),
             )
-        )
-        return Gap(assigned, other)
+        ]
+        return Gap(*map(float, advantages))
 
     def outer_step(self, spec: RunSpec, base: bytes, results: Sequence[bytes]) -> bytes:
         """The next canonical checkpoint from `base` and the aggregated parts, in part order.
@@ -292,15 +294,9 @@ def _stepped(
     spec: RunSpec, start: checkpoints.Checkpoint, parts: Sequence[bytes], codec: Codec
 ) -> checkpoints.Checkpoint:
     """The outer step from encoded parts, be they the average's or one trainer's."""
-    sizes = part_sizes(spec)
     if len(parts) != part_count(spec):
         raise ValueError(f"{len(parts)} results, the run has {part_count(spec)} parts")
-    delta_P = torch.cat(
-        [
-            decode_part(codec, part, data, values)
-            for part, (data, values) in enumerate(zip(parts, sizes, strict=False))
-        ]
-    )
+    delta_P = _pseudo_gradient(spec, parts, codec)
     moments = None
     if start.moments is not None:
         steps = min(start.moments.steps + spec.inner.steps, checkpoints.STEPS_MAX)
@@ -312,6 +308,14 @@ def _stepped(
         if vector_P is not None and not bool(vector_P.isfinite().all()):
             raise Diverged("the outer step gives values that are not finite")
     return checkpoints.Checkpoint(theta_P, momentum_P, moments)
+
+
+def _pseudo_gradient(spec: RunSpec, parts: Sequence[bytes], codec: Codec) -> Tensor:
+    """[P]. Raises `BadInput` with the number of the part that is missing or does not decode."""
+    if len(parts) != part_count(spec):
+        raise BadInput(len(parts), f"{len(parts)} parts, the run has {part_count(spec)}")
+    sizes = part_sizes(spec)
+    return torch.cat([decode_part(codec, i, parts[i], size) for i, size in enumerate(sizes)])
 
 
 def _shard(declared: Declaration, data: bytes, prefix: str = "") -> Samples:

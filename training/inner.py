@@ -10,7 +10,7 @@ or tokens) and foretells (one label, or one a token).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,9 +125,7 @@ def evaluate(model: Model, theta_P: Tensor, samples: Samples, *, device: str = "
     """Mean loss and accuracy over all labels, in fp32. Raises `Diverged` where it is not finite."""
     parameters = unflatten(model.declared.layout, theta_P.to(device))
     loss, right = 0.0, 0
-    batch = max(1, _EVALUATION_LABELS * len(samples) // samples.y_N.size)
-    for start in range(0, len(samples), batch):
-        stop = min(start + batch, len(samples))
+    for start, stop in _pieces(samples):
         x_BX, y_BY = _tensors(samples, np.arange(start, stop), device)
         logits = model.logits(parameters, x_BX)
         loss += _cross_entropy(logits, y_BY, "sum").item()
@@ -136,6 +134,27 @@ def evaluate(model: Model, theta_P: Tensor, samples: Samples, *, device: str = "
         raise Diverged(f"the loss is {loss}")
     labels = samples.y_N.size
     return Evaluation(loss / labels, right / labels, len(samples))
+
+
+@torch.no_grad()
+def sample_losses(
+    model: Model, theta_P: Tensor, samples: Samples, *, device: str = "cpu"
+) -> NDArray[np.float64]:
+    """The mean loss over each sample's labels, in fp32, be it finite or not. [N]."""
+    parameters = unflatten(model.declared.layout, theta_P.to(device))
+    found = []
+    for start, stop in _pieces(samples):
+        x_BX, y_BY = _tensors(samples, np.arange(start, stop), device)
+        loss_BY = _cross_entropy(model.logits(parameters, x_BX), y_BY, "none")
+        found.append(loss_BY.view(stop - start, -1).mean(1).cpu().numpy())
+    return np.concatenate(found).astype(np.float64)
+
+
+def _pieces(samples: Samples) -> Iterator[tuple[int, int]]:
+    """Where each forward pass over samples begins and ends."""
+    size = max(1, _EVALUATION_LABELS * len(samples) // samples.y_N.size)
+    for start in range(0, len(samples), size):
+        yield start, min(start + size, len(samples))
 
 
 def _cross_entropy(logits: Tensor, y_BY: Tensor, reduction: str = "mean") -> Tensor:

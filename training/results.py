@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from eigen.training.frames import Files
 
+FRESH_WEIGHT = 0.5
+"""An update that fits all data better than the average is no worse for it: half is taken off."""
+
 
 @dataclass(frozen=True, slots=True)
 class LocalDelta:
@@ -105,9 +108,9 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """By how much an update lowers the mean loss (nats) of samples it was to learn, and of others.
+    """How much better than the round's average an update is, as a drop of the mean loss (nats).
 
-    Both are within `gap.DROP_MAX` either way.
+    On samples that it was to learn, and on `fresh` ones. Both are within `gap.LOSS_MAX` either way.
     """
 
     assigned: float
@@ -115,5 +118,5 @@ class Gap:
 
     @property
     def value(self) -> float:
-        """What only work on the assigned samples gives: above 0 but for chance."""
-        return self.assigned - self.fresh
+        """What work on the assigned samples gives; compared with the other trainers' values."""
+        return self.assigned - FRESH_WEIGHT * self.fresh

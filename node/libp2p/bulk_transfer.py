@@ -26,7 +26,7 @@ ABORT_TEXT_BYTES_MAX = 256
 LARGE_BYTES = 64 * 1024
 REASON_S = 1.0
 """How long to look for the reason of a cut."""
-RECEIVE_BYTES = 256 * 1024
+RECEIVE_BYTES = 16 * 1024
 """First size of the receive buffer; it grows to a whole record where records are larger."""
 
 

@@ -26,6 +26,8 @@ TAG_BYTES = 16
 PLAIN_BYTES_MAX = NOISE_RECORD_BYTES_MAX - TAG_BYTES
 RECEIVE_BYTES = 4 * (NOISE_RECORD_BYTES_MAX + 2)
 IDLE_RECEIVE_BYTES = 16 * 1024
+SMALL_RECEIVES = 64
+"""So many small receives in a row, and the bulk is over."""
 SMALL_SEND_BYTES = 8 * 1024
 SEND_BUFFER_BYTES = 2 * BATCH_BYTES_MAX
 
@@ -66,6 +68,7 @@ class NoiseChannel:
         self._received = 0
         self._buffer = bytearray(IDLE_RECEIVE_BYTES)
         self._have = 0
+        self._small = 0  # receives in a row that a small buffer would have held
         self._plain: deque[bytes] = deque()
 
     def seal(self, parts: Sequence[bytes | memoryview], out: bytearray) -> int:
@@ -121,14 +124,19 @@ class NoiseChannel:
             if received == 0:
                 raise ConnectionLost("the peer closed the connection")
             self._have += received
+            if len(self._buffer) > IDLE_RECEIVE_BYTES:
+                self._small = 0 if received > IDLE_RECEIVE_BYTES else self._small + 1
             pieces = self._open_records()
             if pieces:
                 return pieces
 
     def _resize(self) -> None:
-        """Grow to full size when a receive filled the buffer."""
+        """Grow to full size when a receive filled the buffer; shrink when many needed little."""
         if len(self._buffer) < RECEIVE_BYTES and self._have == len(self._buffer):
             self._buffer.extend(bytes(RECEIVE_BYTES - len(self._buffer)))
+        elif self._small > SMALL_RECEIVES and self._have == 0:
+            self._buffer = bytearray(IDLE_RECEIVE_BYTES)
+            self._small = 0
 
     def _open_records(self) -> list[bytes]:
         buffer, end, at = self._buffer, self._have, 0

@@ -4,8 +4,10 @@
 `tier1_bytes_per_node`: what a node takes beside its model, from the growth between two sizes.
 `day10k_s`: CPU seconds for a day of 10,000 nodes, half of which come and go.
 `identical_runs`: runs of one seed, training included, that had the same trace; of how many.
+`tier2_realtime_ratio`, `tier2_mb_per_node`: see `services.py`.
+`flower_over_eigen`: see `flower.py`.
 
-With `--quick` everything is smaller: 200 nodes, an hour of 1,000 nodes, three runs.
+With `--quick` everything is smaller: 200 nodes, an hour of 1,000 nodes, three runs, 12 daemons.
 """
 
 import argparse
@@ -15,10 +17,13 @@ import time
 import tracemalloc
 from pathlib import Path
 
+from flower import flower
+from services import services
+
 from eigen.simulations.play import Play
 from eigen.simulations.scenario import Scenario, parse_scenario
 
-PARTS = ("events", "memory", "day", "identical")
+PARTS = ("events", "memory", "day", "identical", "services", "flower")
 
 COMMON = """
 name = "bench"
@@ -129,7 +134,14 @@ def main() -> None:
     parts = options.only.split(",")
     if unknown := set(parts) - set(PARTS):
         parser.error(f"--only: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
-    measure = {"events": events, "memory": memory, "day": day, "identical": identical}
+    measure = {
+        "events": events,
+        "memory": memory,
+        "day": day,
+        "identical": identical,
+        "services": services,
+        "flower": flower,
+    }
     figures: dict[str, float] = {}
     for part in parts:
         figures |= measure[part](options.quick)

@@ -200,7 +200,9 @@ class Plan:
     outage_s: tuple[float, float]
     power_cut: bool  # at the last kill everybody dies
     cuts: list[tuple[float, float, frozenset[Address]]]  # who is cut off from when to when
+    freezes: list[tuple[float, float, Address]]  # who stands still from when to when
     fired: list[tuple[float, Address]] = field(default_factory=list)
+    frozen: int = 0  # freezes that have begun, of nodes that were up
     cut: int = 0  # cuts that have begun
 
 
@@ -240,7 +242,11 @@ def draw(seed: int, *, overlap: bool) -> tuple[HeapNetwork, Plan, random.Random]
         at_s, for_s = more.uniform(0.1, 6.0), more.choice((0.3, 3.0, 30.0))
         some = frozenset(more.sample(everybody, more.randint(1, len(everybody) - 1)))
         cuts.append((at_s, at_s + for_s, some))
-    plan = Plan(kills, rng.random() < 0.5, outage, rng.random() < 0.25, cuts)
+    freezes = []
+    for _ in range(more.choice((0, 0, 1, 2))):
+        at_s, for_s = more.uniform(0.1, 6.0), more.choice((0.5, 5.0, 50.0))
+        freezes.append((at_s, at_s + for_s, more.choice(everybody)))
+    plan = Plan(kills, rng.random() < 0.5, outage, rng.random() < 0.25, cuts, freezes)
     return network, plan, rng
 
 
@@ -274,7 +280,16 @@ def play(seed: int, limit_s: float = 4_000.0, *, overlap: bool = False) -> tuple
     for begin_s, end_s, some in plan.cuts:
         network.schedule(begin_s, partial(cut, some))
         network.schedule(end_s, partial(cut, frozenset()))
-    heals_s = max((end_s for _, end_s, _ in plan.cuts), default=0.0)
+
+    def freeze(address: Address) -> None:
+        if network.nodes[address].alive:
+            plan.frozen += 1
+            network.freeze(address)
+
+    for begin_s, end_s, address in plan.freezes:
+        network.schedule(begin_s, partial(freeze, address))
+        network.schedule(end_s, partial(network.thaw, address))
+    heals_s = max((end_s for _, end_s, _ in [*plan.cuts, *plan.freezes]), default=0.0)
     network.hooks.append(faults)
     planned = len(plan.kills)
     while network.now < limit_s:

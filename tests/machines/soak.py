@@ -29,6 +29,7 @@ def survive(seed: int, seen: Counter[str], *, groups: bool, overlap: bool) -> No
     seen["kills"] += len(plan.fired)
     seen["power cuts"] += plan.power_cut
     seen["partitions"] += plan.cut
+    seen["freezes"] += plan.frozen
     seen["wrong clocks"] += sum(node.clock is not None for node in network.nodes.values())
     seen["lost messages"] += network.lost
     seen["doubled messages"] += network.doubled

@@ -585,6 +585,18 @@ def test_who_did_not_commit_vote_or_step_is_not_credited() -> None:
     assert [c.account for c in outcome_of(effects).record.trainers] == [A]
 
 
+def test_who_holds_another_checkpoint_by_its_own_word_is_not_waited_for() -> None:
+    voice = opened()
+    for name in (A, B, C):
+        voice.hear(name, commitment(name))
+        voice.hear(name, ResultVote(AT, digest(SEAT), RESULTS))
+    voice.tell(Audited(AT, NEXT))
+    assert published(voice.hear(A, StepNotice(AT, NEXT))) == []
+    assert published(voice.hear(B, StepNotice(AT, Cid(RUN.genesis)))) == []
+    effects = voice.hear(C, StepNotice(AT, NEXT))
+    assert [c.account for c in outcome_of(effects).record.trainers] == [A, C]
+
+
 def test_a_failed_audit_proposes_nothing_and_gives_the_attempt_up_at_once() -> None:
     voice = opened()
     for name in (A, B, C):

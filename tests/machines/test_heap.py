@@ -43,6 +43,7 @@ FAULTS = (
     "kills",
     "power cuts",
     "partitions",
+    "freezes",
     "wrong clocks",
     "lost messages",
     "doubled messages",

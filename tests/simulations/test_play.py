@@ -79,7 +79,14 @@ def test_one_seed_is_one_trace_in_another_process_too(model: str) -> None:
 
 @pytest.mark.parametrize(
     "behaviour",
-    ["equivocating", "withholding-owner", "spoiling-owner", "selective-sender", "silent-witness"],
+    [
+        "equivocating",
+        "withholding-owner",
+        "spoiling-owner",
+        "selective-sender",
+        "silent-witness",
+        "spam",
+    ],
 )
 def test_rounds_go_on_with_two_of_eight_who(behaviour: str) -> None:
     assert held(Play(small(behaviour=behaviour)).run())
@@ -122,3 +129,43 @@ def test_who_joins_late_is_seated_and_a_frozen_fifth_stops_nobody() -> None:
     assert early
     assert later
     assert max(early) < max(later)
+
+
+def test_nodes_come_and_go_as_a_trace_says() -> None:
+    text = SMALL.format(seed=3, model="cost", behaviour="honest", most=1.0).replace(
+        'name = "trainers"\ncount = 6',
+        'name = "trainers"\ncount = 6\ntraces = [[0, 20, 40, 86400], [30]]',
+    )
+    play = Play(parse_scenario(text.replace("rounds = 4", "rounds = 60"), Path("traced.toml")))
+    network = play.network
+    seen: list[tuple[float, str, str]] = []
+    network.watch = lambda what, who: seen.append((network.now, network.devices[who].name, what))
+    assert held(play.run())
+    first, second = ([(at, what) for at, name, what in seen if name == n] for n in NAMES)
+    assert first == [(20.0, "down"), (40.0, "up")]
+    assert second == [(30.0, "up")]
+    assert max(len(record.trainers) for record in play.records.values()) == 8
+
+
+NAMES = ("trainers-4", "trainers-5")
+
+
+def test_lines_downwards_take_their_time() -> None:
+    took = []
+    for mbit in (0.0, 1.0):
+        text = SMALL.format(seed=3, model="cost", behaviour="honest", most=1.0).replace(
+            'name = "trainers"\n', f'name = "trainers"\ndownload_mbit = {mbit}\n'
+        )
+        took.append(Play(parse_scenario(text, Path("slow.toml"))).run().virtual_s)
+    assert took[1] > took[0] + 4 * 1.0  # a model of 1,000,000 values at 2 bits, both ways, a round
+
+
+def test_a_validator_that_donates_forged_heads_keeps_nobody_out() -> None:
+    text = SMALL.format(seed=3, model="cost", behaviour="honest", most=1.0).replace(
+        'role = "validator"\ncount = 3',
+        'role = "validator"\ncount = 3\n\n[[nodes]]\nname = "donor"\nrole = "validator"\n'
+        'behaviour = "lying-donor"\n\n[[faults]]\nat_s = 5\nwhat = "kill"\n'
+        'nodes = "trainers"\nshare = 0.5\nfor_s = 20',
+    )
+    play = Play(parse_scenario(text.replace("rounds = 4", "rounds = 30"), Path("donor.toml")))
+    assert held(play.run())

@@ -62,7 +62,7 @@ def test_defaults_are_a_whole_scenario() -> None:
         ),
         (
             HEAD + NODES + '[[expect]]\nwhat = "accuracy"\n',
-            'only run.model = "digits" has an accuracy',
+            'run.model = "cost" has no accuracy',
         ),
         (
             HEAD + "[nodes]\ncount = 1\n",
