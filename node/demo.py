@@ -54,6 +54,9 @@ source = "digits"
 shards = {trainers}
 sealed = true
 
+[pay]
+replay_percent = 25
+
 [inner]
 steps = 30
 batch = 32
@@ -107,6 +110,7 @@ async def run_demo(config: DemoConfig, tell: Tell) -> DemoResult:
         tell("peers", f"{len(network.nodes)} nodes, all connected: libp2p, Noise, Yamux, gossipsub")
         await _vote(network, config, tell)
         await _train(network, config, tell)
+        _tell_replays(network, tell)
         roots = await _settled(network, config)
         tell("ledger", f"{len(roots)} round roots on chain, each attested by the validators")
         claims = await _claim(network)
@@ -227,6 +231,17 @@ async def _claim(network: LocalNetwork) -> dict[str, dict[str, Any]]:
         for node in network.nodes:
             nursery.start_soon(claim, node)
     return claims
+
+
+def _tell_replays(network: LocalNetwork, tell: Tell) -> None:
+    """What validators did again, and what that showed."""
+    shown = [one for node in network.validators for one in network.run_of(node)["replayed"]]
+    sound = sum(one["finding"] == "sound" for one in shown)
+    furthest = max((one["deviation"] for one in shown), default=0.0)
+    tell(
+        "proofs",
+        f"validators replayed {len(shown)} drawn rounds, {sound} sound (off {furthest:.0e})",
+    )
 
 
 async def _replicas_identical(network: LocalNetwork) -> bool:

@@ -46,6 +46,7 @@ from eigen.protocol.effects import (
     Received,
     Repair,
     Replay,
+    Replayed,
     ResultArrived,
     SeatOpened,
     SendGroup,
@@ -134,6 +135,7 @@ class RunDriver:
         self.evidence = EvidenceLog()
         self.proofs = Proofs(context, ports, self.exchange, self.evidence)
         self.replayer = Replayer(context, ports, self.exchange)
+        self.replayed: dict[Check, Replayed] = {}  # here, since the node started
         self._replaying: set[Check] = set()
         self.sync = HeadSync(
             context,
@@ -346,7 +348,9 @@ class RunDriver:
             return
         self._replaying.add(check)
         try:
-            self.post(await self.replayer.replay(check))
+            shown = await self.replayer.replay(check)
+            self.replayed[check] = shown
+            self.post(shown)
         except NOT_REPLAYED as error:
             log.info("a round cannot be replayed yet", round=check.round, why=str(error))
         finally:
@@ -415,8 +419,11 @@ class RunDriver:
         """See `Exchange.serve_part`; of a round that is over, a part that is replayed."""
         try:
             return self.exchange.serve_part(query)
-        except RequestRefused:
-            return encode(await self.proofs.part(query))
+        except RequestRefused as refusal:
+            try:
+                return encode(await self.proofs.part(query))
+            except RequestRefused:
+                raise refusal from None
 
     async def open_residuals(self, query: OpeningQuery) -> Opening:
         """See `Proofs.opening`; waits until this node knows that the round is over, as peers do."""

@@ -155,6 +155,18 @@ class Methods:
                 }
                 for n, r in driver.history.items()
             },
+            "held": str(sum(p.held for p in record.payouts) if record else 0),
+            "checks": len(record.checks) if record else 0,
+            "ejected": [format_address(a) for a in record.ejected] if record else [],
+            "replayed": [
+                {
+                    "round": check.round,
+                    "trainer": format_address(check.trainer),
+                    "finding": shown.finding.name.lower(),
+                    "deviation": shown.deviation,
+                }
+                for check, shown in driver.replayed.items()
+            ],
             "payouts": {format_address(a): str(v) for a, v in earned.items()},
             "figures": {
                 str(n): {"loss": f.loss, "accuracy": f.accuracy} for n, f in figures.items()

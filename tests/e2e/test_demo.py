@@ -29,4 +29,5 @@ def test_the_demo_trains_settles_and_pays() -> None:
     assert said["chain"].startswith("anvil")
     claims = said["claims"]
     assert len({c["account"] for c in claims}) == len({c["tx"] for c in claims}) == 6
-    assert sum(int(c["amount"]) for c in claims) == 6 * 100 * 10**18
+    claimed, rewards = sum(int(c["amount"]) for c in claims), 6 * 100 * 10**18
+    assert rewards - 6 * len(claims) <= claimed <= rewards  # what division leaves is not paid
