@@ -67,15 +67,18 @@ def show(invocation: Invocation, proof: str, out: Path | None) -> None:
 def verify(invocation: Invocation, proof: str, replay: bool) -> None:
     """Verify PROOF: the beginning of an id that the running node knows, or a file.
 
-    A file needs this home's network file and nothing else: signatures, seat, record and the
-    validators' attestations are checked off line. With --replay the running validator asks the
+    A file needs this home's network file and nothing else: signatures, seat, record and
+    attestations are checked off line. Who the DAO's validators are the ledger tells. With --replay the running validator asks the
     trainer for its update and does the work again. Ends with status 0 if the proof holds.
     """
     found, _ = _find(invocation, proof)
     shown = _check(invocation, found)
     _tell(shown, found)
     if not replay:
-        click.echo("verdict: the signatures hold; whether the work was done a replay would show")
+        click.echo(
+            "verdict: all parts fit and are signed; that the signers are the DAO's validators the "
+            "ledger tells, and that the work was done a replay"
+        )
         return
     at = found.record.attempt
     result = call_daemon(
