@@ -76,9 +76,9 @@ def verify(invocation: Invocation, proof: str, replay: bool) -> None:
     _tell(shown, found)
     if not replay:
         click.echo(
-            "verdict: all parts fit and are signed; that the signers are the DAO's validators the "
-            "ledger tells, and that the work was done a replay"
-        )
+        click.echo("verdict: all parts fit and are signed")
+        click.echo("not shown: that the signers are the DAO's validators (see its ledger), and that")
+        click.echo("the work was done (--replay)")
         return
     at = found.record.attempt
     result = call_daemon(
