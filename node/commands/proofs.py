@@ -68,17 +68,17 @@ def verify(invocation: Invocation, proof: str, replay: bool) -> None:
     """Verify PROOF: the beginning of an id that the running node knows, or a file.
 
     A file needs this home's network file and nothing else: signatures, seat, record and
-    attestations are checked off line. Who the DAO's validators are the ledger tells. With --replay the running validator asks the
-    trainer for its update and does the work again. Ends with status 0 if the proof holds.
+    attestations are checked off line. Who the DAO's validators are the ledger tells. With
+    --replay the running validator asks the trainer for its update and does the work again.
+    Ends with status 0 if the proof holds.
     """
     found, _ = _find(invocation, proof)
     shown = _check(invocation, found)
     _tell(shown, found)
     if not replay:
-        click.echo(
         click.echo("verdict: all parts fit and are signed")
-        click.echo("not shown: that the signers are the DAO's validators (see its ledger), and that")
-        click.echo("the work was done (--replay)")
+        click.echo("not shown: that the signers are the DAO's validators (see its ledger),")
+        click.echo("nor that the work was done (see --replay)")
         return
     at = found.record.attempt
     result = call_daemon(
