@@ -70,7 +70,8 @@ def verify(invocation: Invocation, proof: str, replay: bool) -> None:
     A file needs this home's network file and nothing else: signatures, seat, record and
     attestations are checked off line. Who the DAO's validators are the ledger tells. With
     --replay the running validator asks the trainer for its update and does the work again,
-    which is possible while the round is drawn and its check is due. Ends with status 0 if the proof holds.
+    which is possible while the round is drawn and its check is due. Ends with status 0 if
+    the proof holds.
     """
     found, _ = _find(invocation, proof)
     shown = _check(invocation, found)
