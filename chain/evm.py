@@ -237,15 +237,7 @@ class EvmChain(Chain):
 
     def round_digest(self, root: RoundRoot) -> Digest:
         """EIP-712 digest of a `RoundRoot` for this ledger."""
-        return statements.round_root_digest(
-            self._ledger_domain,
-            run=root.run,
-            round_=root.round,
-            checkpoint=root.checkpoint,
-            record=root.record,
-            payout_root=root.payout_root,
-            payout_total=root.payout_total,
-        )
+        return root.signed_digest(self._ledger_domain)
 
     # Writes -----------------------------------------------------------------------------------
 

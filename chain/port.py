@@ -19,8 +19,13 @@ ChainError
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Never, Protocol
+from typing import Never, Protocol, Self
 
+from eigen.crypto.eip712 import Domain
+from eigen.crypto.statements import round_root_digest
+from eigen.protocol.cid import digest_of
+from eigen.protocol.context import PayoutRoot
+from eigen.protocol.messages import RoundRecord, digest
 from eigen.protocol.types import Address, Digest, RunId
 
 
@@ -157,6 +162,30 @@ class RoundRoot:
     record: Digest  # SHA-256 inside the round record's CID
     payout_root: Digest  # keccak Merkle root over (account, cumulative amount)
     payout_total: int  # sum of all cumulative amounts, base units
+
+    @classmethod
+    def of(cls, record: RoundRecord, payout_root: PayoutRoot) -> Self:
+        """What validators attest of a record."""
+        return cls(
+            record.attempt.run,
+            record.attempt.round,
+            digest_of(record.checkpoint),
+            digest(record),
+            payout_root(record.payouts),
+            sum(p.cumulative for p in record.payouts),
+        )
+
+    def signed_digest(self, ledger: Domain) -> Digest:
+        """What an attestation of it signs (EIP-712), for the ledger of this domain."""
+        return round_root_digest(
+            ledger,
+            run=self.run,
+            round_=self.round,
+            checkpoint=self.checkpoint,
+            record=self.record,
+            payout_root=self.payout_root,
+            payout_total=self.payout_total,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Final, Self
 
 from eigen.crypto.errors import MerkleError
 from eigen.crypto.hashing import keccak256
+from eigen.protocol.messages import Payout
 from eigen.protocol.types import Address, Digest
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "InclusionProof",
     "PayoutTree",
     "leaf_hash",
+    "payout_root",
     "verify_inclusion",
     "verify_payout",
 ]
@@ -191,6 +193,11 @@ class PayoutTree:
             path.append(self._nodes[place + 1 if place & 1 else place - 1])
             place = (place - 1) // 2
         return tuple(path)
+
+
+def payout_root(payouts: Iterable[Payout]) -> Digest:
+    """The root that the ledger checks claims against, of a record's payout table."""
+    return PayoutTree({payout.account: payout.cumulative for payout in payouts}).root
 
 
 def verify_payout(root: Digest, account: Address, cumulative: int, proof: Sequence[Digest]) -> bool:

@@ -20,11 +20,11 @@ from eigen.node.retention import Row
 from eigen.node.run_ports import RunPorts
 from eigen.protocol import limits
 from eigen.protocol.checks import due
-from eigen.protocol.cid import RAW, cid_of, digest_of
+from eigen.protocol.cid import RAW, cid_of
 from eigen.protocol.context import RunContext
 from eigen.protocol.effects import Adopt
 from eigen.protocol.head import HeadMachine
-from eigen.protocol.messages import Attestation, RoundRecord, digest
+from eigen.protocol.messages import Attestation, RoundRecord
 from eigen.protocol.requests import (
     EVIDENCE,
     EVIDENCE_BYTES_MAX,
@@ -76,14 +76,7 @@ class HeadSync:
     # attestations ---------------------------------------------------------------------------------
     def root_of(self, record: RoundRecord) -> RoundRoot:
         """What validators attest of a record."""
-        return RoundRoot(
-            self._context.run,
-            record.attempt.round,
-            digest_of(record.checkpoint),
-            digest(record),
-            self._context.payout_root(record.payouts),
-            sum(p.cumulative for p in record.payouts),
-        )
+        return RoundRoot.of(record, self._context.payout_root)
 
     def signed_digest(self, attestation: Attestation) -> Digest:
         """What an attestation's EIP-712 signature must cover."""

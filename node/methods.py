@@ -185,11 +185,11 @@ class Methods:
             head = driver.head.head
             due = {(c.round, c.trainer) for c in head.checks} if head else set()
             ejected = head.ejected if head else ()
-            for round_, trainer in await driver.proofs.known():
+            for (round_, trainer), name in (await driver.proofs.known()).items():
                 state = "ejected" if trainer in ejected else "credited"
                 rows.append(
                     {
-                        "id": (await driver.proofs.named(round_, trainer)).hex(),
+                        "id": name.hex(),
                         "run": run.hex(),
                         "round": round_,
                         "trainer": format_address(trainer),
@@ -204,8 +204,8 @@ class Methods:
         found = [
             (driver, round_, trainer)
             for driver in self._rounds.drivers.values()
-            for round_, trainer in await driver.proofs.known()
-            if (await driver.proofs.named(round_, trainer)).hex().startswith(wanted)
+            for (round_, trainer), name in (await driver.proofs.known()).items()
+            if name.hex().startswith(wanted)
         ]
         if not wanted or len(found) != 1:
             text = f"{len(found)} proofs match {wanted!r}; see: eigen proofs list"

@@ -12,8 +12,7 @@ from eigen.chain.port import RoundRoot
 from eigen.crypto.envelope import author_of
 from eigen.crypto.errors import BadSignature
 from eigen.crypto.identity import recover
-from eigen.crypto.merkle import PayoutTree
-from eigen.protocol.cid import digest_of
+from eigen.crypto.merkle import payout_root
 from eigen.protocol.limits import GOSSIP_MESSAGE_BYTES_MAX, SIGNATURE_BYTES, VALIDATORS_MAX
 from eigen.protocol.messages import Commitment, ContributionProof, Topic, digest
 from eigen.protocol.types import Address, Digest
@@ -76,16 +75,8 @@ def check_proof(
     credit = next((c for c in record.trainers if c.account == trainer), None)
     if credit is None or credit.commitment != digest(made):
         raise ProofRefused("record: it does not credit this commitment")
-    root = RoundRoot(
-        record.attempt.run,
-        record.attempt.round,
-        digest_of(record.checkpoint),
-        digest(record),
-        PayoutTree({p.account: p.cumulative for p in record.payouts}).root,
-        sum(p.cumulative for p in record.payouts),
-    )
     try:
-        signed = round_digest(root)
+        signed = round_digest(RoundRoot.of(record, payout_root))
         signers = tuple(sorted({recover(signed, one) for one in proof.attestations}))
     except BadSignature as error:
         raise ProofRefused(f"attestations: {error}") from error

@@ -210,16 +210,19 @@ class Proofs:
         return self._open[1]
 
     # showing --------------------------------------------------------------------------------------
-    async def known(self) -> list[tuple[int, Address]]:
-        """Rounds and trainers of which there are proofs here, in order."""
-        rows = await self._records.scan(COMMITMENT, self._context.run)
-        return sorted((int.from_bytes(k[32:40], "big"), Address(k[40:])) for k, _ in rows)
+    async def known(self) -> dict[tuple[int, Address], Digest]:
+        """Ids of the proofs that are here, by round and trainer, in order.
 
-    async def named(self, round_: int, trainer: Address) -> Digest:
-        """The id of a proof that is here: the digest of its commitment."""
-        said = await self._records.get(COMMITMENT, _key(self._context.run, round_) + trainer)
-        assert said is not None
-        return Digest(hashlib.sha256(decode(said, Envelope).payload).digest())
+        An id is the digest of the trainer's commitment.
+        """
+        rows = await self._records.scan(COMMITMENT, self._context.run)
+        found = {
+            (int.from_bytes(key[32:40], "big"), Address(key[40:])): Digest(
+                hashlib.sha256(decode(said, Envelope).payload).digest()
+            )
+            for key, said in rows
+        }
+        return dict(sorted(found.items()))
 
     async def proof(self, round_: int, trainer: Address) -> ContributionProof | None:
         """A trainer's proof of a round; None where it is not here."""

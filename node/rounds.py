@@ -10,7 +10,7 @@ from eigen.chain.port import RunOpened
 from eigen.config.network import Parameters
 from eigen.crypto.errors import BadSignature
 from eigen.crypto.identity import recover
-from eigen.crypto.merkle import PayoutTree
+from eigen.crypto.merkle import payout_root
 from eigen.node.driver import HISTORY_ROUNDS, RunDriver
 from eigen.node.evidence_log import run_of
 from eigen.node.fetch import ContentUnavailable
@@ -25,7 +25,7 @@ from eigen.protocol.context import Deadlines, RunContext
 from eigen.protocol.effects import PeerDown, PeerUp
 from eigen.protocol.limits import PENALTY_MALFORMED
 from eigen.protocol.membership import TRAINER
-from eigen.protocol.messages import Attestation, LocalWork, Payout, RoundRecord, Topic
+from eigen.protocol.messages import Attestation, LocalWork, RoundRecord, Topic
 from eigen.protocol.requests import (
     EVIDENCE,
     EXCHANGE,
@@ -46,7 +46,7 @@ from eigen.protocol.requests import (
     ResultQuery,
 )
 from eigen.protocol.run import RunSpec
-from eigen.protocol.types import Address, Digest, RunId
+from eigen.protocol.types import Address, RunId
 from eigen.protocol.wire import WireError, decode, encode
 from eigen.training.errors import TrainingError
 
@@ -59,11 +59,6 @@ LANE_IDLE_S = 60.0
 """A member that opened a lane and sends nothing for so long has gone."""
 EARLY_MAX = 512
 """Round messages held for runs that this node has not seen opened yet."""
-
-
-def payout_root(payouts: tuple[Payout, ...]) -> Digest:
-    """The ledger's Merkle root of a payout table."""
-    return PayoutTree({p.account: p.cumulative for p in payouts}).root
 
 
 class Rounds:

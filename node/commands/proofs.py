@@ -113,29 +113,13 @@ def _find(invocation: Invocation, name: str) -> tuple["ContributionProof", bytes
 
 
 def _check(invocation: Invocation, proof: "ContributionProof") -> "Shown":
-    from functools import partial
-
-    from eigen.chain.port import RoundRoot
-    from eigen.crypto.statements import ledger_domain, round_root_digest
+    from eigen.crypto.statements import ledger_domain
     from eigen.node.proof_file import ProofRefused, check_proof
-    from eigen.protocol.types import Digest
 
     network = invocation.network(invocation.load())
-    domain = ledger_domain(network.chain_id, network.contracts.ledger)
-    signs = partial(round_root_digest, domain)
-
-    def digest(root: RoundRoot) -> Digest:
-        return signs(
-            run=root.run,
-            round_=root.round,
-            checkpoint=root.checkpoint,
-            record=root.record,
-            payout_root=root.payout_root,
-            payout_total=root.payout_total,
-        )
-
+    ledger = ledger_domain(network.chain_id, network.contracts.ledger)
     try:
-        return check_proof(proof, network.network_id, digest)
+        return check_proof(proof, network.network_id, lambda root: root.signed_digest(ledger))
     except ProofRefused as error:
         raise UserError(f"verdict: no proof: {error}", ExitCode.FAILED) from error
 

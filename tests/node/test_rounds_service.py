@@ -18,14 +18,14 @@ from eigen.chain.port import Contracts
 from eigen.chain.provider import TrioHTTPProvider
 from eigen.config.network import Parameters
 from eigen.crypto.identity import Identity
-from eigen.crypto.merkle import CommitmentTree
+from eigen.crypto.merkle import CommitmentTree, payout_root
 from eigen.node.audit import AuditFailed
 from eigen.node.datasets import Dataset
 from eigen.node.driver import RunDriver
 from eigen.node.exchange import RESULTS_PER_SENDER_MAX, PartsMissing, part_digest
 from eigen.node.ports import BulkWriter, RequestRefused, RequestTimeout
 from eigen.node.retention import NOTED, ONCE_UNNAMED
-from eigen.node.rounds import Rounds, payout_root
+from eigen.node.rounds import Rounds
 from eigen.node.run_ports import RunPorts
 from eigen.node.states import StateFiles
 from eigen.node.worker import TrainingWorker
