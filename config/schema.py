@@ -101,6 +101,11 @@ class TrainingSection:
         kinds.integer(512, 16 * 1024 * 1024),
         "Memory of the training process, MiB. A round that needs more fails on this node.",
     )
+    nice: int = option(
+        10,
+        kinds.integer(0, 19),
+        "How far training gives way to other programs: the niceness of its process.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -257,6 +257,7 @@ def start_worker(home: Home) -> TrainingWorker:
         device=training.device,
         processes=training.processes,
         memory_bytes=training.memory_mb * 1024 * 1024,
+        nice=training.nice,
     )
 
 

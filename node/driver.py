@@ -64,6 +64,7 @@ from eigen.protocol.effects import (
     TrainFailed,
 )
 from eigen.protocol.head import HeadMachine
+from eigen.protocol.limits import READY_BEHIND_MAX
 from eigen.protocol.messages import (
     Attempt,
     Check,
@@ -169,8 +170,9 @@ class RunDriver:
 
     def hear(self, said: Said) -> None:
         """A signed round message or attestation of this run."""
-        ready = isinstance(said.message, StepNotice)  # for the next seat, where the round is over
-        if said in self.evidence or round_of(said.message) < self.head.round + (not ready):
+        late = isinstance(said.message, StepNotice)  # is for the next seat
+        oldest = self.head.round - READY_BEHIND_MAX if late else self.head.round + 1
+        if said in self.evidence or round_of(said.message) < oldest:
             return
         if isinstance(said.message, VALIDATORS_SAY) and said.author not in self.context.validators:
             return

@@ -241,6 +241,7 @@ class LocalNetwork:
                 "p2p.mdns": "false",
                 "validator.enabled": str(validator).lower(),
                 "training.enabled": str(not validator).lower(),
+                "training.nice": "0",  # the nodes are what this machine is for
                 "relay.enabled": str(validator).lower(),
                 "chain.poll_s": "0.5",
                 **place.settings,

@@ -14,6 +14,7 @@ Safety needs 2k > n + f where f validators lie; with k = ⌊n/2⌋ + 1 it holds 
     AUDITING --Audited--> CHECKED --outcome quorum--> ATTESTED --Adopted--> IDLE
 """
 
+from collections import deque
 from collections.abc import Callable
 from enum import Enum
 from typing import Any
@@ -97,7 +98,9 @@ class CommitteeMachine:
         self._trainers: dict[Address, int] = {}  # who may be seated, and their lines
         self._down = Unreachable()
         self._ahead = Early()
-        self._announced: set[Address] = set()  # who holds the last round's checkpoint
+        self._announced: set[Address] = set()  # who holds a checkpoint of late
+        self._checkpoints: deque[tuple[int, str]] = deque(maxlen=limits.READY_BEHIND_MAX + 1)
+        self._checkpoints.append((head.round, head.checkpoint))
         self._ready = {c.account for c in head.head.trainers} if head.head else set()
         self.checks = Checks(context, me)
         same_round = promises is not None and promises.round == head.round + 1
@@ -431,6 +434,7 @@ class CommitteeMachine:
         self._ready = self._announced | self.evidence.holding(event.record.checkpoint)
         self._ready |= {credit.account for credit in event.record.trainers}
         self._announced = set()
+        self._checkpoints.append((self.head.round, self.head.checkpoint))
         self._reset(Promises())
         ahead = self._ahead.take_all()
         effects: Effects = [Persist("promises", self.context.run, None)]
@@ -453,7 +457,7 @@ class CommitteeMachine:
         if round_ == self.head.round + 2:
             self._ahead.add(event.sender, said)  # gossip overtook this round's attestations
             return []
-        if round_ == self.head.round and isinstance(said, StepNotice):
+        if round_ <= self.head.round and isinstance(said, StepNotice):
             self._on_ready(event.sender, said)
             return []
         if round_ != self.head.round + 1:
@@ -461,8 +465,13 @@ class CommitteeMachine:
         return accept(self, event.sender, said, now)
 
     def _on_ready(self, trainer: Address, said: StepNotice) -> None:
-        """A trainer that came late to the last round holds its checkpoint by now."""
-        if said.checkpoint == self.head.checkpoint and trainer in self._trainers:
+        """A trainer that came late to a round holds its checkpoint by now.
+
+        Where fetching takes longer than a round, it will be as far behind when it is seated, and
+        that round waits for it; the next ones do not.
+        """
+        held = (said.attempt.round, said.checkpoint)
+        if held in self._checkpoints and trainer in self._trainers:
             self._announced.add(trainer)
             self._ready.add(trainer)
 

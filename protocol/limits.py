@@ -88,6 +88,8 @@ ATTEMPTS_REMEMBERED = 4
 """Attempts of one round whose evidence is kept."""
 ATTEMPTS_OF_ALL = 2
 """Attempts that seat all trainers; later ones leave one out in turn, in case it spoils them."""
+READY_BEHIND_MAX = 2
+"""A trainer is seated that holds a checkpoint of so many rounds ago: its fetch takes that long."""
 EARLY_MAX = 1024
 """Statements held for an attempt or a round that is not open here yet: over two seats' worth."""
 UPLOAD_MAX = 2**32

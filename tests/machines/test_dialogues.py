@@ -739,6 +739,25 @@ def test_a_leader_waits_for_nobody_who_does_not_hold_the_checkpoint() -> None:
     assert [m.trainer for m in seat.members] == [B, C], "too few would be left"
 
 
+@pytest.mark.parametrize(("behind", "seated"), [(0, True), (2, True), (3, False)])
+def test_who_takes_longer_than_a_round_to_fetch_a_checkpoint_is_seated_all_the_same(
+    behind: int, seated: bool
+) -> None:
+    heads = [record(n, trainers=(Credit(A, 100, 1), Credit(B, 100, 1))) for n in range(1, 5)]
+    head = HeadMachine(RUN, heads[0])
+    seed = round_seed(RUN.seed, 5, digest(heads[-1]))
+    voice = Voice(CommitteeMachine(RUN, leader(seed, 0, RUN.validators), head))
+    for told in heads[1:]:
+        head.handle(Adopted(told), 0.0)
+        voice.tell(Adopted(told))
+    fetched = heads[-1 - behind]
+    voice.machine._trainers = dict.fromkeys((A, B, C), 0)
+    voice.hear(C, StepNotice(fetched.attempt, Cid(fetched.checkpoint)))
+    told = published(voice.tell(MembershipChanged((A, B, C), (0, 0, 0))))
+    [seat] = [message for message in told if isinstance(message, SeatProposal)]
+    assert [m.trainer for m in seat.members] == [A, B, *([C] if seated else [])]
+
+
 def test_what_only_validators_may_say_is_blamed_on_others() -> None:
     voice = opened()
     for message in (SEAT, VOTE, Timeout(AT, ()), OutcomeVote(AT, Digest(bytes(32)))):
