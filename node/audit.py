@@ -4,7 +4,7 @@ It asks authors and owners for what was committed to. Which rounds to audit is t
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import trio
@@ -33,11 +33,15 @@ INPUTS_AT_ONCE = 32
 each."""
 
 
-_Inputs = list[tuple[Address, bytes, int]]
+Inputs = list[tuple[Address, bytes, int]]
 """Whose it is, the encoded part, and the samples behind it."""
 
 
-def _plain(inputs: _Inputs) -> list[tuple[bytes, int]]:
+Seen = Callable[[int, Sequence[Inputs], bytes], None]
+"""Told of a part, the inputs of each group, and the result."""
+
+
+def _plain(inputs: Inputs) -> list[tuple[bytes, int]]:
     return [(data, samples) for _, data, samples in inputs]
 
 
@@ -72,9 +76,10 @@ class Auditor:
         self._slow: set[Address] = set()
         self._asking = trio.CapacityLimiter(INPUTS_AT_ONCE)
 
-    async def audit(self, effect: Audit) -> Audited:
+    async def audit(self, effect: Audit, seen: Seen | None = None) -> Audited:
         """Repeat the aggregation from committed inputs, then the outer step.
 
+        `seen` is given each part's inputs and result once they are found to be right.
         Raises `AuditFailed` where a result does not follow from what its inputs' authors committed
         to, or where inputs cannot be had; `PartsMissing` where results cannot; `ContentUnavailable`
         where the base or what it left over cannot.
@@ -91,6 +96,8 @@ class Auditor:
             async with at_once:
                 inputs = await self._committed_inputs(effect, part)
                 again = await self._aggregated_again(effect, part, inputs)
+                if seen is not None:
+                    seen(part, inputs, results[part])
                 if part in weighed:
                     worth.update(await self._contributions(part, inputs, results[part]))
                 if self._carries:
@@ -108,13 +115,13 @@ class Auditor:
         await self._exchange.note(attempt.round, named, *whole.parts)
         return Audited(attempt, checkpoint, (named,), contributions=contributions)
 
-    async def _committed_inputs(self, effect: Audit, part: int) -> list[_Inputs]:
+    async def _committed_inputs(self, effect: Audit, part: int) -> list[Inputs]:
         """What the included members of each group committed to."""
         groups = seat_groups(self._context, effect.seat)
         return [await self._inputs(effect, part, group) for group in groups]
 
     async def _aggregated_again(
-        self, effect: Audit, part: int, by_group: list[_Inputs]
+        self, effect: Audit, part: int, by_group: list[Inputs]
     ) -> PartAverage:
         """One part from its committed inputs, if it comes to the same."""
         carried = await self._exchange.carried_state(effect.carried, part)
@@ -144,7 +151,7 @@ class Auditor:
         return range(int.from_bytes(effect.results[0].digest[:4], "big") % step, count, step)
 
     async def _contributions(
-        self, part: int, by_group: list[_Inputs], result: bytes
+        self, part: int, by_group: list[Inputs], result: bytes
     ) -> dict[Address, int]:
         inputs = [one for inputs in by_group for one in inputs]
         found = await self._worker.contributions(self._context.spec, part, _plain(inputs), result)
@@ -160,7 +167,7 @@ class Auditor:
         step = max(1, -(-count // AUDIT_PARTS_MAX))
         return range(int.from_bytes(self._me[:4], "big") % step, count, step)
 
-    async def _inputs(self, effect: Audit, part: int, group: Sequence[Address]) -> _Inputs:
+    async def _inputs(self, effect: Audit, part: int, group: Sequence[Address]) -> Inputs:
         """What a group's included members committed to, with sample counts, in seat order."""
         made = dict(effect.commitments)
         holders = gatherers(self._context, effect.seat, group)[part]

@@ -14,6 +14,7 @@ from eigen.node.audit import AuditFailed, Auditor
 from eigen.node.evidence_log import VALIDATORS_SAY, EvidenceLog, round_of
 from eigen.node.exchange import Exchange, PartsMissing
 from eigen.node.fetch import ContentUnavailable
+from eigen.node.gaps import Gaps, RoundUpdates
 from eigen.node.gossip import Said
 from eigen.node.head_sync import HeadSync
 from eigen.node.lanes import Lanes
@@ -57,6 +58,7 @@ from eigen.protocol.effects import (
     Step,
     StepFailed,
     Stepped,
+    Suspected,
     TimerFired,
     Train,
     TrainAhead,
@@ -136,6 +138,7 @@ class RunDriver:
         self.evidence = EvidenceLog()
         self.proofs = Proofs(context, ports, self.exchange, self.evidence)
         self.replayer = Replayer(context, ports, self.exchange)
+        self.gaps = Gaps(context, ports)
         self.replayed: dict[Check, Replayed] = {}  # here, since the node started
         self._replaying: set[Check] = set()
         self.sync = HeadSync(
@@ -202,6 +205,7 @@ class RunDriver:
             self._finish_round(event.record)
             await self.updates.forget_before(event.record.attempt.round)
             await self.proofs.forget(event.record)
+            self.gaps.adopted(event.record)
         now, watch = trio.current_time(), self.ports.watch
         watch(self.me, event)
         for machine in (self.head, self.trainer, self.committee):
@@ -331,9 +335,10 @@ class RunDriver:
             self.post(Stepped(effect.attempt, checkpoint))
 
     async def _audit(self, effect: Audit) -> None:
-        attempt = effect.seat.attempt
+        attempt, updates = effect.seat.attempt, RoundUpdates(effect.seat)
         try:
-            self.post(await self.auditor.audit(effect))
+            seen = updates.add if self.gaps.wanted else None
+            self.post(await self.auditor.audit(effect, seen))
         except (
             AuditFailed,
             PartsMissing,
@@ -343,6 +348,9 @@ class RunDriver:
         ) as error:
             suspects = error.suspects if isinstance(error, AuditFailed) else ()
             self.post(Audited(attempt, Cid(""), (), str(error), suspects))
+            return
+        if self.gaps.wanted:
+            self.post(Suspected(await self.gaps.suspects(updates)))
 
     async def _replay(self, check: Check) -> None:
         """Once at a time: the machine asks again each round, and a replay may take several."""

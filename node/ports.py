@@ -19,6 +19,7 @@ from eigen.training.replay import Claimed, Opened
 from eigen.training.results import (
     Encoded,
     Evaluation,
+    Gap,
     LocalDelta,
     LocalUpdate,
     PartAverage,
@@ -378,6 +379,21 @@ class Trainer(Protocol):
         claimed: Claimed,
     ) -> Replay:
         """See `Engine.replay`. Other calls do not wait for it."""
+        ...
+
+    async def gap(
+        self,
+        spec: RunSpec,
+        base: bytes | Files,
+        parts: Sequence[bytes],
+        shards: Sequence[bytes],
+        order_seed: bytes,
+        fresh: Sequence[bytes],
+        seed: bytes,
+        *,
+        average: Sequence[bytes],
+    ) -> Gap:
+        """See `Engine.gap`. Other calls do not wait for it."""
         ...
 
     async def outer_step(

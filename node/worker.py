@@ -292,9 +292,9 @@ class TrainingWorker:
         *,
         timeout_s: float = CALL_TIMEOUT_S,
     ) -> Gap:
-        """See `Engine.gap`."""
+        """See `Engine.gap`. In the child of `local_steps`: other calls do not wait for it."""
         values = [base, parts, shards, order_seed, fresh, seed, count, own, average]
-        return Gap(*await self._call("gap", spec, values, timeout_s))
+        return Gap(*await self._call_beside("gap", spec, values, timeout_s))
 
     async def outer_step(
         self,

@@ -5,6 +5,9 @@ knows who is drawn before all are committed. A check that is drawn stays due in 
 follow until an examiner finds the round sound, or a quorum finds it false. The first examiner is
 drawn with the check; the next one joins in after each `ROUNDS_PER_EXAMINER` rounds, or at once
 where the one before is not sure. What one validator calls false all the others replay.
+
+Besides, a leader may name a few trainers of the round whom it suspects: their checks are in the
+round's own record, so that they learn of it when they have committed.
 """
 
 from collections.abc import Iterable
@@ -28,6 +31,8 @@ ROUNDS_PER_EXAMINER = 2
 """How long an examiner may be silent before the next one joins in: a replay takes about a round."""
 UNSURE_ENOUGH = 2
 """Examiners who cannot tell: the trainer has the benefit of the doubt."""
+TRAINERS_PER_SUSPECT = 16
+"""A leader may name one of a round's trainers, and one more of so many: replays cost validators."""
 
 
 def drawn(context: RunContext, record: RoundRecord) -> tuple[Check, ...]:
@@ -48,7 +53,19 @@ def due(context: RunContext, record: RoundRecord | None) -> tuple[Check, ...]:
     """What is to be replayed after a record, oldest first, as many as there is room for."""
     if record is None:
         return ()
-    return (*record.checks, *drawn(context, record))[: limits.CHECKS_MAX]
+    by_chance = (c for c in drawn(context, record) if c not in record.checks)
+    return (*record.checks, *by_chance)[: limits.CHECKS_MAX]
+
+
+def named(record: RoundRecord) -> frozenset[Address]:
+    """Whom the leader of a round named for being suspected."""
+    return frozenset(c.trainer for c in record.checks if c.round == record.attempt.round)
+
+
+def may_name(context: RunContext, round_: int, credited: int) -> int:
+    """How many of a round's credited trainers its leader may name."""
+    replayed = context.spec.pay.replay_bps and round_ < context.spec.rounds
+    return 1 + credited // TRAINERS_PER_SUSPECT if replayed and credited else 0
 
 
 def examiners(context: RunContext, check: Check) -> list[Address]:
@@ -66,10 +83,12 @@ class Checks:
         self._due: tuple[Check, ...] = ()
         self._verdicts: dict[Check, dict[Address, Verdict]] = {}
         self._asked: set[Check] = set()
+        self._suspects: set[Address] = set()
 
     def begin_round(self, record: RoundRecord, attempt: Attempt) -> list[Effect]:
         """A record is adopted: begin what is due, and say again what is not in it yet."""
         self._due = due(self.context, record)
+        self._suspects -= named(record)  # their replay says more
         kept = set(self._due)
         self._verdicts = {c: said for c, said in self._verdicts.items() if c in kept}
         self._asked &= self._verdicts.keys()  # what could not be replayed is tried again
@@ -149,6 +168,17 @@ class Checks:
         """Whether something is due on which there is no conclusion yet."""
         concluded, false = self.sound(round_), self.false()
         return any(c not in concluded and c.trainer not in false for c in self._due)
+
+    # suspicion ------------------------------------------------------------------------------------
+    def suspect(self, trainers: Iterable[Address]) -> None:
+        """Whom our own measurements tell of; as many as a seat can have, the latest."""
+        self._suspects = set(trainers)
+
+    def suspects(self, round_: int, credited: frozenset[Address]) -> frozenset[Address]:
+        """Those to name among a round's credited trainers, as many as we may."""
+        awaited = {check.trainer for check in self._due}
+        found = sorted((self._suspects & credited) - awaited)
+        return frozenset(found[: may_name(self.context, round_, len(credited))])
 
     def after(self, closed: Iterable[Check], ejected: Iterable[Address]) -> tuple[Check, ...]:
         """What stays due once these are closed, and checks of these trainers with them."""

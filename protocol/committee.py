@@ -41,6 +41,7 @@ from eigen.protocol.effects import (
     SeatOpened,
     SetTimer,
     Started,
+    Suspected,
     TimerFired,
 )
 from eigen.protocol.evidence import Equivocation, RoundEvidence, WrongBase
@@ -315,6 +316,10 @@ class CommitteeMachine:
     def _on_replayed(self, event: Replayed, now: float) -> Effects:
         return self.checks.replayed(event, self.attempt) + self._progress(self.number, now)
 
+    def _on_suspected(self, event: Suspected, _now: float) -> Effects:
+        self.checks.suspect(event.trainers)
+        return []
+
     def _on_verdict(self, sender: Address, verdict: Verdict, now: float) -> Effects:
         return self.checks.add(sender, verdict) + self._progress(self.number, now)
 
@@ -333,7 +338,8 @@ class CommitteeMachine:
             return []
         watching = self.evidence.seated_by(number)
         sound, false = self.checks.sound(round_), self.checks.false()
-        record = self.evidence.record(number, credited, watching, sound, false)
+        suspects = self.checks.suspects(round_, credited)
+        record = self.evidence.record(number, credited, watching, sound, false, suspects)
         return self._propose(Outcome(self.attempt, record), now)
 
     def _propose(self, outcome: Outcome, now: float) -> Effects:
@@ -492,6 +498,7 @@ CommitteeMachine.TRANSITIONS = {
     MembershipChanged: CommitteeMachine._on_membership,
     Audited: CommitteeMachine._on_audited,
     Replayed: CommitteeMachine._on_replayed,
+    Suspected: CommitteeMachine._on_suspected,
     Adopted: CommitteeMachine._on_adopted,
     TimerFired: CommitteeMachine._on_timer,
     PeerDown: CommitteeMachine._on_down,

@@ -382,6 +382,13 @@ class Audited:
 
 
 @dataclass(frozen=True, slots=True)
+class Suspected:
+    """Trainers whose updates of late do not show, by the loss gap, what they were to learn."""
+
+    trainers: tuple[Address, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Replayed:
     """A trainer's round was trained once more: what that showed, see `Verdict`."""
 
@@ -422,6 +429,7 @@ Event = (
     | StepFailed
     | Audited
     | Replayed
+    | Suspected
     | Adopted
     | MembershipChanged
 )

@@ -268,17 +268,20 @@ class RoundEvidence:
         validators: frozenset[Address],
         closed: frozenset[Check],
         ejected: frozenset[Address],
+        suspects: frozenset[Address],
     ) -> RoundRecord:
         """The record of an audited attempt that pays these trainers and validators.
 
-        `closed` are checks found sound, `ejected` are trainers found false since the last round.
+        `closed` are checks found sound, `ejected` are trainers found false since the last round,
+        `suspects` those whose work of this round is to be replayed.
         """
         seat, spec = self.seats[number], self.context.spec
         work = [self._work(number, trainer) for trainer in sorted(credited)]
         trainers, watching = credits_of(spec, work, sorted(validators))
         _, holders = self.assign(self.members(number))
         gone = tuple(sorted(ejected | self.ejected))
-        checks = self.checks.after(closed, gone)
+        suspected = (Check(trainer, self.round) for trainer in sorted(suspects))
+        checks = (*self.checks.after(closed, gone), *suspected)[: limits.CHECKS_MAX]
         payouts = payouts_after(
             spec,
             self.round,

@@ -3,6 +3,7 @@
 Decides and counts; `committee` publishes, stores and attests.
 """
 
+from eigen.protocol.checks import may_name, named
 from eigen.protocol.context import RunContext
 from eigen.protocol.evidence import RoundEvidence
 from eigen.protocol.messages import Outcome, OutcomeVote, RoundRecord, digest
@@ -114,7 +115,12 @@ class Outcomes:
         closed = frozenset(checks.after(record.checks, record.ejected))
         if not closed <= checks.sound(evidence.round):
             return False
-        return evidence.record(shown, credited, watching, closed, ejected) == record
+        suspects = named(record)
+        if not suspects <= credited:
+            return False
+        if len(suspects) > may_name(self.context, evidence.round, len(credited)):
+            return False
+        return evidence.record(shown, credited, watching, closed, ejected, suspects) == record
 
 
 def misplaced(outcome: Outcome) -> bool:

@@ -27,6 +27,7 @@ from eigen.training.replay import Claimed, Opened
 from eigen.training.results import (
     Encoded,
     Evaluation,
+    Gap,
     LocalDelta,
     LocalUpdate,
     PartAverage,
@@ -100,6 +101,21 @@ class Arithmetic(Protocol):
         opened: Opened,
         claimed: Claimed,
     ) -> Replay:
+        """See `Engine`."""
+        ...
+
+    def gap(
+        self,
+        spec: RunSpec,
+        base: bytes,
+        parts: Sequence[bytes],
+        shards: Sequence[bytes],
+        order_seed: bytes,
+        fresh: Sequence[bytes],
+        seed: bytes,
+        *,
+        average: Sequence[bytes],
+    ) -> Gap:
         """See `Engine`."""
         ...
 
@@ -179,6 +195,21 @@ class Costed:
         claimed: Claimed,
     ) -> Replay:
         """Refused: a drawn update has no residual of which chunks could be compared."""
+        raise SpecError("pay.replay_bps", "must be 0 where nothing is trained")
+
+    def gap(
+        self,
+        spec: RunSpec,
+        base: bytes,
+        parts: Sequence[bytes],
+        shards: Sequence[bytes],
+        order_seed: bytes,
+        fresh: Sequence[bytes],
+        seed: bytes,
+        *,
+        average: Sequence[bytes],
+    ) -> Gap:
+        """Refused: what nobody trained has no loss."""
         raise SpecError("pay.replay_bps", "must be 0 where nothing is trained")
 
     def outer_step(self, spec: RunSpec, base: bytes, results: Sequence[bytes]) -> bytes:
@@ -344,6 +375,24 @@ class VirtualTrainer:
         await trio.sleep(self._train_s(spec))
         return self._arithmetic.replay(
             spec, _bytes(base), shards, order_seed, rounds_before, own, parts, opened, claimed
+        )
+
+    async def gap(
+        self,
+        spec: RunSpec,
+        base: bytes | Files,
+        parts: Sequence[bytes],
+        shards: Sequence[bytes],
+        order_seed: bytes,
+        fresh: Sequence[bytes],
+        seed: bytes,
+        *,
+        average: Sequence[bytes],
+    ) -> Gap:
+        """See `Trainer`."""
+        await trio.sleep(CALL_S)
+        return self._arithmetic.gap(
+            spec, _bytes(base), parts, shards, order_seed, fresh, seed, average=average
         )
 
     async def outer_step(

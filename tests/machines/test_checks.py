@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from scenes import context, finished, trainers
 
-from eigen.protocol.checks import Checks, drawn, due, examiners
+from eigen.protocol.checks import Checks, drawn, due, examiners, may_name
 from eigen.protocol.cid import raw_cid
 from eigen.protocol.context import RunContext
-from eigen.protocol.effects import Effect, Publish, Replay, Replayed, Train
+from eigen.protocol.effects import Audit, Effect, Publish, Replay, Replayed, Suspected, Train
 from eigen.protocol.messages import (
     Attempt,
     Check,
@@ -115,6 +115,66 @@ def test_where_an_examiner_is_silent_the_next_one_joins_in() -> None:
     assert record.ejected == ()
     last_rounds = {check.round for check in record.checks}
     assert all(round_ >= 8 for round_ in last_rounds)  # only the newest were still open
+
+
+RARELY = replace(ALWAYS, replay_bps=1)  # by chance nobody is drawn in a short run
+
+
+def suspecting(*suspects: Address) -> Callable[[HeapNetwork, VirtualNode, Effect], bool]:
+    """Every validator suspects the same trainers in every round."""
+
+    def suspect(network: HeapNetwork, node: VirtualNode, effect: Effect) -> bool:
+        if isinstance(effect, Audit):
+            network._post(node, 0.0, Suspected(suspects))
+        return False
+
+    return suspect
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_who_is_suspected_and_did_not_train_is_thrown_out(seed: int) -> None:
+    run = context(validators=4, quorum=3, rounds=8, pay=RARELY)
+    assert last_record(play(run, OneCheats(), seed=seed)).ejected == ()
+    assert last_record(play(run, OneCheats(), suspecting(CHEAT), seed=seed)).ejected == (CHEAT,)
+
+
+def test_an_honest_suspect_is_replayed_and_paid_like_the_others() -> None:
+    run = context(validators=4, quorum=3, rounds=8, shards=5, pay=RARELY)
+    replayed: list[Check] = []
+
+    def watch(_: HeapNetwork, node: VirtualNode, effect: Effect) -> bool:
+        if isinstance(effect, Replay):
+            replayed.append(effect.check)
+        return False
+
+    record = last_record(play(run, Hashes(), suspecting(CHEAT), watch))
+    assert {check.trainer for check in replayed} == {CHEAT}
+    assert record.ejected == ()
+    assert record.checks == ()
+    assert len({paid(record)[t] for t in trainers(5)}) == 1
+
+
+@pytest.mark.parametrize(("credited", "named"), [(0, 0), (4, 1), (16, 2), (128, 9)])
+def test_a_leader_names_few(credited: int, named: int) -> None:
+    run = context(rounds=8, pay=RARELY)
+    assert may_name(run, 3, credited) == named
+    assert may_name(run, 8, credited) == 0, "nobody could tell of it after the last round"
+    assert may_name(context(rounds=8), 3, credited) == 0, "such rounds are not replayed"
+
+
+def test_a_record_that_names_too_many_gets_no_votes() -> None:
+    """Half of the leaders name everybody: their attempts come to nothing, the run goes on."""
+    run = context(validators=4, quorum=3, rounds=4, pay=RARELY)
+    liars, named = sorted(run.validators)[:2], frozenset(trainers(5))
+    network = HeapNetwork(run, trainers(5), 1, compute=Hashes())
+    for address in liars:
+        committee = network.nodes[address].committee
+        assert committee is not None
+        committee.checks.suspects = lambda *_: named  # type: ignore[method-assign]
+    network.run(600.0, finished)
+    assert finished(network)
+    assert all(not record.checks for record in [last_record(network)])
+    assert max(node.head.head.attempt.number for node in network.nodes.values() if node.head.head)
 
 
 def test_a_run_without_replays_draws_none() -> None:

@@ -11,13 +11,14 @@ from test_rounds_service import Cast, Member, cast
 
 from eigen.node.ports import RequestRefused
 from eigen.node.replay import ReplayImpossible
-from eigen.protocol.checks import drawn
+from eigen.protocol.checks import drawn, named
 from eigen.protocol.effects import Train
 from eigen.protocol.messages import Check, Commitment, Finding, digest
 from eigen.protocol.requests import OPENING, OpeningQuery
-from eigen.protocol.run import PaySpec
-from eigen.protocol.types import Digest
+from eigen.protocol.run import InnerSpec, PaySpec
+from eigen.protocol.types import Address, Digest
 from eigen.protocol.wire import encode
+from eigen.training.datasets import drawn as drawn_samples
 from eigen.training.results import LocalUpdate
 
 pytestmark = pytest.mark.timeout(120)
@@ -87,6 +88,25 @@ async def test_who_did_not_do_the_work_is_thrown_out_unpaid(tmp_path: Path, kind
         after = at.val.driver.head.head
         assert after is not None
         assert at.bob.address not in {credit.account for credit in after.trainers}
+
+
+async def test_who_learns_nothing_is_suspected_replayed_and_thrown_out(tmp_path: Path) -> None:
+    """Chance draws nobody here. Samples without any sense can only be learnt by heart."""
+    samples = drawn_samples(1200, inputs=64, classes=10)
+    rare, inner = replace(REPLAYED, replay_bps=1), InnerSpec(20, 16, 0.01, 0.0)
+    async with cast(tmp_path, more=2, samples=samples, pay=rare, inner=inner) as at:
+        spoil(at.bob, lambda _, made: replace(made, parts=[bytes(len(p)) for p in made.parts]))
+        seen: dict[int, frozenset[Address]] = {}
+
+        def ejected() -> tuple[Address, ...]:
+            seen.update((n, named(record)) for n, record in at.val.driver.history.items())
+            record = at.val.driver.head.head
+            return record.ejected if record else ()
+
+        at.start()
+        await until(ejected, 100)
+        assert ejected() == (at.bob.address,)
+        assert frozenset([at.bob.address]) in seen.values()
 
 
 async def test_openings_are_shown_to_validators_for_rounds_that_are_drawn(tmp_path: Path) -> None:
