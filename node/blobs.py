@@ -241,4 +241,4 @@ class DirectoryBlobs:
         if self._read(Cid(cid)) is not None:
             return
         path.parent.mkdir(exist_ok=True)
-        write_durably(path, block, self._partial)
+        write_durably(path, [block], self._partial)

@@ -44,7 +44,7 @@ def save(path: Path, spec: RunSpec, measured: Tolerance) -> None:
         name: {"name": names[name], "accept": one.accept, "reject": one.reject}
         for name, one in kept.items()
     }
-    write_durably(path, (_HEAD + document(tables)).encode(), path.parent)
+    write_durably(path, [(_HEAD + document(tables)).encode()], path.parent)
 
 
 def _tables(path: Path) -> dict[str, Any]:

@@ -335,10 +335,10 @@ class RunDriver:
             self.post(Stepped(effect.attempt, checkpoint))
 
     async def _audit(self, effect: Audit) -> None:
-        attempt, updates = effect.seat.attempt, RoundUpdates(effect.seat)
+        attempt = effect.seat.attempt
+        updates = RoundUpdates(effect.seat) if self.gaps.wanted else None
         try:
-            seen = updates.add if self.gaps.wanted else None
-            self.post(await self.auditor.audit(effect, seen))
+            self.post(await self.auditor.audit(effect, updates.add if updates else None))
         except (
             AuditFailed,
             PartsMissing,
@@ -349,7 +349,7 @@ class RunDriver:
             suspects = error.suspects if isinstance(error, AuditFailed) else ()
             self.post(Audited(attempt, Cid(""), (), str(error), suspects))
             return
-        if self.gaps.wanted:
+        if updates is not None:
             self.post(Suspected(await self.gaps.suspects(updates)))
 
     async def _replay(self, check: Check) -> None:

@@ -2,11 +2,12 @@
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 
-def write_durably(path: Path, data: bytes, drafts: Path, prefix: str = "tmp") -> None:
-    """Write `data` to `path`, in place of what is there; durable on return.
+def write_durably(path: Path, pieces: Iterable[bytes], drafts: Path, prefix: str = "tmp") -> None:
+    """Write `pieces`, one after another, to `path`, in place of what is there; durable on return.
 
     The file is written under another name in `drafts`, on the same file system, synced and renamed.
     Raises OSError.
@@ -14,7 +15,7 @@ def write_durably(path: Path, data: bytes, drafts: Path, prefix: str = "tmp") ->
     fd, name = tempfile.mkstemp(dir=drafts, prefix=prefix)
     try:
         with os.fdopen(fd, "wb") as file:
-            file.write(data)
+            file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
         Path(name).replace(path)

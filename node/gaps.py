@@ -75,17 +75,28 @@ class Gaps:
         self._worker = ports.worker
         self._moving: MovingGaps[Address] = MovingGaps()
         self._known: set[Address] = set()
+        self._measuring = False
 
     @property
     def wanted(self) -> bool:
-        """Whether anything follows from suspicion: only where rounds can be replayed."""
-        return self._context.spec.pay.replay_bps > 0
+        """Whether to measure the next round: where rounds can be replayed, and one at a time.
+
+        Replays go first in the same process: a validator that is slow leaves rounds out.
+        """
+        return self._context.spec.pay.replay_bps > 0 and not self._measuring
 
     async def suspects(self, updates: RoundUpdates) -> tuple[Address, ...]:
         """Measures a round; whose average over the last rounds is too low to be believed.
 
-        Whom the samples or the worker fail for is left out. A cancel leaves the round out.
+        A round is left out where samples or the worker fail, or on a cancel.
         """
+        self._measuring = True
+        try:
+            return await self._suspects(updates)
+        finally:
+            self._measuring = False
+
+    async def _suspects(self, updates: RoundUpdates) -> tuple[Address, ...]:
         seat = updates.seat
         whole = updates.whole(self._context.part_count)
         seated = {member.trainer: member for member in seat.members}

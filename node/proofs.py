@@ -173,7 +173,7 @@ class Proofs:
             held = await self._blobs.get(cid) if cid and of else b""
             after = await self._blobs.get(update.residual)
             stored = [encode(made), encode(seat), of, held, after, *update.parts]
-            await self._states.put(DRAWN, run, round_, b"".join(pack(DRAWN, stored)))
+            await self._states.put(DRAWN, run, round_, *pack(DRAWN, stored))
         rows: list[Row] = [
             *self._retention.moved(run, round_, ONCE_UNNAMED, update.residual),
             ("residual", run, update.residual.encode()),

@@ -30,14 +30,20 @@ class StateFiles:
         self._folder = folder
         self._records = records
 
-    async def put(self, kind: str, run: RunId, round_: int, data: bytes) -> None:
-        """Store what there is after a round, in place of another one; durable on return."""
+    async def put(self, kind: str, run: RunId, round_: int, *pieces: bytes) -> None:
+        """Store what there is after a round, in place of another one; durable on return.
+
+        `pieces` are written one after another: nothing is joined in memory.
+        """
         path = self._path(kind, run, round_)
 
         def write() -> bytes:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_durably(path, data, self._folder, "partial-")
-            return hashlib.sha256(data).digest()
+            write_durably(path, pieces, self._folder, "partial-")
+            whole = hashlib.sha256()
+            for piece in pieces:
+                whole.update(piece)
+            return whole.digest()
 
         digest = await trio.to_thread.run_sync(write)
         await self._records.commit([(kind, _key(run, round_), digest)])

@@ -155,7 +155,7 @@ class Updates:
         known, parts = self._own
         if known != round_:
             raise OwnUpdateLost(f"this node's update of round {round_} is not here any more")
-        await states.put(PARTS, run, round_, b"".join(pack(PARTS, parts)))
+        await states.put(PARTS, run, round_, *pack(PARTS, parts))
         return parts
 
     async def _keeping(self, train: Callable[[bytes], Awaitable[Made]], round_: int) -> Made:

@@ -108,14 +108,15 @@ def compare(
     if not chunks:
         raise ValueError("no chunk was opened")
     losses, sketch = claimed
-    gradient = _distance(
+    most = statistics.median(_distance(chunk.delta_C, again_P[chunk.place]) for chunk in chunks)
+    opened_whole = _distance(
         np.concatenate([chunk.delta_C for chunk in chunks]),
         np.concatenate([again_P[chunk.place] for chunk in chunks]),
     )
     return Replay(
-        max(gradient, _moments_distance(parts[len(sizes) :], again.moments)),
+        max(most, _moments_distance(parts[len(sizes) :], again.moments)),
         _distance(_losses(spec, losses), np.array(again.loss_trace, np.float32)),
-        _distance(_sketch(sketch), np.frombuffer(again.sketch, "<f4")),
+        max(opened_whole, _distance(_sketch(sketch), np.frombuffer(again.sketch, "<f4"))),
         _encoding_distance(codec, sizes, sent_P, chunks),
         again.samples,
         _blur(statistics.median(again.loss_trace)),

@@ -83,28 +83,37 @@ class Evaluation:
     samples: int
 
 
+TIPPED_UNITS = 10.0
+"""Rounding on few values may come to so many times what it may on most."""
+
+
 @dataclass(frozen=True, slots=True)
 class Replay:
     """How far a trainer's claims are from the same work done again: relative L2 distances.
 
-    `deviation` is that of the pseudo-gradient on the opened chunks or, where that is further off,
-    of the second moment that trainers share. `encoding_deviation` is that of what was sent from
-    what an honest encoder sends for it; it hardly depends on the machine. `samples` is what an
+    `deviation` is that of the pseudo-gradient on the opened chunks, their median, or, where that is
+    further off, of the second moment that trainers share. `whole_deviation` is the larger of that
+    on all opened chunks together and of the sketch. `encoding_deviation` is that of what was sent
+    from what an honest encoder sends for it; it hardly depends on the machine. `samples` is what an
     honest trainer has seen. A distance is infinite where something is claimed and nothing comes of
     the work. `blur` is how far rounding alone can take an honest replay where losses are near zero.
     """
 
     deviation: float
     trace_deviation: float
-    sketch_deviation: float
+    whole_deviation: float
     encoding_deviation: float
     samples: int
     blur: float = 0.0
 
     @property
     def furthest(self) -> float:
-        """The largest distance that depends on who computes: of gradient, trace and sketch."""
-        return max(self.deviation, self.trace_deviation, self.sketch_deviation)
+        """The largest distance that depends on who computes.
+
+        What was left out shows in every chunk. Rounding that tips a single unit moves its weights
+        by whole steps, and all others hardly, so much more of that is allowed.
+        """
+        return max(self.deviation, self.trace_deviation, self.whole_deviation / TIPPED_UNITS)
 
 
 @dataclass(frozen=True, slots=True)

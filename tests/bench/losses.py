@@ -84,7 +84,7 @@ class Alone:
     overlap: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row(Alone):
     """Training apart."""
 

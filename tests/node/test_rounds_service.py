@@ -154,7 +154,7 @@ async def cast(
         people = (alice, bob, val, *others)
         for i, one in enumerate(people):
             await one.meet(*people[:i])
-        worker = await stack.enter_async_context(TrainingWorker())
+        worker = await stack.enter_async_context(TrainingWorker(nice=0))
         for one in people:
             await until(lambda one=one: len(list(_fresh(one))) == len(people))
         training, held_out = digits(seed=0)

@@ -69,7 +69,7 @@ async def main(folder: Path, overlap: bool) -> None:
     async with (
         peer(folder, identity=TRAINER) as trainer,
         peer(folder, identity=VALIDATOR, roles=("validator",)) as validator,
-        TrainingWorker() as worker,
+        TrainingWorker(nice=0) as worker,
         trio.open_nursery() as nursery,
     ):
         await validator.meet(trainer)

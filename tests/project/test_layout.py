@@ -31,6 +31,32 @@ def test_packages_on_disk_equal_the_packages_declared() -> None:
     assert folders == {name: name.removeprefix("eigen.") for name in setuptools["packages"]}
 
 
+BENCHES = """
+import runpy, sys
+for script in sys.argv[1:]:
+    sys.argv = [script, "--help"]
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as ended:
+        if ended.code:
+            raise SystemExit(f"{script}: {ended.code}")
+    else:
+        raise SystemExit(f"{script} has no --help")
+"""
+
+
+def test_every_benchmark_starts() -> None:
+    folder = ROOT / "tests" / "bench"
+    scripts = [path for path in sorted(folder.glob("*.py")) if '"--json"' in path.read_text()]
+    assert len(scripts) > 5
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    command = [sys.executable, "-c", BENCHES, *map(str, scripts)]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_folder_of_modules_is_a_package() -> None:
     for folder in FOLDERS:
         for module in (ROOT / folder).rglob("*.py"):

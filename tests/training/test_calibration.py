@@ -24,7 +24,9 @@ def test_a_replay_is_accepted_rejected_or_left_to_another() -> None:
     for replay, verdict in [
         (EXACT, Verdict.ACCEPT),
         (replace(EXACT, deviation=1e-3), Verdict.ACCEPT),
-        (replace(EXACT, sketch_deviation=1.1e-3), Verdict.UNSURE),
+        (replace(EXACT, whole_deviation=9e-3), Verdict.ACCEPT),
+        (replace(EXACT, whole_deviation=9e-2), Verdict.UNSURE),
+        (replace(EXACT, whole_deviation=1.1e-1), Verdict.REJECT),
         (replace(EXACT, trace_deviation=1e-2), Verdict.UNSURE),
         (replace(EXACT, deviation=1.1e-2), Verdict.REJECT),
         (replace(EXACT, deviation=0.3, blur=0.5), Verdict.UNSURE),

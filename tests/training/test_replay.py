@@ -166,10 +166,21 @@ def test_lies_about_trace_sketch_and_moments_are_far_off(make_scene) -> None:
     trace = [loss * 0.9 for loss in update.loss_trace]
     assert scene.replayed(update, claimed=(trace, update.sketch)).trace_deviation > CHEAT_LEAST
     sketch = bytes(SKETCH_BYTES)
-    assert scene.replayed(update, claimed=(trace, sketch)).sketch_deviation == 1.0
+    assert scene.replayed(update, claimed=(trace, sketch)).whole_deviation == 1.0
     assert len(parts) == 4
     louder = [*parts[:3], bytes(min(code + 1, 255) for code in parts[3])]
     assert scene.replayed(update, parts=louder).deviation > CHEAT_LEAST
+
+
+def test_rounding_that_tips_a_unit_is_no_lie_but_only_so_much_of_it(make_scene) -> None:
+    scene = make_scene("2bit")
+    [(number, before, after), *others] = scene.opened(scene.update)
+    tipped = np.frombuffer(after, "<f4").copy()
+    tipped[:64] += 10 * np.abs(tipped).mean()
+    replay = scene.replayed(scene.update, opened=[(number, before, tipped.tobytes()), *others])
+    assert replay.deviation < EXACT
+    assert replay.whole_deviation > CHEAT_LEAST
+    assert replay.furthest == pytest.approx(replay.whole_deviation / 10)
 
 
 def test_claims_that_no_honest_trainer_makes_are_the_trainers_fault(make_scene) -> None:
