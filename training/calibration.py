@@ -48,14 +48,13 @@ class Tolerance:
     def verdict(self, replay: Replay, samples: int) -> Verdict:
         """What a replay says of an update whose commitment claims so many samples.
 
-        Where it is unsure, a validator with another machine decides. What losses near zero may
-        explain is never rejected.
+        Where it is unsure, a validator with another machine decides.
         """
         if samples != replay.samples or replay.encoding_deviation > ENCODING_MAX:
             return Verdict.REJECT
         if replay.furthest <= self.accept:
             return Verdict.ACCEPT
-        return Verdict.REJECT if replay.furthest > max(self.reject, replay.blur) else Verdict.UNSURE
+        return Verdict.REJECT if replay.furthest > self.reject else Verdict.UNSURE
 
 
 DEFAULTS = {"fp32": Tolerance(5e-3, 2e-2), "bf16": Tolerance(0.1, 0.2)}

@@ -39,10 +39,6 @@ CHUNK_VALUES = limits.RESIDUAL_CHUNK_BYTES // 4
 OPENED_CHUNKS = 8
 """Chunks that one replay opens. Work that was not done shows in each of them."""
 
-BLUR = 1e-5
-"""Nats. A softmax is exact to some 1e-7, so gradients of losses about as small are rounding, and
-Adam makes whole steps of them, whatever their length: no two processors agree on those."""
-
 Opened = Sequence[tuple[int, bytes, bytes]]
 """A chunk's number, and its residual before (empty for zeros) and after. Of a lossless codec both
 are empty."""
@@ -119,7 +115,6 @@ def compare(
         max(opened_whole, _distance(_sketch(sketch), np.frombuffer(again.sketch, "<f4"))),
         _encoding_distance(codec, sizes, sent_P, chunks),
         again.samples,
-        _blur(statistics.median(again.loss_trace)),
     )
 
 
@@ -129,10 +124,6 @@ def _decoded(codec: Codec, part: int, data: bytes, values: int) -> Vector:
     except CodecError as error:
         raise BadInput(part, str(error)) from None
     return sent_P
-
-
-def _blur(loss: float) -> float:
-    return BLUR / loss if loss > BLUR else math.inf
 
 
 class _Chunk(NamedTuple):

@@ -96,7 +96,7 @@ class Replay:
     on all opened chunks together and of the sketch. `encoding_deviation` is that of what was sent
     from what an honest encoder sends for it; it hardly depends on the machine. `samples` is what an
     honest trainer has seen. A distance is infinite where something is claimed and nothing comes of
-    the work. `blur` is how far rounding alone can take an honest replay where losses are near zero.
+    the work.
     """
 
     deviation: float
@@ -104,7 +104,6 @@ class Replay:
     whole_deviation: float
     encoding_deviation: float
     samples: int
-    blur: float = 0.0
 
     @property
     def furthest(self) -> float:

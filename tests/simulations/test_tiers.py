@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from statistics import median
 
 import pytest
 import trio
@@ -280,7 +279,7 @@ upload_mbit = 20
 spread = 0
 """
 TOPIC, BULK, ASK = "/test/1", "/test/bulk/1", "/test/ask/1"
-MESSAGES = 3
+MESSAGES = 5
 BULK_BYTES = 512 * 1024
 
 
@@ -292,7 +291,7 @@ def host(secret: bytes, listen: str, announce: str, transport: Transport) -> Lib
 
 
 async def deliveries(a: Libp2pNetwork, b: Libp2pNetwork) -> dict[str, float]:
-    """Seconds from a call on one host until the other's handler has the message: medians."""
+    """Seconds from a call on one host until the other's handler has the message: the least of some."""
     came: list[float] = []
 
     async def gossiped(_: Address, data: bytes) -> None:
@@ -331,7 +330,7 @@ async def deliveries(a: Libp2pNetwork, b: Libp2pNetwork) -> dict[str, float]:
             while not came:  # noqa: ASYNC110 (in either direction of time)
                 await trio.sleep(0.001)
             took.append(came[0] - begun_s)
-        return median(took)
+        return min(took)  # what else the machine does can only add to it
 
     found: dict[str, float] = {}
     async with trio.open_nursery() as nursery:

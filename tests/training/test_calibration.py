@@ -29,8 +29,6 @@ def test_a_replay_is_accepted_rejected_or_left_to_another() -> None:
         (replace(EXACT, whole_deviation=1.1e-1), Verdict.REJECT),
         (replace(EXACT, trace_deviation=1e-2), Verdict.UNSURE),
         (replace(EXACT, deviation=1.1e-2), Verdict.REJECT),
-        (replace(EXACT, deviation=0.3, blur=0.5), Verdict.UNSURE),
-        (replace(EXACT, deviation=0.6, blur=0.5), Verdict.REJECT),
         (replace(EXACT, trace_deviation=float("inf")), Verdict.REJECT),
         (replace(EXACT, encoding_deviation=2 * ENCODING_MAX), Verdict.REJECT),
     ]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from eigen.protocol.run import InnerSpec
-from eigen.training.adamw import AdamW, Begun, begun
+from eigen.training.adamw import EPSILON, AdamW, Begun, begun
 from eigen.training.datasets import Samples, digits, split
 from eigen.training.errors import Diverged, ShardError
 from eigen.training.inner import LocalSteps, evaluate, local_steps
@@ -120,7 +120,9 @@ def test_a_loss_that_is_not_finite_is_named(engine, model, theta_P, shard) -> No
 
 def test_steps_are_those_of_torchs_adamw(engine, model, theta_P, shard) -> None:
     reference_P = theta_P.clone().requires_grad_()
-    optimizer = torch.optim.AdamW([reference_P], lr=SPEC.lr, weight_decay=SPEC.weight_decay)
+    optimizer = torch.optim.AdamW(
+        [reference_P], lr=SPEC.lr, weight_decay=SPEC.weight_decay, eps=EPSILON
+    )
     generator = torch.Generator().manual_seed(1)
     moved_P = theta_P.clone()
     ours = AdamW(moved_P, SPEC)
