@@ -291,7 +291,7 @@ def host(secret: bytes, listen: str, announce: str, transport: Transport) -> Lib
 
 
 async def deliveries(a: Libp2pNetwork, b: Libp2pNetwork) -> dict[str, float]:
-    """Seconds from a call on one host until the other's handler has the message: the least of some."""
+    """Seconds from a call on one host until the other's handler has the message, at least."""
     came: list[float] = []
 
     async def gossiped(_: Address, data: bytes) -> None:
