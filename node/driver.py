@@ -95,6 +95,8 @@ EVENTS_QUEUED_MAX = 4096
 """Events waiting for the machines; more than a round of the largest seat makes."""
 HISTORY_ROUNDS = 256
 """Records kept in memory for `eigen runs`; all of them are in the record store."""
+REPLAYS_SHOWN_MAX = 4096
+"""Kept for `eigen proofs`; 200 bytes each."""
 PATIENCE_S = 10.0
 """A pushed part waits so long for its author's commitment to arrive by gossip."""
 
@@ -360,6 +362,8 @@ class RunDriver:
         try:
             shown = await self.replayer.replay(check)
             self.replayed[check] = shown
+            if len(self.replayed) > REPLAYS_SHOWN_MAX:
+                del self.replayed[next(iter(self.replayed))]
             self.post(shown)
         except NOT_REPLAYED as error:
             log.info("a round cannot be replayed yet", round=check.round, why=str(error))
