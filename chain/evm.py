@@ -182,6 +182,11 @@ class EvmChain(Chain):
         (amount,) = await self._read(self._contracts.ledger, LEDGER, "claimed", run, account)
         return int(amount)
 
+    async def payout_of(self, account: Address) -> Address:
+        """Who receives what the account earns; itself, unless it chose another."""
+        (payee,) = await self._read(self._contracts.ledger, LEDGER, "payoutOf", account)
+        return Address(payee)
+
     async def balance(self, account: Address) -> int:
         """DAO tokens of an account, base units."""
         (amount,) = await self._read(self._contracts.token, TOKEN, "balanceOf", account)
@@ -303,8 +308,7 @@ class EvmChain(Chain):
         None where it is so already. Intent key: the payee and how often it was chosen before.
         """
         ledger = self._contracts.ledger
-        (current,) = await self._read(ledger, LEDGER, "payoutOf", self.address)
-        if current == (payee if any(payee) else self.address):
+        if await self.payout_of(self.address) == (payee if any(payee) else self.address):
             return None
         key = f"payout {payee.hex()} "
         key += str(await self._outbox.landed_count(self._key(key, ledger)))

@@ -316,6 +316,10 @@ class Chain(Protocol):
         """Have this account's claims paid to `payee`; None where they are already."""
         ...
 
+    async def payout_of(self, account: Address) -> Address:
+        """Who receives what the account earns."""
+        ...
+
     async def claimed(self, run: RunId, account: Address) -> int:
         """What the account has claimed of this run so far, base units."""
         ...

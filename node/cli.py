@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "proofs": "List, show and verify proofs of contributions.",
     "pin": "Keep checkpoints on disk that would be deleted in time.",
     "claim": "Claim the rewards that this node has earned.",
+    "wallet": "Show the node's account and its money; its key in and out.",
     "peers": "List connected peers.",
     "config": "Show the settings and where each comes from.",
     "paths": "Show where this node keeps its files.",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from eigen.chain.port import Chain, ChainError, Support, TransactionReverted
-from eigen.config.addresses import format_address
+from eigen.config.addresses import format_address, parse_address
 from eigen.node.canary import Canary
 from eigen.node.control import ControlError, Method
 from eigen.node.datasets import Dataset, Datasets
@@ -79,6 +79,7 @@ class Methods:
             "proof": self.proof,
             "replay": self.replay,
             "claim": self.claim,
+            "payout": self.payout,
             "stop": self.stop,
         }
 
@@ -290,6 +291,24 @@ class Methods:
             "tx": receipt.tx,
             "balance": str(await self._chain.balance(self._payee())),
         }
+
+    async def payout(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Where earnings go; with an `address`, have them go there from now on."""
+        me, text, receipt = self._network.local, str(params.get("address", "")), None
+        try:
+            if text:
+                payee = parse_address(text)
+                named = self._home.config.payout.address
+                if named is not None and named != payee:
+                    told = f"the setting payout.address names {format_address(named)}"
+                    raise ControlError(f"{told}: change it there", ExitCode.CONFIGURATION)
+                receipt = await self._chain.set_payout(payee)
+            payee = await self._chain.payout_of(me)
+        except ValueError as error:
+            raise ControlError(f"address: {error}", ExitCode.USAGE) from error
+        except ChainError as error:
+            raise _refused("the payout address was not set", error) from error
+        return {"payout": format_address(payee), "tx": receipt.tx if receipt else ""}
 
     async def pin(self, params: dict[str, Any]) -> list[str]:
         """Pin contents that are on disk, or give pins up. Returns all that is pinned then."""

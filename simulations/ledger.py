@@ -248,6 +248,11 @@ class LedgerAccount:
         self._ledger.payees[self._account] = payee
         return Receipt("0x0", 0, 0)
 
+    async def payout_of(self, account: Address) -> Address:
+        """See `Chain.payout_of`."""
+        await trio.sleep(CALL_S)
+        return self._ledger.payees.get(account, account)
+
     async def claimed(self, run: RunId, account: Address) -> int:
         """See `Chain.claimed`."""
         await trio.sleep(CALL_S)
