@@ -18,12 +18,19 @@ from eigen.chain.bindings import (
     LEDGER,
     REVERTS,
     TOKEN,
+    root_fields,
+)
+from eigen.chain.calls import (
+    call_of,
+    decision_of,
     description_hash,
     proposal_id,
     proposed_calls,
-    root_fields,
 )
-from eigen.chain.events import EVENT_TOPICS, EventWatch
+from eigen.chain.decisions import Decision
+from eigen.chain.events import INDEXED, EventWatch, indexed_contracts
+from eigen.chain.history import History
+from eigen.chain.index import LogIndex
 from eigen.chain.outbox import Outbox, OutboxSettings
 from eigen.chain.port import (
     Ballot,
@@ -37,9 +44,9 @@ from eigen.chain.port import (
     Receipt,
     RoundPosted,
     RoundRoot,
-    RunProposal,
     Support,
     TransactionReverted,
+    Treasury,
     WrongChain,
 )
 from eigen.chain.rpc import Call, Rpc
@@ -47,8 +54,11 @@ from eigen.chain.watch import LogWatch, last_log
 from eigen.crypto import statements
 from eigen.crypto.hashing import keccak256
 from eigen.protocol.limits import BALLOTS_PER_RELAY_MAX, MERKLE_PROOF_MAX
+from eigen.protocol.messages import Proposal, ProposedCall
 from eigen.protocol.types import Address, Digest, RunId
 
+COIN_DECIMALS: Final = 18
+"""A chain's coin counts in wei."""
 LABEL_CHARS_MAX: Final = 40
 """Of what a node calls itself, before we show it."""
 
@@ -72,11 +82,13 @@ class EvmChain(Chain):
         chain_id: int,
         secret: bytes,
         outbox_path: Path | None,
+        index_path: Path | None = None,
         settings: OutboxSettings | None = None,
         start_block: int = 0,
         label: str = "",
     ) -> None:
-        """`secret` is the account's 32-byte scalar; `outbox_path` None forgets on exit.
+        """`secret` is the account's 32-byte scalar; where `outbox_path` is None, what was sent is
+        forgotten on exit, where `index_path` is, what was read.
 
         `start_block` is the first block in which the contracts may have done anything. `label`
         replaces what the node calls itself in `info`.
@@ -89,6 +101,15 @@ class EvmChain(Chain):
             self._rpc, secret, outbox_path, chain_id=chain_id, settings=self._settings
         )
         self._start_block = start_block
+        self._index = LogIndex(
+            self._rpc,
+            indexed_contracts(contracts),
+            INDEXED,
+            start_block,
+            index_path,
+            confirmations=self._settings.confirmations,
+        )
+        self.history = History(self._index, contracts)
         self._label = label
         self._info: ChainInfo | None = None
         self._governor_domain = statements.governor_domain(chain_id, contracts.governor)
@@ -100,13 +121,15 @@ class EvmChain(Chain):
         return self._outbox.address
 
     async def open(self) -> Self:
-        """Open the outbox. Asks nothing of the chain. Raises `OutboxInUse`."""
+        """Open outbox and index. Asks nothing of the chain. Raises `OutboxInUse`."""
         await self._outbox.open()
+        await self._index.open()
         return self
 
     async def aclose(self) -> None:
-        """Close outbox and connections; unfinished writes stay in the outbox."""
+        """Close files and connections; unfinished writes stay in the outbox."""
         async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._index.aclose)
             stack.push_async_callback(self._outbox.aclose)
             stack.push_async_callback(self._rpc.aclose)
 
@@ -152,6 +175,9 @@ class EvmChain(Chain):
         (vote_start_s,) = await self._governor("proposalSnapshot", proposal)
         (vote_end_s,) = await self._governor("proposalDeadline", proposal)
         (eta_s,) = await self._governor("proposalEta", proposal)
+        quorum = 0
+        if ProposalState(state) is not ProposalState.PENDING:
+            (quorum,) = await self._governor("quorum", vote_start_s)
         return ProposalStatus(
             state=ProposalState(state),
             votes_against=votes_against,
@@ -160,6 +186,7 @@ class EvmChain(Chain):
             vote_start_s=vote_start_s,
             vote_end_s=vote_end_s,
             eta_s=eta_s,
+            quorum=quorum,
         )
 
     async def ballot_nonce(self, voter: Address) -> int:
@@ -191,6 +218,14 @@ class EvmChain(Chain):
         """DAO tokens of an account, base units."""
         (amount,) = await self._read(self._contracts.token, TOKEN, "balanceOf", account)
         return int(amount)
+
+    async def treasury(self, token: Address | None) -> Treasury:
+        """What the DAO's timelock holds of a token, of the chain's coin where that is None."""
+        if token is None:
+            return Treasury(await self._rpc.balance_wei(self._contracts.timelock), COIN_DECIMALS)
+        (amount,) = await self._read(token, TOKEN, "balanceOf", self._contracts.timelock)
+        (decimals,) = await self._read(token, TOKEN, "decimals")
+        return Treasury(int(amount), int(decimals))
 
     async def head(self, run: RunId) -> RoundPosted | None:
         """The last round root accepted for a run.
@@ -226,9 +261,17 @@ class EvmChain(Chain):
 
     # Computed off chain -----------------------------------------------------------------------
 
-    def proposal_id(self, call: RunProposal) -> int:
-        """The governor's id of a run proposal."""
-        return proposal_id(self._contracts, call)
+    def proposal_id(self, proposal: Proposal) -> int:
+        """The governor's id of a proposal."""
+        return proposal_id(proposal)
+
+    def call_of(self, decision: Decision) -> ProposedCall:
+        """The call that carries a decision out."""
+        return call_of(self._contracts, decision)
+
+    def decisions(self, proposal: Proposal) -> tuple[Decision, ...]:
+        """What a proposal's calls decide, in their order."""
+        return tuple(decision_of(self._contracts, call) for call in proposal.calls)
 
     def ballot_digest(self, proposal: int, support: Support, voter: Address, nonce: int) -> Digest:
         """EIP-712 digest of an OpenZeppelin `Ballot` for this governor."""
@@ -246,13 +289,10 @@ class EvmChain(Chain):
 
     # Writes -----------------------------------------------------------------------------------
 
-    async def propose(self, call: RunProposal) -> Receipt:
-        """Put a run to the vote."""
-        arguments = (*proposed_calls(self._contracts, call), call.description)
-        data = GOVERNOR.calldata("propose", *arguments)
-        return await self._write(
-            f"propose {self.proposal_id(call)}", self._contracts.governor, data
-        )
+    async def propose(self, proposal: Proposal) -> Receipt:
+        """Put a proposal to the vote."""
+        data = GOVERNOR.calldata("propose", *proposed_calls(proposal), proposal.description)
+        return await self._write(f"propose {proposal_id(proposal)}", self._contracts.governor, data)
 
     async def relay_ballots(self, ballots: Sequence[Ballot]) -> Receipt:
         """Cast signed ballots of one proposal in one transaction; ballots that cannot count are
@@ -278,13 +318,13 @@ class EvmChain(Chain):
             await self._check_that_one_counts(data, len(ballots))
         return await self._write(key, self._contracts.governor, data)
 
-    async def queue(self, call: RunProposal) -> Receipt:
+    async def queue(self, proposal: Proposal) -> Receipt:
         """Queue a succeeded proposal in the timelock."""
-        return await self._move_on("queue", call)
+        return await self._move_on("queue", proposal)
 
-    async def execute(self, call: RunProposal) -> Receipt:
+    async def execute(self, proposal: Proposal) -> Receipt:
         """Execute a queued proposal whose delay has passed."""
-        return await self._move_on("execute", call)
+        return await self._move_on("execute", proposal)
 
     async def post_round(self, root: RoundRoot, signatures: Sequence[bytes]) -> Receipt:
         """Post a round root with its attestations, in ascending order of their signers."""
@@ -301,6 +341,19 @@ class EvmChain(Chain):
         data = LEDGER.calldata("claim", run, account, cumulative, list(proof))
         key = f"claim {run.hex()} {account.hex()} {cumulative}"
         return await self._write(key, self._contracts.ledger, data)
+
+    async def delegate(self, to: Address) -> Receipt | None:
+        """Let another account vote for our tokens; zero bytes let nobody.
+
+        None where it is so already. Intent key: the delegate and how often it was chosen before.
+        """
+        token = self._contracts.token
+        (current,) = await self._read(token, TOKEN, "delegates", self.address)
+        if current == to:
+            return None
+        key = f"delegate {to.hex()} "
+        key += str(await self._outbox.landed_count(self._key(key, token)))
+        return await self._write(key, token, TOKEN.calldata("delegate", to))
 
     async def set_payout(self, payee: Address) -> Receipt | None:
         """Send what our account earns to another address; zero bytes make it our own again.
@@ -321,16 +374,8 @@ class EvmChain(Chain):
 
         Raises `WrongChain` alone. Holds nothing to close; a cancelled `anext` loses no event.
         """
-        return EventWatch(
-            LogWatch(
-                self._rpc,
-                self._contracts.ledger,
-                [EVENT_TOPICS],
-                max(from_block, self._start_block),
-                confirmations=self._settings.confirmations,
-                poll_s=self._settings.poll_s,
-            )
-        )
+        logs = LogWatch(self._index, from_block, poll_s=self._settings.poll_s)
+        return EventWatch(logs, self._contracts)
 
     # Internals --------------------------------------------------------------------------------
 
@@ -352,10 +397,10 @@ class EvmChain(Chain):
         await self.info()
         return await self._outbox.submit(self._key(key, to), to, data)
 
-    async def _move_on(self, function: str, call: RunProposal) -> Receipt:
-        arguments = (*proposed_calls(self._contracts, call), description_hash(call))
+    async def _move_on(self, function: str, proposal: Proposal) -> Receipt:
+        arguments = (*proposed_calls(proposal), description_hash(proposal))
         data = GOVERNOR.calldata(function, *arguments)
-        key = f"{function} {self.proposal_id(call)}"
+        key = f"{function} {proposal_id(proposal)}"
         return await self._write(key, self._contracts.governor, data)
 
     async def _check_that_one_counts(self, data: bytes, count: int) -> None:

@@ -21,11 +21,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Never, Protocol, Self
 
+from eigen.chain.decisions import Decision
 from eigen.crypto.eip712 import Domain
 from eigen.crypto.statements import round_root_digest
 from eigen.protocol.cid import digest_of
 from eigen.protocol.context import PayoutRoot
-from eigen.protocol.messages import RoundRecord, digest
+from eigen.protocol.messages import Proposal, ProposedCall, RoundRecord, digest
 from eigen.protocol.types import Address, Digest, RunId
 
 
@@ -118,6 +119,14 @@ class Contracts:
 
 
 @dataclass(frozen=True, slots=True)
+class Treasury:
+    """What the DAO's timelock holds of one token: base units, and how many make a whole one."""
+
+    amount: int
+    decimals: int
+
+
+@dataclass(frozen=True, slots=True)
 class ProposalStatus:
     """A proposal as the governor sees it. Votes in token base units, times in unix seconds."""
 
@@ -128,17 +137,7 @@ class ProposalStatus:
     vote_start_s: int
     vote_end_s: int
     eta_s: int  # when the timelock lets it execute; 0 before it is queued
-
-
-@dataclass(frozen=True, slots=True)
-class RunProposal:
-    """The one call of a run proposal: `ContributionLedger.openRun`, through the timelock."""
-
-    run: RunId
-    spec: Digest  # SHA-256 of the canonical run spec
-    rounds: int
-    reward_per_round: int  # base units
-    description: str
+    quorum: int = 0  # votes for and abstentions that it needs; 0 before the vote opens
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +232,27 @@ class Claimed:
     block: int
 
 
-ChainEvent = RunOpened | RoundPosted | Claimed
+@dataclass(frozen=True, slots=True)
+class RunChanged:
+    """The DAO changed an open run: from a round on it goes by another spec."""
+
+    run: RunId
+    from_round: int
+    spec: Digest
+    block: int
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """A proposal is on chain, whoever put it there. Its run specs are not: they come by gossip."""
+
+    id: int
+    proposer: Address
+    proposal: Proposal
+    block: int
+
+
+ChainEvent = RunOpened | RoundPosted | Claimed | RunChanged | Proposed
 
 
 class Chain(Protocol):
@@ -263,12 +282,34 @@ class Chain(Protocol):
         """Delegated votes at a past time, base units."""
         ...
 
+    async def treasury(self, token: Address | None) -> Treasury:
+        """What the DAO holds of an ERC-20 token, of the chain's coin where that is None.
+
+        Raises `WrongChain` where there is no such token.
+        """
+        ...
+
+    async def delegate(self, to: Address) -> Receipt | None:
+        """Let another account vote for our tokens; None where it does already.
+
+        Intent key: the delegate and how often it was chosen before.
+        """
+        ...
+
     async def has_voted(self, proposal: int, voter: Address) -> bool:
         """Whether the governor has counted a ballot of this voter."""
         ...
 
-    def proposal_id(self, call: RunProposal) -> int:
-        """The governor's id of a run proposal, computed off chain."""
+    def proposal_id(self, proposal: Proposal) -> int:
+        """The governor's id of a proposal, computed off chain."""
+        ...
+
+    def call_of(self, decision: Decision) -> ProposedCall:
+        """The call that carries a decision out."""
+        ...
+
+    def decisions(self, proposal: Proposal) -> tuple[Decision, ...]:
+        """What a proposal's calls decide, in their order."""
         ...
 
     def ballot_digest(self, proposal: int, support: Support, voter: Address, nonce: int) -> Digest:
@@ -279,8 +320,8 @@ class Chain(Protocol):
         """EIP-712 digest of a `RoundRoot` for this ledger."""
         ...
 
-    async def propose(self, call: RunProposal) -> Receipt:
-        """Put a run to the vote. Intent key: the proposal id."""
+    async def propose(self, proposal: Proposal) -> Receipt:
+        """Put a proposal to the vote. Intent key: the proposal id."""
         ...
 
     async def relay_ballots(self, ballots: Sequence[Ballot]) -> Receipt:
@@ -291,11 +332,11 @@ class Chain(Protocol):
         """
         ...
 
-    async def queue(self, call: RunProposal) -> Receipt:
+    async def queue(self, proposal: Proposal) -> Receipt:
         """Queue a succeeded proposal in the timelock."""
         ...
 
-    async def execute(self, call: RunProposal) -> Receipt:
+    async def execute(self, proposal: Proposal) -> Receipt:
         """Execute a queued proposal whose delay has passed."""
         ...
 

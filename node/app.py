@@ -13,7 +13,14 @@ import trio
 
 from eigen.chain.evm import EvmChain
 from eigen.chain.outbox import OutboxSettings
-from eigen.chain.port import ChainUnreachable, Contracts, EndpointRefused, RunOpened, ServedChain
+from eigen.chain.port import (
+    ChainUnreachable,
+    Contracts,
+    EndpointRefused,
+    Proposed,
+    RunOpened,
+    ServedChain,
+)
 from eigen.chain.provider import TrioHTTPProvider
 from eigen.config.network import NetworkFile
 from eigen.config.paths import Paths
@@ -41,6 +48,7 @@ from eigen.node.retention import Retention
 from eigen.node.rounds import Rounds
 from eigen.node.run_ports import RunPorts, Watch, unwatched
 from eigen.node.settlement import Settlement
+from eigen.node.spec_book import SpecBook
 from eigen.node.states import StateFiles
 from eigen.node.upload import UploadMeter
 from eigen.node.worker import TrainingWorker
@@ -193,7 +201,7 @@ async def run_node(
         machine = Governance(me, config.relay.enabled, times.relay_delay_s, times.relay_delay_s)
         governance = GovernanceService(
             home.identity,
-            network,
+            SpecBook(network, gossip, poll_s),
             gossip,
             members,
             records,
@@ -244,6 +252,7 @@ def open_chain(home: Home) -> EvmChain:
         chain_id=home.network.chain_id,
         secret=home.identity.secret,
         outbox_path=home.paths.outbox,
+        index_path=home.paths.index,
         settings=OutboxSettings(confirmations=confirmations, poll_s=home.config.chain.poll_s),
         start_block=home.network.start_block,
     )
@@ -290,5 +299,8 @@ async def follow_chain(chain: ServedChain, governance: GovernanceService) -> Non
         nursery.start_soon(chain.run)
         nursery.start_soon(governance.run)
         async for event in chain.watch(0):
-            if isinstance(event, RunOpened):
-                nursery.start_soon(governance.opened, event)
+            match event:
+                case RunOpened():
+                    nursery.start_soon(governance.opened, event)
+                case Proposed():
+                    await governance.on_chain(event)

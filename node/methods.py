@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from eigen.chain.decisions import OpenRun
 from eigen.chain.port import Chain, ChainError, Support, TransactionReverted
 from eigen.config.addresses import format_address, parse_address
 from eigen.node.canary import Canary
@@ -13,8 +14,10 @@ from eigen.node.control import ControlError, Method
 from eigen.node.datasets import Dataset, Datasets
 from eigen.node.evaluation import Evaluations
 from eigen.node.exit_codes import ExitCode
-from eigen.node.governance import GovernanceService, UnknownProposal
+from eigen.node.governance import CannotVote, GovernanceService, UnknownProposal
 from eigen.node.members import Members
+from eigen.node.proposal_view import proposal_view
+from eigen.node.proposing import CannotPropose, Proposer
 from eigen.node.replay import NOT_REPLAYED
 from eigen.node.rounds import Rounds
 from eigen.node.run_ports import RunPorts
@@ -22,9 +25,9 @@ from eigen.node.settlement import NothingToClaim, Settlement
 from eigen.protocol.cid import CidError, parse_cid
 from eigen.protocol.governance import KnownProposal
 from eigen.protocol.messages import Check, Proposal
-from eigen.protocol.run import RunSpec, run_id
+from eigen.protocol.run import RunSpec
 from eigen.protocol.types import Address, Cid, RunId
-from eigen.protocol.wire import WireError, decode_bare, encode
+from eigen.protocol.wire import encode
 
 if TYPE_CHECKING:
     from eigen.node.app import Home
@@ -32,8 +35,6 @@ if TYPE_CHECKING:
 
 PINS_AT_ONCE_MAX = 64
 """Contents that one call pins: each is read from disk first."""
-SPEC_BYTES_MAX = 64 * 1024
-"""A run spec with all its options."""
 
 
 class Methods:
@@ -60,7 +61,7 @@ class Methods:
         self._settlement = settlement
         self._chain = chain
         self._ports = ports
-        self._stop = trio.Event()
+        self._proposer = Proposer(chain, governance, home.network.contracts.token)
 
     def table(self, *, evaluations: Evaluations, canary: Canary) -> dict[str, Method]:
         """Methods by name."""
@@ -74,6 +75,7 @@ class Methods:
             "seed": self.seed,
             "propose": self.propose,
             "vote": self.vote,
+            "delegate": self.delegate,
             "pin": self.pin,
             "proofs": self.proofs,
             "proof": self.proof,
@@ -125,7 +127,7 @@ class Methods:
 
     async def proposals(self, _: dict[str, Any]) -> list[dict[str, Any]]:
         """Proposals that this node knows."""
-        return [_proposal(run, p) for run, p in self._governance.machine.proposals.items()]
+        return [self._view(known) for known in self._governance.machine.proposals.values()]
 
     async def runs(self, _: dict[str, Any]) -> list[dict[str, Any]]:
         """Runs that are open here, with every round that is attested."""
@@ -246,30 +248,49 @@ class Methods:
         return {"manifest": await self._datasets.seed(dataset)}
 
     async def propose(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Put a run to the vote; `spec` is the canonical spec in hex."""
+        """Put a run, a payment or what else a member wants to the vote; see `Proposer`."""
         try:
-            data = bytes.fromhex(params["spec"])
-            spec = decode_bare(data, RunSpec, bytes_max=SPEC_BYTES_MAX)
-            known = await self._governance.propose(spec, str(params.get("description", "")))
-        except (KeyError, TypeError, ValueError, WireError) as error:
-            raise ControlError(f"no run spec: {error}", ExitCode.USAGE) from error
-        except UnknownProposal as error:
+            known = await self._proposer.propose(params)
+        except (KeyError, TypeError, ValueError) as error:  # `WireError` is one
+            raise ControlError(f"no proposal: {error}", ExitCode.USAGE) from error
+        except (CannotPropose, UnknownProposal) as error:
             raise ControlError(str(error), ExitCode.FAILED) from error
         except ChainError as error:
             raise _refused("the proposal was not taken", error) from error
-        return _proposal(run_id(spec), known)
+        return self._view(known)
+
+    def _view(self, known: KnownProposal) -> dict[str, Any]:
+        token = self._home.network.contracts.token
+        return proposal_view(known, self._governance, self._chain, token, self._spec_before)
+
+    def _spec_before(self, run: RunId, _from_round: int) -> RunSpec | None:
+        driver = self._rounds.drivers.get(run)
+        return driver.context.spec if driver else None
 
     async def vote(self, params: dict[str, Any]) -> dict[str, Any]:
         """Sign a ballot for the proposal whose governor id or run starts with `proposal`."""
-        chain_id = self._find(str(params.get("proposal", "")))
+        id_ = self._find(str(params.get("proposal", "")))
         support = Support[str(params["support"]).upper()]
         try:
-            ballot = await self._governance.vote(chain_id, support)
+            ballot = await self._governance.vote(id_, support)
         except UnknownProposal as error:
             raise ControlError(str(error), ExitCode.USAGE) from error
+        except CannotVote as error:
+            raise ControlError(f"no ballot was signed: {error}", ExitCode.FAILED) from error
         except ChainError as error:
             raise _refused("the vote could not be signed", error) from error
-        return {"proposal": str(chain_id), "voter": format_address(ballot.voter)}
+        return {"proposal": str(id_), "voter": format_address(ballot.voter)}
+
+    async def delegate(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Let another account vote for this node's tokens."""
+        try:
+            to = parse_address(str(params.get("to", "")))
+            receipt = await self._chain.delegate(to)
+        except ValueError as error:
+            raise ControlError(f"to: {error}", ExitCode.USAGE) from error
+        except ChainError as error:
+            raise _refused("the delegate was not set", error) from error
+        return {"delegate": format_address(to), "tx": receipt.tx if receipt else ""}
 
     async def claim(self, params: dict[str, Any]) -> dict[str, Any]:
         """Claim what is owed for one run, or for the only one."""
@@ -344,12 +365,16 @@ class Methods:
         return {"pid": os.getpid()}
 
     def _find(self, prefix: str) -> int:
-        found = [
-            p.chain_id
-            for run, p in self._governance.machine.proposals.items()
-            if prefix and (str(p.chain_id).startswith(prefix) or run.hex().startswith(prefix))
-        ]
-        if len(found) != 1:
+        """By the beginning of a proposal's id, or of the id of the run that it opens."""
+        wanted = prefix.removeprefix("0x").lower()
+
+        def opens(proposal: Proposal) -> bool:
+            decided = self._chain.decisions(proposal)
+            return any(isinstance(d, OpenRun) and d.run.hex().startswith(wanted) for d in decided)
+
+        known = self._governance.machine.proposals.values()
+        found = [p.id for p in known if str(p.id).startswith(wanted) or opens(p.proposal)]
+        if not wanted or len(found) != 1:
             text = f"{len(found)} proposals match {prefix!r}; see: eigen proposals"
             raise ControlError(text, ExitCode.USAGE)
         return found[0]
@@ -358,17 +383,3 @@ class Methods:
 def _refused(what: str, error: ChainError) -> ControlError:
     reason = error.error if isinstance(error, TransactionReverted) else str(error)
     return ControlError(f"{what}: {reason}", ExitCode.FAILED)
-
-
-def _proposal(run: RunId, known: KnownProposal) -> dict[str, Any]:
-    proposal: Proposal = known.proposal
-    return {
-        "proposal": str(known.chain_id),
-        "run": run.hex(),
-        "name": proposal.spec.name,
-        "by": format_address(known.proposer),
-        "stage": known.stage.value,
-        "ballots": len(known.ballots),
-        "counted": len(known.counted),
-        "description": proposal.description,
-    }

@@ -84,13 +84,26 @@ class Heartbeat:
 
 
 # proposals and ballots --------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class ProposedCall:
+    """One call that the DAO's timelock makes once a proposal passed. `value` is in wei."""
+
+    target: Address
+    value: Amount
+    data: Annotated[bytes, Length(limits.PROPOSED_CALL_BYTES_MAX)]
+
+
 @message(20)
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A run put to the DAO; the chain holds the spec's digest, this is the spec."""
+    """What the DAO is to do, put to its vote; what the calls mean is read from their data.
 
-    spec: RunSpec
+    `specs` holds the run spec of which a call names the digest: the chain has no room for it.
+    """
+
+    calls: Annotated[tuple[ProposedCall, ...], Length(limits.PROPOSED_CALLS_MAX, 1)]
     description: Annotated[str, Length(limits.DESCRIPTION_BYTES_MAX)]
+    specs: Annotated[tuple[RunSpec, ...], Length(1)] = ()
 
 
 @message(21)

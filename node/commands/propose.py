@@ -1,4 +1,4 @@
-"""`eigen propose`: seed a dataset if the run file names a source, and put the run to the vote."""
+"""`eigen propose`: put a file to the vote; seed a dataset first if a run file names a source."""
 
 import json
 import tempfile
@@ -10,7 +10,8 @@ import click
 from eigen.node.commands import Invocation, pass_invocation
 from eigen.node.control import call_daemon
 from eigen.node.exit_codes import ExitCode, UserError
-from eigen.node.run_file import DatasetSource, RunFile, load_run_file
+from eigen.node.proposal_file import load_proposal_file
+from eigen.node.run_file import DatasetSource, RunFile
 from eigen.protocol.cid import raw_cid
 from eigen.protocol.types import Cid
 from eigen.protocol.wire import encode_bare
@@ -27,24 +28,27 @@ PROPOSE_TIMEOUT_S = 120.0
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @pass_invocation
 def command(invocation: Invocation, file: Path, as_json: bool) -> None:
-    """Put the training run that FILE describes to the DAO's vote."""
-    run_file = load_run_file(file)
+    """Put what FILE says to the DAO's vote: a training run, a payment, other validators.
+
+    See docs/dao.md for what stands in FILE.
+    """
+    read = load_proposal_file(file)
     socket = invocation.paths.control_socket
-    manifest = run_file.dataset.manifest or _seed(socket, run_file, run_file.dataset)
-    spec = run_file.spec(manifest)
-    result = call_daemon(
-        socket,
-        "propose",
-        PROPOSE_TIMEOUT_S,
-        spec=encode_bare(spec).hex(),
-        description=run_file.description,
-    )
+    params = read.params
+    if (run_file := read.run_file) is not None:
+        manifest = run_file.dataset.manifest or _seed(socket, run_file, run_file.dataset)
+        params = params | {"spec": encode_bare(run_file.spec(manifest)).hex()}
+    result = call_daemon(socket, "propose", PROPOSE_TIMEOUT_S, kind=read.kind, **params)
     if as_json:
         click.echo(json.dumps(result))
         return
     click.echo(f"proposal {result['proposal']}")
-    click.echo(f"run      {result['run']}")
-    click.echo(f"vote with: eigen vote {result['run'][:12]} --for")
+    for line in result["does"]:
+        click.echo(f"does     {line}")
+    if result["run"]:
+        click.echo(f"run      {result['run']}")
+    name = result["run"] if result["kind"] == "run" else result["proposal"]
+    click.echo(f"vote with: eigen vote {name[:12]} --for")
 
 
 def _seed(socket: Path, run_file: RunFile, source: DatasetSource) -> Cid:

@@ -1,6 +1,7 @@
 """Watching a real chain that is slow, broken, reorganised, or has its history replaced."""
 
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,9 +9,10 @@ import trio
 from web3.types import RPCResponse
 
 from eigen.chain.bindings import LEDGER, REVERTS
+from eigen.chain.index import LOGS_WANTED, LogIndex
 from eigen.chain.port import ChainUnreachable, WrongChain
 from eigen.chain.rpc import Log, Rpc
-from eigen.chain.watch import LOGS_WANTED, LogWatch, last_log
+from eigen.chain.watch import LogWatch, last_log
 from eigen.crypto.identity import Identity
 from eigen.protocol.types import Address
 
@@ -64,21 +66,34 @@ OpenWatch = Callable[..., LogWatch]
 async def open_watch(anvil: Anvil, emitter: Emitter) -> AsyncIterator[OpenWatch]:
     between: list[Between] = []
 
-    def make(source: Between | None = None, *, confirmations: int = 0, start: int = 0) -> LogWatch:
+    indices: list[LogIndex] = []
+
+    def make(
+        source: Between | None = None,
+        *,
+        confirmations: int = 0,
+        start: int = 0,
+        path: Path | None = None,
+    ) -> LogWatch:
         between.append(source or Between(anvil))
-        return LogWatch(
+        index = LogIndex(
             Rpc(between[-1], REVERTS),
-            emitter.address,
-            [[TOPIC]],
+            [emitter.address],
+            [TOPIC],
             start,
+            path,
             confirmations=confirmations,
-            poll_s=0.01,
             span_max=SPAN,
         )
+        index._database._connect()  # at once: this is no coroutine
+        indices.append(index)
+        return LogWatch(index, start, poll_s=0.01)
 
     yield make
     for source in between:
         await source.aclose()
+    for index in indices:
+        await index.aclose()
 
 
 async def texts(watch: LogWatch, count: int) -> list[str]:
@@ -268,7 +283,7 @@ async def test_crowded_spans_are_halved(
     await anvil.mine()
     watch = open_watch()
     assert len(await texts(watch, LOGS_WANTED + 50)) == LOGS_WANTED + 50
-    assert watch._span == SPAN // 2
+    assert watch.index.span_blocks == SPAN // 2
 
 
 async def test_another_chain_ends_the_watch(anvil: Anvil, open_watch: OpenWatch) -> None:
@@ -301,8 +316,8 @@ async def test_a_chain_is_watched_from_the_contracts_first_block(
     open_chain: OpenChain,
 ) -> None:
     async with open_chain(start_block=7) as chain:
-        assert chain.watch(0)._logs._start == 7  # type: ignore[attr-defined]
-        assert chain.watch(9)._logs._start == 9  # type: ignore[attr-defined]
+        assert chain.watch(0)._logs.index._start == 7  # type: ignore[attr-defined]
+        assert chain.watch(9)._logs.from_block == 9  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("wide", [True, False])
@@ -310,7 +325,7 @@ async def test_the_last_log_is_found_where_wide_queries_are_refused(
     emitter: Emitter, open_watch: OpenWatch, anvil: Anvil, wide: bool
 ) -> None:
     source = Between(anvil)
-    rpc = open_watch(source)._rpc
+    rpc = open_watch(source).index._rpc
 
     async def limited(send: Send) -> RPCResponse:
         asked = source.params["eth_getLogs"][0]

@@ -1,0 +1,84 @@
+"""What a member asks the daemon to put to the vote, checked before anything is signed or paid."""
+
+from decimal import Decimal
+from typing import Any
+
+from eigen.chain.decisions import Decision, OtherCall, Payment, ReplaceValidators
+from eigen.chain.port import Chain
+from eigen.config.addresses import parse_address
+from eigen.node.governance import GovernanceService, open_run
+from eigen.protocol.governance import KnownProposal
+from eigen.protocol.run import RunSpec
+from eigen.protocol.types import Address
+from eigen.protocol.wire import decode_bare
+
+SPEC_BYTES_MAX = 64 * 1024
+"""A run spec with all its options."""
+
+
+class CannotPropose(Exception):
+    """A proposal that could not be carried out, or makes no sense; says why."""
+
+
+class Proposer:
+    """Turns what `eigen propose` sends into decisions of the DAO."""
+
+    def __init__(self, chain: Chain, governance: GovernanceService, token: Address) -> None:
+        """`token` is the DAO's own."""
+        self._chain = chain
+        self._governance = governance
+        self._token = token
+
+    async def propose(self, params: dict[str, Any]) -> KnownProposal:
+        """Put it to the vote.
+
+        Raises `CannotPropose`; KeyError, TypeError or ValueError for params that no command sends;
+        and what `GovernanceService.propose` raises.
+        """
+        kind, specs = str(params.get("kind", "run")), tuple[RunSpec, ...]()
+        decisions: list[Decision]
+        match kind:
+            case "run":
+                specs = (_spec(params),)
+                decisions = [open_run(specs[0])]
+            case "payment":
+                decisions = [await self._payment(params)]
+            case "validators":
+                decisions = [await self._validators(params)]
+            case "calls":
+                decisions = [
+                    OtherCall(
+                        parse_address(call["to"]), int(call["value"]), bytes.fromhex(call["data"])
+                    )
+                    for call in params["calls"]
+                ]
+            case _:
+                raise ValueError(f"no kind of proposal: {kind[:40]}")
+        description = str(params.get("description", ""))
+        return await self._governance.propose(decisions, description, specs)
+
+    async def _payment(self, params: dict[str, Any]) -> Payment:
+        name = str(params["token"])
+        token = {"dao": self._token, "coin": None}.get(name)
+        if name not in ("dao", "coin"):
+            token = parse_address(name)
+        held = await self._chain.treasury(token)
+        whole = Decimal(str(params["amount"]))
+        units = whole.scaleb(held.decimals)
+        if units != units.to_integral_value():
+            raise CannotPropose(f"amount: the token counts {held.decimals} decimals, not more")
+        if units > held.amount:
+            has = f"{Decimal(held.amount).scaleb(-held.decimals):f}"
+            raise CannotPropose(f"amount: the treasury holds {has} of it, not {whole:f}")
+        return Payment(token, parse_address(params["to"]), int(units))
+
+    async def _validators(self, params: dict[str, Any]) -> ReplaceValidators:
+        validators = tuple(parse_address(name) for name in params["validators"])
+        wanted = ReplaceValidators(validators, int(params["quorum"]))
+        if await self._chain.validators() == (frozenset(validators), wanted.quorum):
+            raise CannotPropose("validators: these are the validators and the quorum already")
+        return wanted
+
+
+def _spec(params: dict[str, Any]) -> RunSpec:
+    return decode_bare(bytes.fromhex(params["spec"]), RunSpec, bytes_max=SPEC_BYTES_MAX)
