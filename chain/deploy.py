@@ -30,6 +30,9 @@ DELAY_S_MAX: Final = 365 * 86_400
 AMOUNT_MAX: Final = (1 << 208) - 1
 """`ERC20Votes` counts supply and votes in 208 bits."""
 
+BOND_MAX: Final = (1 << 128) - 1
+"""What the ledger has room for."""
+
 NOBODY: Final = Address(bytes(20))
 """As an executor in OpenZeppelin's timelock: everybody."""
 DEFAULT_ADMIN_ROLE: Final = Digest(bytes(32))
@@ -57,6 +60,10 @@ class DaoSpec:
     timelock_delay_s: int
     proposal_threshold: int  # votes that a proposer needs
     quorum_percent: int  # of the supply, that must vote for or abstain
+    challenge_window_s: int = 0  # from a root's posting until it pays; 0: at once
+    unbonding_delay_s: int = 0  # until a validator gets its bond back; at least the window
+    bond: int = 0  # what a validator must have bonded when the DAO names it
+    guardian: Address = NOBODY  # may veto a root in its window
 
     def __post_init__(self) -> None:
         """Raises ValueError naming the field and what it may be."""
@@ -79,6 +86,13 @@ class DaoSpec:
         for name, least in (("voting_delay_s", 0), ("voting_period_s", 1), ("timelock_delay_s", 0)):
             if not least <= getattr(self, name) <= DELAY_S_MAX:
                 raise ValueError(f"{name}: give {least} to {DELAY_S_MAX} seconds")
+        if not 0 <= self.challenge_window_s <= self.unbonding_delay_s <= DELAY_S_MAX:
+            raise ValueError(
+                f"unbonding_delay_s: give challenge_window_s to {DELAY_S_MAX} seconds, so that a"
+                " validator cannot leave before its signatures can be challenged"
+            )
+        if not 0 <= self.bond <= BOND_MAX:
+            raise ValueError(f"bond: give 0 to {BOND_MAX}")
         if not 0 <= self.proposal_threshold <= supply:
             raise ValueError("proposal_threshold: nobody could propose; give at most the supply")
         if not 0 <= self.quorum_percent <= 100:
@@ -164,8 +178,9 @@ class _Founding:
             spec.proposal_threshold,
             spec.quorum_percent,
         )
+        terms = (spec.challenge_window_s, spec.unbonding_delay_s, spec.bond, spec.guardian)
         ledger = await self._create(
-            "ContributionLedger", LEDGER, token, timelock, list(spec.validators), spec.quorum
+            "ContributionLedger", LEDGER, token, timelock, list(spec.validators), spec.quorum, terms
         )
         return Contracts(token=token, governor=governor, timelock=timelock, ledger=ledger)
 

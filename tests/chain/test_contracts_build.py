@@ -13,6 +13,7 @@ from eigen.chain.artifacts import NAMES, UnknownArtifact, load
 from eigen.chain.devnet.npm import find_npm
 
 ROOT = Path(__file__).resolve().parents[2] / "chain"
+SOURCES = sorted((ROOT / "contracts/src").glob("*.sol"))
 EIP_170_CODE_BYTES_MAX = 24_576
 
 FUNCTIONS = {
@@ -22,6 +23,9 @@ FUNCTIONS = {
         "getVotes(address)",
         "getPastVotes(address,uint256)",
         "balanceOf(address)",
+        "counted(address)",
+        "count(address[])",
+        "credit(address,uint256)",
         "MINTER_ROLE()",
         "CLOCK_MODE()",
         "permit(address,address,uint256,uint256,uint8,bytes32,bytes32)",
@@ -52,6 +56,25 @@ FUNCTIONS = {
         "claimed(bytes32,address)",
         "setPayout(address)",
         "payoutOf(address)",
+        "multiClaim(bytes32,(address,uint256,bytes32[])[])",
+        "openStream(bytes32,uint8,bytes32,uint64,uint128,address)",
+        "openFunded(bytes32,uint8,bytes32,uint64,uint128,address)",
+        "fundedStream(address,bytes32)",
+        "fund(bytes32,uint128)",
+        "closeStream(bytes32,address)",
+        "streams(bytes32)",
+        "paying(bytes32)",
+        "pending(bytes32)",
+        "veto(bytes32,uint64)",
+        "proveEquivocation((bytes32,uint64,bytes32,bytes32,bytes32,uint256),bytes,"
+        "(bytes32,uint64,bytes32,bytes32,bytes32,uint256),bytes)",
+        "terms()",
+        "setTerms((uint32,uint32,uint128,address))",
+        "bond(address,uint128)",
+        "unbond(uint128)",
+        "withdrawBond()",
+        "bondOf(address)",
+        "isSlashed(address)",
     },
 }
 
@@ -62,7 +85,19 @@ EVENTS = {
         "ValidatorsChanged(address[],uint256)",
         "RoundPosted(bytes32,uint64,bytes32,bytes32,bytes32,uint256)",
         "Claimed(bytes32,address,address,uint256)",
+        "ClaimSkipped(bytes32,address)",
         "PayoutChanged(address,address)",
+        "StreamOpened(bytes32,uint8,address,bool,address,bytes32)",
+        "StreamFunded(bytes32,address,uint256,uint256)",
+        "StreamClosed(bytes32,address,uint256)",
+        "RoundInWindow(bytes32,uint64,uint64)",
+        "RoundDropped(bytes32,uint64,address)",
+        "Equivocated(address,bytes32,uint64,bytes32,bytes32)",
+        "TermsChanged(uint32,uint32,uint128,address)",
+        "Bonded(address,address,uint256,uint256)",
+        "Unbonding(address,uint256,uint256,uint64)",
+        "BondWithdrawn(address,uint256)",
+        "ValidatorSlashed(address,uint256)",
     },
 }
 
@@ -170,12 +205,13 @@ def test_contracts_have_the_events_that_clients_watch(name: str) -> None:
     assert EVENTS[name] - signatures(name, "event") == set()
 
 
-def test_every_refusal_of_the_ledger_has_a_name() -> None:
-    source = (ROOT / "contracts/src/ContributionLedger.sol").read_text()
-    raised = set(re.findall(r"revert (\w+)\(", source))
-    named = {signature.partition("(")[0] for signature in signatures("ContributionLedger", "error")}
-    assert raised
-    assert raised <= named
+@pytest.mark.parametrize("path", SOURCES, ids=[path.stem for path in SOURCES])
+def test_every_refusal_has_a_name(path: Path) -> None:
+    source = path.read_text()
+    named = {
+        signature.partition("(")[0] for name in NAMES for signature in signatures(name, "error")
+    }
+    assert set(re.findall(r"revert (\w+)\(", source)) <= named
     assert "require(" not in source
 
 

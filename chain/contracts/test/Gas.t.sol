@@ -2,6 +2,8 @@
 pragma solidity 0.8.34;
 
 import {ContributionLedger} from "../src/ContributionLedger.sol";
+import {Rounds} from "../src/Rounds.sol";
+import {Streams} from "../src/Streams.sol";
 import {Dao} from "./Dao.sol";
 import {Payouts} from "./Payouts.sol";
 
@@ -25,7 +27,7 @@ contract GasTest is Dao {
     }
 
     function test_a_later_round_with_three_signatures() public {
-        ContributionLedger.RoundRoot memory root = roundRoot(1, keccak256("first"), REWARD);
+        Rounds.RoundRoot memory root = roundRoot(1, keccak256("first"), REWARD);
         ledger.postRound(root, signatures(root, keys, QUORUM));
         vm.snapshotGasLastCall("postRound, first round, 3 signatures");
         vm.warp(block.timestamp + 60);
@@ -51,14 +53,14 @@ contract GasTest is Dao {
         validators = addressesOf(keysByAddress(2000, max));
         vm.prank(address(timelock));
         ledger.setValidators(validators, max);
-        vm.assertLe(vm.snapshotGasLastCall("setValidators, 64 for 64"), 2_000_000, "gas");
+        vm.assertLe(vm.snapshotGasLastCall("setValidators, 64 for 64"), 2_200_000, "gas");
     }
 
     function test_relayed_ballots() public {
         (address[] memory targets, uint256[] memory values, bytes[] memory calldatas) =
             (new address[](1), new uint256[](1), new bytes[](1));
         (targets[0], calldatas[0]) =
-        (address(ledger), abi.encodeCall(ContributionLedger.openRun, (keccak256("next"), SPEC, ROUNDS, REWARD)));
+        (address(ledger), abi.encodeCall(Streams.openRun, (keccak256("next"), SPEC, ROUNDS, REWARD)));
         for (uint256 i = 0; i < CONTRIBUTORS; ++i) {
             token.mint(accounts[i], 1e18);
         }
