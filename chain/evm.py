@@ -38,6 +38,7 @@ from eigen.chain.port import (
     ChainEvent,
     ChainInfo,
     Contracts,
+    Earning,
     EndpointRefused,
     ProposalState,
     ProposalStatus,
@@ -53,7 +54,7 @@ from eigen.chain.rpc import Call, Rpc
 from eigen.chain.watch import LogWatch, last_log
 from eigen.crypto import statements
 from eigen.crypto.hashing import keccak256
-from eigen.protocol.limits import BALLOTS_PER_RELAY_MAX, MERKLE_PROOF_MAX
+from eigen.protocol.limits import BALLOTS_PER_RELAY_MAX, CLAIMS_PER_RELAY_MAX, MERKLE_PROOF_MAX
 from eigen.protocol.messages import Proposal, ProposedCall
 from eigen.protocol.types import Address, Digest, RunId
 
@@ -232,23 +233,33 @@ class EvmChain(Chain):
 
         `tx` is empty and `block` 0 where the endpoint does not look back as far as the posting.
         """
+        root = await self._root("head", run)
+        if root is None:
+            return None
+        number = root.round
+        posted: list[list[bytes]] = [[LEDGER.topic("RoundPosted")], [run], [number.to_bytes(32)]]
+        log = await last_log(self._rpc, self._contracts.ledger, posted, self._start_block)
+        return (
+            RoundPosted(root, "0x" + log.tx.hex(), log.block) if log else RoundPosted(root, "", 0)
+        )
+
+    async def paying(self, run: RunId) -> RoundRoot | None:
+        """The root that claims are paid by: the latest that is out of its challenge window."""
+        return await self._root("paying", run)
+
+    async def _root(self, function: str, run: RunId) -> RoundRoot | None:
         number, checkpoint, record, payout_root, payout_total = await self._read(
-            self._contracts.ledger, LEDGER, "head", run
+            self._contracts.ledger, LEDGER, function, run
         )
         if number == 0:
             return None
-        root = RoundRoot(
+        return RoundRoot(
             run=run,
             round=number,
             checkpoint=Digest(checkpoint),
             record=Digest(record),
             payout_root=Digest(payout_root),
             payout_total=payout_total,
-        )
-        posted: list[list[bytes]] = [[LEDGER.topic("RoundPosted")], [run], [number.to_bytes(32)]]
-        log = await last_log(self._rpc, self._contracts.ledger, posted, self._start_block)
-        return (
-            RoundPosted(root, "0x" + log.tx.hex(), log.block) if log else RoundPosted(root, "", 0)
         )
 
     async def gas_money_wei(self) -> int:
@@ -343,17 +354,38 @@ class EvmChain(Chain):
         return await self._write(key, self._contracts.ledger, data)
 
     async def delegate(self, to: Address) -> Receipt | None:
-        """Let another account vote for our tokens; zero bytes let nobody.
+        """Let another account vote for our tokens, also for those that claims brought since; zero
+        bytes let nobody.
 
-        None where it is so already. Intent key: the delegate and how often it was chosen before.
+        None where it is so already. Intent key: the delegate, and how often it was chosen before,
+        or how much counts then.
         """
         token = self._contracts.token
         (current,) = await self._read(token, TOKEN, "delegates", self.address)
-        if current == to:
+        if current != to:
+            key = f"delegate {to.hex()} "
+            key += str(await self._outbox.landed_count(self._key(key, token)))
+            return await self._write(key, token, TOKEN.calldata("delegate", to))
+        (counted,) = await self._read(token, TOKEN, "counted", self.address)
+        held = await self.balance(self.address)
+        if counted == held:
             return None
-        key = f"delegate {to.hex()} "
-        key += str(await self._outbox.landed_count(self._key(key, token)))
-        return await self._write(key, token, TOKEN.calldata("delegate", to))
+        data = TOKEN.calldata("count", [self.address])
+        return await self._write(f"count {self.address.hex()} {held}", token, data)
+
+    async def claim_many(self, run: RunId, earnings: Sequence[Earning]) -> Receipt:
+        """Claim for many accounts of one run in one transaction; those that cannot be paid are
+        skipped.
+
+        Raises ValueError for none or more than `CLAIMS_PER_RELAY_MAX`, and `TransactionReverted`
+        where not one can be paid.
+        """
+        if not 0 < len(earnings) <= CLAIMS_PER_RELAY_MAX:
+            raise ValueError(f"earnings: give 1 to {CLAIMS_PER_RELAY_MAX}, not {len(earnings)}")
+        rows = [(e.account, e.cumulative, list(e.proof)) for e in earnings]
+        data = LEDGER.calldata("multiClaim", run, rows)
+        key = f"multi-claim {run.hex()} {keccak256(data).hex()}"
+        return await self._write(key, self._contracts.ledger, data)
 
     async def set_payout(self, payee: Address) -> Receipt | None:
         """Send what our account earns to another address; zero bytes make it our own again.

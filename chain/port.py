@@ -188,6 +188,15 @@ class RoundRoot:
 
 
 @dataclass(frozen=True, slots=True)
+class Earning:
+    """What an account earned of a run so far, base units, and its proof from the leaf up."""
+
+    account: Address
+    cumulative: int
+    proof: Sequence[Digest]
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """A transaction with its confirmations. `tx` is `0x…`."""
 
@@ -290,7 +299,9 @@ class Chain(Protocol):
         ...
 
     async def delegate(self, to: Address) -> Receipt | None:
-        """Let another account vote for our tokens; None where it does already.
+        """Let another account vote for our tokens, also for those that claims brought since.
+
+        None where it does already.
 
         Intent key: the delegate and how often it was chosen before.
         """
@@ -351,6 +362,18 @@ class Chain(Protocol):
         self, run: RunId, account: Address, cumulative: int, proof: Sequence[Digest]
     ) -> Receipt:
         """Claim for an account, by anyone. Intent key: (run, account, cumulative)."""
+        ...
+
+    async def claim_many(self, run: RunId, earnings: Sequence[Earning]) -> Receipt:
+        """Claim for many accounts of one run in one transaction, by anyone.
+
+        Accounts that cannot be paid are skipped. Intent key: the earnings' digest. Raises
+        ValueError for none or too many, and `TransactionReverted` where not one can be paid.
+        """
+        ...
+
+    async def paying(self, run: RunId) -> RoundRoot | None:
+        """The root that claims are paid by: the latest that is out of its challenge window."""
         ...
 
     async def set_payout(self, payee: Address) -> Receipt | None:

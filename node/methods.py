@@ -293,12 +293,15 @@ class Methods:
         return {"delegate": format_address(to), "tx": receipt.tx if receipt else ""}
 
     async def claim(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Claim what is owed for one run, or for the only one."""
+        """Claim what is owed for one run, or for the only one; `all` claims for everybody."""
         prefix = str(params.get("run", ""))
         runs = [r for r in self._rounds.drivers if r.hex().startswith(prefix)]
         if len(runs) != 1:
             raise ControlError(f"{len(runs)} runs match {prefix!r}: name one", ExitCode.USAGE)
         try:
+            if params.get("all"):
+                count, receipts = await self._settlement.claim_for_all(runs[0])
+                return {"accounts": count, "txs": [receipt.tx for receipt in receipts]}
             await self._bind_payout()
             amount, receipt = await self._settlement.claim(runs[0])
         except NothingToClaim as error:

@@ -41,6 +41,8 @@ BALLOTS_PER_PROPOSAL_MAX = 4096
 """Ballots held until they are relayed, about 200 bytes each."""
 BALLOTS_PER_RELAY_MAX = 64
 """About 4.2M gas in one transaction, well under the 16.78M cap of EIP-7825."""
+CLAIMS_PER_RELAY_MAX = 128
+"""About 5M gas in one transaction where all of them are first claims."""
 MODEL_OPTIONS_MAX = 32
 """Options of one architecture."""
 

@@ -4,6 +4,7 @@ A DAO of one mind: what is proposed is accepted at once, and opens its run. Roun
 are checked as the contracts check them, signatures included; there are no blocks, gas or forks.
 """
 
+import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Final, Never, Self
@@ -18,6 +19,7 @@ from eigen.chain.port import (
     ChainInfo,
     Claimed,
     Contracts,
+    Earning,
     ProposalState,
     ProposalStatus,
     Receipt,
@@ -264,6 +266,24 @@ class LedgerAccount:
         """See `Chain.claim`."""
         await trio.sleep(LANDING_S)
         return self._ledger.claim(run, account, cumulative, proof)
+
+    async def claim_many(self, run: RunId, earnings: Sequence[Earning]) -> Receipt:
+        """See `Chain.claim_many`."""
+        await trio.sleep(LANDING_S)
+        receipt: Receipt | None = None
+        for earning in earnings:
+            with contextlib.suppress(TransactionReverted):
+                receipt = self._ledger.claim(
+                    run, earning.account, earning.cumulative, earning.proof
+                )
+        if receipt is None:
+            raise TransactionReverted("nothing is owed", name="NothingToClaim")
+        return receipt
+
+    async def paying(self, run: RunId) -> RoundRoot | None:
+        """See `Chain.paying`: there is no challenge window."""
+        head = await self.head(run)
+        return head.root if head else None
 
     async def set_payout(self, payee: Address) -> Receipt | None:
         """See `Chain.set_payout`."""
