@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from eigen.config.addresses import format_address, parse_address
+from eigen.node.amounts import DIGITS_MAX
 from eigen.node.member_file import MemberFileError, Table, read_table
 from eigen.node.run_file import RunFile, load_run_file
 from eigen.protocol import limits
@@ -96,8 +97,8 @@ def _payment(top: Table) -> dict[str, Any]:
         amount = Decimal(value if isinstance(value, str) else repr(value))
     except InvalidOperation as error:
         raise top.error("amount", f"{value[:40]!r} is no number") from error
-    if not amount.is_finite() or amount <= 0:
-        raise top.error("amount", "must be positive")
+    if not amount.is_finite() or amount <= 0 or abs(amount.adjusted()) > DIGITS_MAX:
+        raise top.error("amount", "a positive number of whole tokens")
     token = top.take("token", str, "dao")
     if token not in ("dao", "coin"):
         token = _address(top, "token", token)

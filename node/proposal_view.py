@@ -1,7 +1,6 @@
 """A proposal as commands show it: what it does in words, read from its calls, and how it stands."""
 
 from collections.abc import Callable
-from decimal import Decimal
 from typing import Any
 
 from eigen.chain.decisions import (
@@ -14,15 +13,13 @@ from eigen.chain.decisions import (
 )
 from eigen.chain.port import Chain
 from eigen.config.addresses import format_address
+from eigen.node.amounts import whole
 from eigen.node.governance import GovernanceService
 from eigen.node.spec_book import SpecBook
 from eigen.protocol.changes import differences
 from eigen.protocol.governance import KnownProposal, Stage
 from eigen.protocol.run import RunSpec
 from eigen.protocol.types import Address, RunId
-
-DECIMALS = 18
-"""Of the DAO's token and of a chain's coin. Other tokens' amounts are told in base units."""
 
 _KINDS = {
     OpenRun: "run",
@@ -64,10 +61,10 @@ def proposal_view(
         "stage": known.stage.value,
         "ballots": len(known.ballots),
         "counted": len(known.counted),
-        "for": _amount(status.votes_for if status else 0),
-        "against": _amount(status.votes_against if status else 0),
-        "abstain": _amount(status.votes_abstain if status else 0),
-        "quorum": _amount(status.quorum if status else 0),
+        "for": whole(status.votes_for if status else 0),
+        "against": whole(status.votes_against if status else 0),
+        "abstain": whole(status.votes_abstain if status else 0),
+        "quorum": whole(status.quorum if status else 0),
         "left_s": left_s,
         "description": known.proposal.description,
     }
@@ -79,7 +76,7 @@ def in_words(decision: Decision, specs: SpecBook, token: Address, spec_before: S
         case OpenRun(run, spec, rounds, reward_per_round):
             known = specs.get(spec)
             name = f" {known.name!r}" if known else ""
-            reward = _amount(reward_per_round)
+            reward = whole(reward_per_round)
             return f"train{name} for {rounds} rounds at {reward} tokens each (run {run.hex()[:12]})"
         case ChangeRun(run, from_round, spec):
             after = specs.get(spec)
@@ -87,21 +84,16 @@ def in_words(decision: Decision, specs: SpecBook, token: Address, spec_before: S
             what = ", ".join(differences(before, after)) if before and after else "its settings"
             return f"change run {run.hex()[:12]} from round {from_round}: {what}"
         case Payment(None, payee, amount):
-            return f"pay {_amount(amount)} of the chain's coin to {format_address(payee)}"
+            return f"pay {whole(amount)} of the chain's coin to {format_address(payee)}"
         case Payment(paid, payee, amount):
             assert paid is not None
             to = format_address(payee)
             if paid == token:
-                return f"pay {_amount(amount)} DAO tokens to {to}"
+                return f"pay {whole(amount)} DAO tokens to {to}"
             return f"pay {amount} base units of the token {format_address(paid)} to {to}"
         case ReplaceValidators(validators, quorum):
             names = ", ".join(map(format_address, validators))
             return f"let {quorum} of these validators attest: {names}"
         case OtherCall(target, value, data):
-            sent = f" with {_amount(value)} of the chain's coin" if value else ""
+            sent = f" with {whole(value)} of the chain's coin" if value else ""
             return f"call {format_address(target)}{sent}: 0x{data.hex()[:200]}"
-
-
-def _amount(units: int) -> str:
-    text = f"{Decimal(units).scaleb(-DECIMALS):f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text

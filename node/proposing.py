@@ -6,6 +6,7 @@ from typing import Any
 from eigen.chain.decisions import Decision, OtherCall, Payment, ReplaceValidators
 from eigen.chain.port import Chain
 from eigen.config.addresses import parse_address
+from eigen.node.amounts import base_units, whole
 from eigen.node.governance import GovernanceService, open_run
 from eigen.protocol.governance import KnownProposal
 from eigen.protocol.run import RunSpec
@@ -63,14 +64,15 @@ class Proposer:
         if name not in ("dao", "coin"):
             token = parse_address(name)
         held = await self._chain.treasury(token)
-        whole = Decimal(str(params["amount"]))
-        units = whole.scaleb(held.decimals)
-        if units != units.to_integral_value():
-            raise CannotPropose(f"amount: the token counts {held.decimals} decimals, not more")
+        amount = Decimal(str(params["amount"]))
+        try:
+            units = base_units(amount, held.decimals)
+        except ValueError as error:
+            raise CannotPropose(f"amount: {error}") from error
         if units > held.amount:
-            has = f"{Decimal(held.amount).scaleb(-held.decimals):f}"
-            raise CannotPropose(f"amount: the treasury holds {has} of it, not {whole:f}")
-        return Payment(token, parse_address(params["to"]), int(units))
+            has = whole(held.amount, held.decimals)
+            raise CannotPropose(f"amount: the treasury holds {has} of it, not {amount:f}")
+        return Payment(token, parse_address(params["to"]), units)
 
     async def _validators(self, params: dict[str, Any]) -> ReplaceValidators:
         validators = tuple(parse_address(name) for name in params["validators"])

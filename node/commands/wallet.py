@@ -2,13 +2,13 @@
 
 import json
 import sys
-from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from eigen.config.addresses import format_address, parse_address
+from eigen.node.amounts import whole
 from eigen.node.commands import Invocation, pass_invocation
 from eigen.node.control import call_daemon
 from eigen.node.exit_codes import ExitCode, UserError
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from eigen.crypto.keystore import Passphrase
     from eigen.protocol.types import Address
 
-WEI_A_COIN = 10**18
 PAYOUT_TIMEOUT_S = 120.0
 """Two confirmations on a slow chain."""
 
@@ -47,9 +46,9 @@ def show(invocation: Invocation, as_json: bool) -> None:
         nobody = not any(held.delegate)
         facts |= {
             "chain": network.chain_id,
-            "gas_money": _coins(held.gas_money_wei),
-            "tokens": _coins(held.tokens),
-            "votes": _coins(held.votes),
+            "gas_money": whole(held.gas_money_wei),
+            "tokens": whole(held.tokens),
+            "votes": whole(held.votes),
             "delegate": None if nobody else format_address(held.delegate),
             "payout": format_address(held.payee),
         }
@@ -196,9 +195,3 @@ def _facts(network: "NetworkFile", urls: tuple[str, ...], address: "Address") ->
             return await account_facts(provider, contracts, address)
 
     return trio.run(read)
-
-
-def _coins(units: int) -> str:
-    """18 decimals, exact, without trailing zeros."""
-    text = f"{Decimal(units) / WEI_A_COIN:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
