@@ -231,8 +231,11 @@ class LogIndex:
     async def after(self, id_: int, from_block: int = 0) -> list[tuple[int, Log]]:
         """Logs that came into the index after the one with this id, oldest first, and their ids.
 
-        Some at a time: ask again with the last id.
+        Some at a time: ask again with the last id. None before the first `advance`: only then it is
+        known that the file is of this chain.
         """
+        if not self._bound:
+            return []
 
         def work(db: sqlite3.Connection) -> list[tuple[int, Log]]:
             rows = db.execute(
@@ -244,7 +247,12 @@ class LogIndex:
         return await self._database.transaction(work)
 
     async def find(self, topic: bytes, first: bytes | None = None) -> list[Log]:
-        """All logs of one event, in the chain's order; `first` is its first indexed argument."""
+        """All logs of one event, in the chain's order; `first` is its first indexed argument.
+
+        None before the first `advance`.
+        """
+        if not self._bound:
+            return []
 
         def work(db: sqlite3.Connection) -> list[Log]:
             where, values = "topic0 = ?", [topic]

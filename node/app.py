@@ -247,7 +247,7 @@ def open_chain(home: Home) -> EvmChain:
         confirmations = home.network.parameters.confirmations
     urls = home.config.chain.rpc_urls or home.network.rpc_urls
     return EvmChain(
-        TrioHTTPProvider(urls, chain_id=home.network.chain_id),
+        TrioHTTPProvider(urls, chain_id=home.network.chain_id, compare_depth=confirmations),
         Contracts(contracts.token, contracts.governor, contracts.timelock, contracts.ledger),
         chain_id=home.network.chain_id,
         secret=home.identity.secret,

@@ -345,3 +345,60 @@ async def test_the_last_log_is_found_where_wide_queries_are_refused(
     assert found.data == b"b"
     assert source.asked["eth_getLogs"] == (2 if wide else 5)
     assert await last_log(rpc, address, [[TOPIC]], found.block + 1, span_max=SPAN) is None
+
+
+async def test_a_restart_reads_no_block_twice(
+    emitter: Emitter, open_watch: OpenWatch, anvil: Anvil, tmp_path: Path
+) -> None:
+    path = tmp_path / "index.sqlite"
+    await emitter.emit("a")
+    await anvil.mine(3 * SPAN)
+    first = open_watch(path=path)
+    assert await texts(first, 1) == ["a"]
+    with trio.fail_after(10):
+        while await first.index.advance():
+            pass
+    await first.index.aclose()
+
+    source = Between(anvil)
+    again = open_watch(source, path=path)
+    assert await texts(again, 1) == ["a"]
+    assert source.asked["eth_getLogs"] == 0
+    await emitter.emit("b")
+    assert await texts(again, 1) == ["b"]
+    asked = source.params["eth_getLogs"][0]
+    assert int(asked["fromBlock"], 16) > 3 * SPAN
+
+
+async def test_what_a_reorganisation_took_back_while_nobody_looked_leaves_the_index(
+    emitter: Emitter, open_watch: OpenWatch, anvil: Anvil, tmp_path: Path
+) -> None:
+    path = tmp_path / "index.sqlite"
+    first = open_watch(path=path)
+    for text in "abc":  # a mark after each
+        await emitter.emit(text)
+        assert await texts(first, 1) == [text]
+    await first.index.aclose()
+
+    await anvil.control("anvil_reorg", 1, [])  # the last block is another one now
+    again = open_watch(path=path)
+    with trio.fail_after(10):
+        while await again.index.advance():
+            pass
+    assert [found.data for found in await again.index.find(TOPIC)] == [b"a", b"b"]
+    await emitter.emit("d")
+    assert await texts(again, 3) == ["a", "b", "d"]
+
+
+async def test_an_index_of_another_chain_is_started_anew(
+    emitter: Emitter, open_watch: OpenWatch, start_anvil: Callable[..., Anvil], tmp_path: Path
+) -> None:
+    path = tmp_path / "index.sqlite"
+    await emitter.emit("a")
+    first = open_watch(path=path)
+    assert await texts(first, 1) == ["a"]
+    await first.index.aclose()
+    other = start_anvil("--timestamp", "1700000000")
+    again = open_watch(Between(other), path=path)
+    await nothing(again)
+    assert await again.index.find(TOPIC) == []
