@@ -1,4 +1,4 @@
-"""The ABIs of our four contracts, and what we compute of them without asking a chain."""
+"""The ABIs of our contracts, and what we compute of them without asking a chain."""
 
 from typing import Final
 
@@ -13,8 +13,32 @@ TOKEN: Final = Abi(load("DaoToken").abi)
 GOVERNOR: Final = Abi(load("DaoGovernor").abi)
 TIMELOCK: Final = Abi(load("TimelockController").abi)
 LEDGER: Final = Abi(load("ContributionLedger").abi)
+REGISTRY: Final = Abi(load("ModelRegistry").abi)
+ESCROW: Final = Abi(load("JobEscrow").abi)
+REVENUE: Final = Abi(load("RevenueShare").abi)
+MEMBERSHIP: Final = Abi(load("Membership").abi)
+CREATIONS: Final = Abi(load("CreationNFT").abi)
+VAULT: Final = Abi(load("RoyaltyVault").abi)
+MARKET: Final = Abi(load("ModelMarket").abi)
+FACTORY: Final = Abi(load("DaoFactory").abi)
+CODE_STORE: Final = Abi(load("CodeStore").abi)
 
-REVERTS: Final = RevertReader((LEDGER, GOVERNOR, TOKEN, TIMELOCK))
+REVERTS: Final = RevertReader(
+    (
+        LEDGER,
+        GOVERNOR,
+        TOKEN,
+        TIMELOCK,
+        REGISTRY,
+        ESCROW,
+        REVENUE,
+        MEMBERSHIP,
+        CREATIONS,
+        VAULT,
+        MARKET,
+        FACTORY,
+    )
+)
 
 ProposedCalls = tuple[list[Address], list[int], list[bytes]]
 """Targets, values in wei and calldata: a proposal as OpenZeppelin's Governor takes it."""
