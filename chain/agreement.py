@@ -12,7 +12,7 @@ from typing import Final
 COMPARED_EVERY_S: Final = 30.0
 """Two short questions to each endpoint; a daemon asks hundreds meanwhile."""
 LAG_BLOCKS_MAX: Final = 16
-"""An endpoint that is further behind the middle one is asked last: half a minute of quick blocks."""
+"""An endpoint that is further behind the middle one is asked last: 30 s of quick blocks."""
 
 
 @dataclass(frozen=True, slots=True)
