@@ -6,8 +6,9 @@ Reading is by calldata alone: whoever wrote a proposal cannot call it what it is
 from typing import Any, Final
 
 from eigen.chain.abi import CODEC, Abi, AbiMismatch
-from eigen.chain.bindings import LEDGER, TOKEN
+from eigen.chain.bindings import LEDGER, MEMBERSHIP, TOKEN
 from eigen.chain.decisions import (
+    Admit,
     ChangeRun,
     Decision,
     OpenRun,
@@ -15,7 +16,7 @@ from eigen.chain.decisions import (
     Payment,
     ReplaceValidators,
 )
-from eigen.chain.port import Contracts
+from eigen.chain.port import Contracts, NoMembership
 from eigen.crypto.hashing import keccak256
 from eigen.protocol.messages import Proposal, ProposedCall
 from eigen.protocol.types import Address, Digest, RunId
@@ -45,7 +46,7 @@ ProposedCalls = tuple[list[Address], list[int], list[bytes]]
 
 
 def call_of(contracts: Contracts, decision: Decision) -> ProposedCall:
-    """The call that carries a decision out."""
+    """The call that carries a decision out. Raises `NoMembership`."""
     match decision:
         case OpenRun(run, spec, rounds, reward_per_round):
             data = LEDGER.calldata("openRun", run, spec, rounds, reward_per_round)
@@ -62,6 +63,11 @@ def call_of(contracts: Contracts, decision: Decision) -> ProposedCall:
         case ReplaceValidators(validators, quorum):
             data = LEDGER.calldata("setValidators", list(validators), quorum)
             return ProposedCall(contracts.ledger, 0, data)
+        case Admit(account, approved):
+            if contracts.membership is None:
+                raise NoMembership("this DAO has no membership contract")
+            data = MEMBERSHIP.calldata("approve" if approved else "refuse", account)
+            return ProposedCall(contracts.membership, 0, data)
         case OtherCall(target, value, data):
             return ProposedCall(target, value, data)
 
@@ -79,6 +85,11 @@ def decision_of(contracts: Contracts, call: ProposedCall) -> Decision:
             return OpenRun(RunId(run), Digest(spec), rounds, reward_per_round)
         if (args := _arguments(LEDGER, "setValidators", call.data)) is not None:
             return ReplaceValidators(tuple(Address(v) for v in args[0]), args[1])
+        return other
+    if call.target == contracts.membership:
+        for function, approved in (("approve", True), ("refuse", False)):
+            if (args := _arguments(MEMBERSHIP, function, call.data)) is not None:
+                return Admit(Address(args[0]), approved)
         return other
     if call.target == STATEMENT:
         if (args := _arguments(STATEMENTS, "changeRun", call.data)) is not None:

@@ -42,6 +42,14 @@ class ReplaceValidators:
 
 
 @dataclass(frozen=True, slots=True)
+class Admit:
+    """An account becomes a member, or is refused."""
+
+    account: Address
+    approved: bool
+
+
+@dataclass(frozen=True, slots=True)
 class OtherCall:
     """Any call that is none of the others. `value` in wei."""
 
@@ -50,4 +58,4 @@ class OtherCall:
     data: bytes
 
 
-Decision = OpenRun | ChangeRun | Payment | ReplaceValidators | OtherCall
+Decision = OpenRun | ChangeRun | Payment | ReplaceValidators | Admit | OtherCall

@@ -16,6 +16,7 @@ from eigen.chain.abi import Abi, AbiMismatch
 from eigen.chain.bindings import (
     GOVERNOR,
     LEDGER,
+    MEMBERSHIP,
     REVERTS,
     TOKEN,
     root_fields,
@@ -40,11 +41,15 @@ from eigen.chain.port import (
     Contracts,
     Earning,
     EndpointRefused,
+    Holders,
+    MembershipRules,
+    NoMembership,
     ProposalState,
     ProposalStatus,
     Receipt,
     RoundPosted,
     RoundRoot,
+    Standing,
     Support,
     TransactionReverted,
     Treasury,
@@ -220,6 +225,30 @@ class EvmChain(Chain):
         (amount,) = await self._read(self._contracts.token, TOKEN, "balanceOf", account)
         return int(amount)
 
+    async def holders(self) -> Holders:
+        """Who holds the DAO's tokens, as far as `watch` has read the chain."""
+        found = await self.history.holders()
+        return Holders(self.history.through_block, found)
+
+    async def membership(self) -> MembershipRules:
+        """Who admits members besides the DAO, and whether anyone has to. Raises `NoMembership`."""
+        at = self._membership()
+        (owner,) = await self._read(at, MEMBERSHIP, "owner")
+        (is_open,) = await self._read(at, MEMBERSHIP, "isOpen")
+        return MembershipRules(Address(owner) if any(owner) else None, bool(is_open))
+
+    async def standing(self, account: Address) -> Standing:
+        """Whether an account is a member, or wants to be. Raises `NoMembership`."""
+        (status,) = await self._read(self._membership(), MEMBERSHIP, "statusOf", account)
+        return Standing(status)
+
+    def _membership(self) -> Address:
+        if self._contracts.membership is None:
+            raise NoMembership(
+                "this DAO has no membership contract: whoever joins its network takes part"
+            )
+        return self._contracts.membership
+
     async def treasury(self, token: Address | None) -> Treasury:
         """What the DAO's timelock holds of a token, of the chain's coin where that is None."""
         if token is None:
@@ -352,6 +381,19 @@ class EvmChain(Chain):
         data = LEDGER.calldata("claim", run, account, cumulative, list(proof))
         key = f"claim {run.hex()} {account.hex()} {cumulative}"
         return await self._write(key, self._contracts.ledger, data)
+
+    async def request_membership(self, statement: Digest) -> Receipt:
+        """Ask to join; in an open DAO our account is a member then."""
+        at, key = self._membership(), "request membership "
+        key += str(await self._outbox.landed_count(self._key(key, at)))
+        return await self._write(key, at, MEMBERSHIP.calldata("request", statement))
+
+    async def admit(self, account: Address, approved: bool) -> Receipt:
+        """Approve or refuse an account, as the owner."""
+        at, function = self._membership(), "approve" if approved else "refuse"
+        key = f"{function} {account.hex()} "
+        key += str(await self._outbox.landed_count(self._key(key, at)))
+        return await self._write(key, at, MEMBERSHIP.calldata(function, account))
 
     async def delegate(self, to: Address) -> Receipt | None:
         """Let another account vote for our tokens, also for those that claims brought since; zero

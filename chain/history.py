@@ -5,20 +5,10 @@ from dataclasses import dataclass
 from eigen.chain.bindings import GOVERNOR, LEDGER, TOKEN
 from eigen.chain.events import chain_event
 from eigen.chain.index import LogIndex
-from eigen.chain.port import Claimed, Contracts, Proposed, RoundPosted
+from eigen.chain.port import Claimed, Contracts, Holder, Proposed, RoundPosted
 from eigen.protocol.types import Address, RunId
 
 NOBODY = Address(bytes(20))
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """An account that holds tokens or votes, base units. `delegate` votes for its tokens."""
-
-    account: Address
-    tokens: int
-    votes: int
-    delegate: Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +61,7 @@ class History:
         events = [chain_event(self._contracts, log) for log in logs]
         return [event for event in events if isinstance(event, Claimed)]
 
-    async def members(self) -> list[Member]:
+    async def holders(self) -> list[Holder]:
         """Who holds tokens or votes now, most tokens first."""
         tokens: dict[Address, int] = {}
         votes: dict[Address, int] = {}
@@ -90,7 +80,7 @@ class History:
             chosen = TOKEN.event(log.topics, log.data).args
             delegates[Address(chosen["delegator"])] = Address(chosen["toDelegate"])
         found = [
-            Member(
+            Holder(
                 account,
                 tokens.get(account, 0),
                 votes.get(account, 0),
@@ -99,4 +89,4 @@ class History:
             for account in {*tokens, *votes}
             if account != NOBODY and (tokens.get(account) or votes.get(account))
         ]
-        return sorted(found, key=lambda member: (-member.tokens, member.account))
+        return sorted(found, key=lambda holder: (-holder.tokens, holder.account))

@@ -11,6 +11,7 @@ ChainError
 ├── WrongChain             the user's: network file, RPC URL or outbox do not belong together
 ├── TransactionReverted    ours: we asked for what the contract does not allow
 ├── InsufficientGasMoney   the user's: the account must be funded
+├── NoMembership           the user's: this DAO has no such contract
 ├── FeeTooHigh             nobody's, or the endpoint's: the market is above what we agree to pay
 └── OutboxInUse            the user's: another daemon has the same outbox open
 ```
@@ -71,6 +72,10 @@ class InsufficientGasMoney(ChainError):
     """The sending account cannot pay for gas; says how much is missing and where to send it."""
 
 
+class NoMembership(ChainError):
+    """The network file names no membership contract: whoever joins the network takes part."""
+
+
 class FeeTooHigh(ChainError):
     """The fee market is above the ceiling that the configuration sets; nothing was signed."""
 
@@ -110,12 +115,55 @@ class ChainInfo:
 
 @dataclass(frozen=True, slots=True)
 class Contracts:
-    """Addresses of one DAO's contracts, as the network file names them."""
+    """Addresses of one DAO's contracts, as the network file names them.
+
+    A DAO that no factory founded has the first four alone.
+    """
 
     token: Address
     governor: Address
     timelock: Address
     ledger: Address
+    registry: Address | None = None
+    escrow: Address | None = None
+    revenue: Address | None = None
+    membership: Address | None = None
+    creations: Address | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """An account that holds tokens or votes, base units. `delegate` votes for its tokens."""
+
+    account: Address
+    tokens: int
+    votes: int
+    delegate: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Holders:
+    """Who holds tokens or votes as of a block, most tokens first."""
+
+    through_block: int
+    holders: Sequence[Holder]
+
+
+class Standing(Enum):
+    """Where an account stands in a DAO (`Membership.Status`), same order."""
+
+    NONE = 0
+    REQUESTED = 1
+    MEMBER = 2
+    REFUSED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class MembershipRules:
+    """Who admits members besides the DAO (None: nobody), and whether anyone has to."""
+
+    owner: Address | None
+    is_open: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +344,29 @@ class Chain(Protocol):
 
         Raises `WrongChain` where there is no such token.
         """
+        ...
+
+    async def holders(self) -> Holders:
+        """Who holds the DAO's tokens, as far as `watch` has read the chain."""
+        ...
+
+    async def membership(self) -> MembershipRules:
+        """Raises `NoMembership`, as all that follows does, for a DAO without that contract."""
+        ...
+
+    async def standing(self, account: Address) -> Standing:
+        """Whether an account is a member, or wants to be."""
+        ...
+
+    async def request_membership(self, statement: Digest) -> Receipt:
+        """Ask to join; in an open DAO our account is a member then.
+
+        `statement` is the digest of what it says of itself. Intent key: how often it asked before.
+        """
+        ...
+
+    async def admit(self, account: Address, approved: bool) -> Receipt:
+        """Approve or refuse an account, as the owner. Intent key: that, and how often before."""
         ...
 
     async def delegate(self, to: Address) -> Receipt | None:

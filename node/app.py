@@ -15,7 +15,6 @@ from eigen.chain.evm import EvmChain
 from eigen.chain.outbox import OutboxSettings
 from eigen.chain.port import (
     ChainUnreachable,
-    Contracts,
     EndpointRefused,
     Proposed,
     RunOpened,
@@ -42,6 +41,7 @@ from eigen.node.libp2p.network import Libp2pNetwork
 from eigen.node.libp2p.surroundings import Surroundings
 from eigen.node.members import Members
 from eigen.node.methods import Methods
+from eigen.node.networks import contracts_of
 from eigen.node.ports import Trainer
 from eigen.node.records import SqliteRecords
 from eigen.node.retention import Retention
@@ -241,14 +241,13 @@ def open_states(home: Home, records: SqliteRecords) -> StateFiles:
 
 def open_chain(home: Home) -> EvmChain:
     """The chain that the network file names, reached as the settings say."""
-    contracts = home.network.contracts
     confirmations = home.config.chain.confirmations
     if confirmations is None:
         confirmations = home.network.parameters.confirmations
     urls = home.config.chain.rpc_urls or home.network.rpc_urls
     return EvmChain(
         TrioHTTPProvider(urls, chain_id=home.network.chain_id, compare_depth=confirmations),
-        Contracts(contracts.token, contracts.governor, contracts.timelock, contracts.ledger),
+        contracts_of(home.network),
         chain_id=home.network.chain_id,
         secret=home.identity.secret,
         outbox_path=home.paths.outbox,

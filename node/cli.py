@@ -18,6 +18,7 @@ from eigen.node.exit_codes import ExitCode, UserError
 COMMANDS: Final = {
     "init": "Make this node's home folder, keys and settings.",
     "join": "Join the network that a network file describes.",
+    "dao": "Found a DAO, look at it, and say who is a member.",
     "up": "Run the node until Ctrl-C.",
     "status": "Show what the running node does.",
     "propose": "Put a run, a payment or other validators to the DAO's vote.",

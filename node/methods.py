@@ -1,5 +1,6 @@
 """What the control API offers: the node's services, told in plain JSON values."""
 
+import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,10 +8,18 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from eigen.chain.decisions import OpenRun
-from eigen.chain.port import Chain, ChainError, Support, TransactionReverted
+from eigen.chain.port import (
+    Chain,
+    ChainError,
+    Receipt,
+    Standing,
+    Support,
+    TransactionReverted,
+)
 from eigen.config.addresses import format_address, parse_address
 from eigen.node.canary import Canary
 from eigen.node.control import ControlError, Method
+from eigen.node.dao_view import dao_view
 from eigen.node.datasets import Dataset, Datasets
 from eigen.node.evaluation import Evaluations
 from eigen.node.exit_codes import ExitCode
@@ -26,7 +35,7 @@ from eigen.protocol.cid import CidError, parse_cid
 from eigen.protocol.governance import KnownProposal
 from eigen.protocol.messages import Check, Proposal
 from eigen.protocol.run import RunSpec
-from eigen.protocol.types import Address, Cid, RunId
+from eigen.protocol.types import Address, Cid, Digest, RunId
 from eigen.protocol.wire import encode
 
 if TYPE_CHECKING:
@@ -81,6 +90,9 @@ class Methods:
             "proof": self.proof,
             "replay": self.replay,
             "claim": self.claim,
+            "dao": self.dao,
+            "join_dao": self.join_dao,
+            "admit": self.admit,
             "payout": self.payout,
             "stop": self.stop,
         }
@@ -292,6 +304,35 @@ class Methods:
             raise _refused("the delegate was not set", error) from error
         return {"delegate": format_address(to), "tx": receipt.tx if receipt else ""}
 
+    async def dao(self, _: dict[str, Any]) -> dict[str, Any]:
+        """The DAO on chain, and where this node stands in it."""
+        return await dao_view(self._home.network, self._chain, self._network.local)
+
+    async def join_dao(self, _: dict[str, Any]) -> dict[str, Any]:
+        """Ask to be a member, with the digest of what this node offers."""
+        me = self._network.local
+        member = self._members.membership.member(me)
+        offer = encode(member.heartbeat) if member else b""
+        statement = Digest(hashlib.sha256(offer).digest())
+        try:
+            receipt = await self._chain.request_membership(statement)
+            standing = await self._chain.standing(me)
+        except ChainError as error:
+            raise _refused("the request was not taken", error) from error
+        return _standing(me, standing, receipt)
+
+    async def admit(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Approve or refuse an account, as the owner of the DAO's membership."""
+        try:
+            account = parse_address(str(params.get("account", "")))
+            receipt = await self._chain.admit(account, bool(params.get("approved")))
+            standing = await self._chain.standing(account)
+        except ValueError as error:
+            raise ControlError(f"account: {error}", ExitCode.USAGE) from error
+        except ChainError as error:
+            raise _refused("the account's standing was not changed", error) from error
+        return _standing(account, standing, receipt)
+
     async def claim(self, params: dict[str, Any]) -> dict[str, Any]:
         """Claim what is owed for one run, or for the only one; `all` claims for everybody."""
         prefix = str(params.get("run", ""))
@@ -381,6 +422,11 @@ class Methods:
             text = f"{len(found)} proposals match {prefix!r}; see: eigen proposals"
             raise ControlError(text, ExitCode.USAGE)
         return found[0]
+
+
+def _standing(account: Address, standing: Standing, receipt: Receipt) -> dict[str, Any]:
+    name = standing.name.lower()
+    return {"account": format_address(account), "standing": name, "tx": receipt.tx}
 
 
 def _refused(what: str, error: ChainError) -> ControlError:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from eigen.chain.decisions import (
+    Admit,
     ChangeRun,
     Decision,
     OpenRun,
@@ -26,6 +27,7 @@ _KINDS = {
     ChangeRun: "parameters",
     Payment: "payment",
     ReplaceValidators: "validators",
+    Admit: "membership",
     OtherCall: "calls",
 }
 
@@ -94,6 +96,8 @@ def in_words(decision: Decision, specs: SpecBook, token: Address, spec_before: S
         case ReplaceValidators(validators, quorum):
             names = ", ".join(map(format_address, validators))
             return f"let {quorum} of these validators attest: {names}"
+        case Admit(account, approved):
+            return f"{'admit' if approved else 'refuse'} {format_address(account)} as a member"
         case OtherCall(target, value, data):
             sent = f" with {whole(value)} of the chain's coin" if value else ""
             return f"call {format_address(target)}{sent}: 0x{data.hex()[:200]}"

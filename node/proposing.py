@@ -3,7 +3,7 @@
 from decimal import Decimal
 from typing import Any
 
-from eigen.chain.decisions import Decision, OtherCall, Payment, ReplaceValidators
+from eigen.chain.decisions import Admit, Decision, OtherCall, Payment, ReplaceValidators
 from eigen.chain.port import Chain
 from eigen.config.addresses import parse_address
 from eigen.node.amounts import base_units, whole
@@ -46,6 +46,9 @@ class Proposer:
                 decisions = [await self._payment(params)]
             case "validators":
                 decisions = [await self._validators(params)]
+            case "membership":
+                account = parse_address(params["account"])
+                decisions = [Admit(account, bool(params["approved"]))]
             case "calls":
                 decisions = [
                     OtherCall(

@@ -20,6 +20,10 @@ from eigen.chain.port import (
     Claimed,
     Contracts,
     Earning,
+    Holder,
+    Holders,
+    MembershipRules,
+    NoMembership,
     ProposalState,
     ProposalStatus,
     Receipt,
@@ -27,6 +31,7 @@ from eigen.chain.port import (
     RoundRoot,
     RunChanged,
     RunOpened,
+    Standing,
     Support,
     TransactionReverted,
     Treasury,
@@ -207,6 +212,28 @@ class LedgerAccount:
         """See `Chain.treasury`."""
         await trio.sleep(CALL_S)
         return Treasury(0, 18)
+
+    async def holders(self) -> Holders:
+        """See `Chain.holders`."""
+        await trio.sleep(CALL_S)
+        held = self._ledger.balances.items()
+        return Holders(0, [Holder(account, tokens, tokens, account) for account, tokens in held])
+
+    async def membership(self) -> MembershipRules:
+        """See `Chain.membership`."""
+        raise NoMembership("everybody takes part")
+
+    async def standing(self, account: Address) -> Standing:
+        """See `Chain.standing`."""
+        raise NoMembership("everybody takes part")
+
+    async def request_membership(self, statement: Digest) -> Receipt:
+        """See `Chain.request_membership`."""
+        raise NoMembership("everybody takes part")
+
+    async def admit(self, account: Address, approved: bool) -> Receipt:
+        """See `Chain.admit`."""
+        raise NoMembership("everybody takes part")
 
     async def delegate(self, to: Address) -> Receipt | None:
         """See `Chain.delegate`."""

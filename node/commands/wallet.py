@@ -184,11 +184,10 @@ def _facts(network: "NetworkFile", urls: tuple[str, ...], address: "Address") ->
     import trio
 
     from eigen.chain.account import account_facts
-    from eigen.chain.port import Contracts
     from eigen.chain.provider import TrioHTTPProvider
+    from eigen.node.networks import contracts_of
 
-    named = network.contracts
-    contracts = Contracts(named.token, named.governor, named.timelock, named.ledger)
+    contracts = contracts_of(network)
 
     async def read() -> "AccountFacts":
         async with TrioHTTPProvider(urls, chain_id=network.chain_id) as provider:

@@ -196,8 +196,8 @@ async def test_one_transaction_claims_for_many_and_the_index_knows_who_holds_wha
             await anext(events)
         assert [posted.root for posted in await chain.history.roots(run)] == [root]
         assert {c.account: c.amount for c in await chain.history.claims(run)} == tree.cumulative
-        members = {m.account: m.tokens for m in await chain.history.members()}
+        members = {m.account: m.tokens for m in await chain.history.holders()}
         assert members == {f.address: 100 * COIN for f in dao.founders} | tree.cumulative
-        votes = {m.account: m.votes for m in await chain.history.members()}
+        votes = {m.account: m.votes for m in await chain.history.holders()}
         assert votes[dao.founders[0].address] == 100 * COIN
         assert LEDGER.topic("RoundPosted") in chain._index._topics
