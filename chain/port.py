@@ -175,6 +175,17 @@ class Treasury:
 
 
 @dataclass(frozen=True, slots=True)
+class DaoContracts(Contracts):
+    """All contracts of a DAO that the factory founded. The timelock is its treasury."""
+
+    registry: Address
+    escrow: Address
+    revenue: Address
+    membership: Address
+    creations: Address
+
+
+@dataclass(frozen=True, slots=True)
 class ProposalStatus:
     """A proposal as the governor sees it. Votes in token base units, times in unix seconds."""
 
