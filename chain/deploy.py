@@ -175,7 +175,7 @@ class _Founding:
         data = FACTORY.calldata("createDao", self._plan())
         receipt = await self._outbox.submit("found the DAO", self._factory, data)
         topics = [FACTORY.topic("DaoCreated")]
-        for log in await self._rpc.logs(self._factory, topics, receipt.block, receipt.block):
+        for log in await self._rpc.logs([self._factory], topics, receipt.block, receipt.block):
             if log.tx.hex() == receipt.tx.removeprefix("0x"):
                 return _named(FACTORY.event(log.topics, log.data).args["dao"])
         raise DeploymentUnsound(f"the factory announced no DAO in transaction {receipt.tx}")

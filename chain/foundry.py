@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from eth_utils.address import to_checksum_address
 
+from eigen.chain.abi import AbiMismatch
 from eigen.chain.artifacts import CLONED, WHOLE, load
 from eigen.chain.bindings import CODE_STORE, FACTORY
 from eigen.chain.outbox import Outbox
-from eigen.chain.port import ChainError
+from eigen.chain.port import ChainError, TransactionReverted
 from eigen.chain.rpc import Call, Rpc
 from eigen.protocol.types import Address, Digest
 
@@ -54,8 +55,12 @@ async def check_foundry(rpc: Rpc, foundry: Foundry, asker: Address) -> None:
     `asker` is the account in whose name to read; some endpoints want it to have gas money.
     Raises `DeploymentUnsound` naming the part.
     """
-    data = await rpc.call(Call(asker, foundry.factory, FACTORY.calldata("parts")))
-    parts = [Address(part) for part in FACTORY.results("parts", data)]
+    try:
+        data = await rpc.call(Call(asker, foundry.factory, FACTORY.calldata("parts")))
+        parts = [Address(part) for part in FACTORY.results("parts", data)]
+    except (AbiMismatch, TransactionReverted) as error:
+        shown = to_checksum_address(foundry.factory)
+        raise DeploymentUnsound(f"{shown} is not our DaoFactory") from error
     codes = {name: b"\0" + load(name).bytecode for name in WHOLE}
     codes |= {name: load(name).deployed_bytecode for name in (*CLONED, "DaoFactory", "ModelMarket")}
     at = [*parts, foundry.factory, foundry.market]

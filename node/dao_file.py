@@ -3,7 +3,8 @@
 name = "ada-models"           # the network's name
 chain_id = 8453
 rpc_urls = ["https://rpc.example"]
-factory = "0x…"               # left out: deployed first, which costs more gas
+factory = "0x…"               # with the market, where this chain has them;
+market = "0x…"                # left out, they are deployed first, which costs more gas
 token_name = "Ada Models"
 token_symbol = "ADA"
 validators = ["0x…", "0x…", "0x…"]
@@ -38,7 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from eigen.chain.deploy import NOBODY, DaoSpec
-from eigen.chain.factory import Rules
+from eigen.chain.foundry import Foundry
 from eigen.chain.port import Contracts
 from eigen.config.addresses import parse_address
 from eigen.config.errors import NetworkFileError
@@ -61,9 +62,8 @@ class DaoFile:
     chain_id: int
     rpc_urls: tuple[str, ...]
     bootstrap: tuple[str, ...]
-    factory: Address | None
+    foundry: Foundry | None
     spec: DaoSpec
-    rules: Rules
 
     def network(self, contracts: Contracts, start_block: int) -> NetworkFile:
         """The network file of the DAO. Raises `MemberFileError`."""
@@ -85,7 +85,16 @@ def load_dao_file(path: Path) -> DaoFile:
     """Read a DAO file and check all of it. Raises `MemberFileError`, which names file and key."""
     top = Table(path, read_table(path, "DAO file"))
     top.refuse_unknown(
-        {"name", "chain_id", "rpc_urls", "factory", "token_name", "token_symbol", "validators"}
+        {
+            "name",
+            "chain_id",
+            "rpc_urls",
+            "factory",
+            "market",
+            "token_name",
+            "token_symbol",
+            "validators",
+        }
         | {"quorum", "bootstrap", "founders", "votes", "ledger", "members"}
     )
     votes, ledger, members = (top.sub(name, {}) for name in ("votes", "ledger", "members"))
@@ -113,23 +122,22 @@ def load_dao_file(path: Path) -> DaoFile:
             unbonding_delay_s=ledger.take("unbonding_delay_s", int, window_s),
             bond=_tokens(ledger, "bond", 0),
             guardian=_optional(ledger, "guardian"),
-        )
-        rules = Rules(
             owner=_optional(members, "owner"),
             open_membership=members.take("open", bool, True),
         )
     except ValueError as error:
         raise MemberFileError(path, str(error)) from error
-    factory = _optional(top, "factory")
+    factory, market = _optional(top, "factory"), _optional(top, "market")
+    if any(factory) != any(market):
+        raise MemberFileError(path, "factory, market: give both, or neither")
     read = DaoFile(
         path,
         top.take("name", str),
         top.take("chain_id", int),
         tuple(map(str, top.take("rpc_urls", list))),
         tuple(map(str, top.take("bootstrap", list, []))),
-        factory if any(factory) else None,
+        Foundry(factory, market) if any(factory) else None,
         spec,
-        rules,
     )
     read.network(PLACEHOLDERS, 0)  # its own fields are checked before anything is paid
     return read

@@ -12,7 +12,7 @@ from eigen.node.control import call_daemon
 from eigen.node.exit_codes import ExitCode, UserError
 
 if TYPE_CHECKING:
-    from eigen.chain.factory import Founded
+    from eigen.chain.port import Contracts
     from eigen.crypto.identity import Identity
     from eigen.node.dao_file import DaoFile
 
@@ -51,37 +51,45 @@ def create(invocation: Invocation, file: Path, out: Path) -> None:
     read = load_dao_file(file)
     loaded = invocation.load()
     identity = load_identity(invocation.paths.key_file, invocation.passphrase(loaded))
-    with HomeLock(invocation.paths.lock_file):  # one account, one outbox, one process
-        made = _found(read, identity, invocation.paths.outbox)
-    out.write_text(dump_network(read.network(made.contracts, made.block)))
-    click.echo(f"founded {read.name}: its ledger is {format_address(made.contracts.ledger)}")
+    with HomeLock(invocation.paths.lock_file):  # the daemon would send from the same account
+        contracts, block = _found(read, identity, invocation.paths.home)
+    out.write_text(dump_network(read.network(contracts, block)))
+    click.echo(f"founded {read.name}: its ledger is {format_address(contracts.ledger)}")
     click.echo(f"wrote {out}; next: eigen join {out}")
 
 
-def _found(read: "DaoFile", identity: "Identity", outbox_path: Path) -> "Founded":
+def _found(read: "DaoFile", identity: "Identity", home: Path) -> "tuple[Contracts, int]":
+    """The contracts, and the block in which they began."""
     import hashlib
 
     import trio
 
-    from eigen.chain.bindings import REVERTS
-    from eigen.chain.factory import deploy_factory, found
+    from eigen.chain.bindings import LEDGER, REVERTS
+    from eigen.chain.deploy import deploy_dao
+    from eigen.chain.foundry import deploy_foundry
     from eigen.chain.outbox import Outbox
     from eigen.chain.provider import TrioHTTPProvider
     from eigen.chain.rpc import Rpc
+    from eigen.chain.watch import last_log
 
-    key = hashlib.sha256(read.path.read_bytes()).hexdigest()
+    name = hashlib.sha256(read.path.read_bytes()).hexdigest()[:16]
+    path = home / f"founding-{name}.sqlite3"  # of this file: it is founded once
 
-    async def work() -> "Founded":
+    async def work() -> "tuple[Contracts, int]":
         async with TrioHTTPProvider(read.rpc_urls, chain_id=read.chain_id) as provider:
-            rpc = Rpc(provider, REVERTS)
-            outbox = Outbox(rpc, identity.secret, outbox_path, chain_id=read.chain_id)
-            async with outbox:
-                factory = read.factory
-                if factory is None:
-                    click.echo("putting a factory on the chain: eleven transactions", err=True)
-                    factory = await deploy_factory(rpc, outbox)
-                    click.echo(f'factory = "{format_address(factory)}"', err=True)
-                return await found(rpc, outbox, factory, read.spec, read.rules, key=key)
+            rpc, foundry = Rpc(provider, REVERTS), read.foundry
+            if foundry is None:
+                click.echo("putting a factory on the chain: twelve transactions", err=True)
+                async with Outbox(rpc, identity.secret, path, chain_id=read.chain_id) as outbox:
+                    foundry = await deploy_foundry(rpc, outbox)
+                for key, at in (("factory", foundry.factory), ("market", foundry.market)):
+                    click.echo(f'{key} = "{format_address(at)}"', err=True)
+            contracts = await deploy_dao(
+                provider, identity.secret, read.spec, outbox_path=path, foundry=foundry
+            )
+            began = [[LEDGER.topic("ValidatorsChanged")]]  # its constructor does it first
+            log = await last_log(rpc, contracts.ledger, began, 0)
+            return contracts, log.block if log else 0
 
     return trio.run(work)
 

@@ -60,10 +60,10 @@ def test_a_good_file_is_read_whole(tmp_path: Path) -> None:
     path = tmp_path / "dao.toml"
     path.write_text(GOOD)
     read = load_dao_file(path)
-    assert read.spec.founders == [(read.rules.owner, 10005 * 10**17)]
+    assert read.spec.founders == [(read.spec.owner, 10005 * 10**17)]
     assert read.spec.unbonding_delay_s == read.spec.challenge_window_s == 60
-    assert read.factory is None
-    assert not read.rules.open_membership
+    assert read.foundry is None
+    assert not read.spec.open_membership
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ async def test_a_file_becomes_a_dao_with_members(eigen: Run, tmp_path: Path) -> 
             await control.make_request("anvil_setBalance", rich)  # type: ignore[arg-type]
         done = await create()
         assert done.returncode == 0, done.stderr
-        [factory] = [line for line in done.stderr.splitlines() if line.startswith("factory = ")]
+        factory, market = (line for line in done.stderr.splitlines() if " = " in line)
         network = load_network(out)
         assert None not in tomllib.loads(out.read_text())["contracts"].values()
         assert network.start_block > 0
@@ -158,17 +158,19 @@ async def test_a_file_becomes_a_dao_with_members(eigen: Run, tmp_path: Path) -> 
         assert (await create()).returncode == 0
         assert load_network(out) == network
         out.unlink()
-        file.write_text(f"{factory}\n" + file.read_text().replace("ada-models", "ada-two"))
+        file.write_text(
+            f"{factory}\n{market}\n" + file.read_text().replace("ada-models", "ada-two")
+        )
         assert (await create()).returncode == 0
         assert load_network(out).contracts != network.contracts
 
         await joins(network, devnet.url, founder)
-        wrong = file.read_text().replace(factory, f'factory = "{ONE}"')
+        wrong = file.read_text().replace(factory, f"factory{market.removeprefix('market')}")
         file.write_text(wrong.replace("ada-two", "ada-three"))
         out.unlink()
         refused = await create()
-        assert refused.returncode == ExitCode.WRONG_NETWORK
-        assert "there is no DaoFactory at" in refused.stderr
+        assert refused.returncode == ExitCode.FAILED
+        assert "is not our DaoFactory" in refused.stderr
         nursery.cancel_scope.cancel()
 
 
