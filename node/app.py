@@ -17,6 +17,7 @@ from eigen.chain.port import (
     ChainUnreachable,
     EndpointRefused,
     Proposed,
+    RunChanged,
     RunOpened,
     ServedChain,
 )
@@ -104,7 +105,7 @@ async def run_node(
     """
     world = world or World()
     config, network_file, me = home.config, home.network, home.identity.address
-    times = network_file.parameters
+    times, poll_s, upload = network_file.parameters, config.chain.poll_s, UploadMeter()
     software = f"eigen/{version('eigen')}"
 
     async with AsyncExitStack() as stack:
@@ -148,7 +149,6 @@ async def run_node(
             addrs=(),
             software=software,
         )
-        upload = UploadMeter()
         members = Members(membership, network, gossip, template, times.heartbeat_s, upload)
         datasets = Datasets(
             me,
@@ -180,7 +180,6 @@ async def run_node(
             world.watch,
             partial(tolerance, home.paths.calibration_file),
         )
-        poll_s = config.chain.poll_s
         settlement = Settlement(me, chain, records, blocks, times.relay_delay_s, poll_s)
         evaluations = Evaluations(ports, enabled=config.validator.enabled)
 
@@ -188,7 +187,15 @@ async def run_node(
             settlement.adopted(driver, record, reply)
             evaluations.adopted(driver, record)
 
-        rounds = Rounds(ports, members, times, trains=offers[TRAINER], on_adopted=adopted)
+        specs = SpecBook(network, gossip, poll_s)
+        rounds = Rounds(
+            ports,
+            members,
+            times,
+            trains=offers[TRAINER],
+            on_adopted=adopted,
+            find_spec=specs.find,
+        )
 
         async def open_run(event: RunOpened, spec: RunSpec) -> None:
             await rounds.open(event, spec)
@@ -201,7 +208,7 @@ async def run_node(
         machine = Governance(me, config.relay.enabled, times.relay_delay_s, times.relay_delay_s)
         governance = GovernanceService(
             home.identity,
-            SpecBook(network, gossip, poll_s),
+            specs,
             gossip,
             members,
             records,
@@ -226,7 +233,7 @@ async def run_node(
             await nursery.start(rounds.run)
             for service in (members, settlement, evaluations, canary):
                 nursery.start_soon(service.run)
-            nursery.start_soon(follow_chain, chain, governance)
+            nursery.start_soon(follow_chain, chain, governance, rounds.changed)
             await nursery.start(control.run)
             log.info("node up", address=me.hex(), addrs=list(network.listen_addrs()))
             task_status.started(Node(network, members, datasets, governance, rounds, evaluations))
@@ -279,8 +286,14 @@ class World:
     watch: Watch = unwatched
 
 
-async def follow_chain(chain: ServedChain, governance: GovernanceService) -> None:
+async def follow_chain(
+    chain: ServedChain,
+    governance: GovernanceService,
+    changed: Callable[[RunChanged], None] = lambda _: None,
+) -> None:
     """Check the chain, then follow proposals and runs on it, until cancelled.
+
+    `changed` is told what the DAO changed about runs, in order.
 
     While it cannot be reached, this waits and says so; rounds go on without it.
     """
@@ -301,5 +314,7 @@ async def follow_chain(chain: ServedChain, governance: GovernanceService) -> Non
             match event:
                 case RunOpened():
                     nursery.start_soon(governance.opened, event)
+                case RunChanged():
+                    changed(event)
                 case Proposed():
                     await governance.on_chain(event)

@@ -304,7 +304,9 @@ class GovernanceService:
 
     def _passed(self, proposal: Proposal) -> None:
         for decision in self._chain.decisions(proposal):
-            if isinstance(decision, OpenRun) and (spec := self.specs.get(decision.spec)):
+            if isinstance(decision, OpenRun | ChangeRun) and (
+                spec := self.specs.get(decision.spec)
+            ):
                 self._on_passed(spec)
 
     async def _sign_again(self, known: KnownProposal) -> None:

@@ -31,12 +31,14 @@ from eigen.node.replay import NOT_REPLAYED
 from eigen.node.rounds import Rounds
 from eigen.node.run_ports import RunPorts
 from eigen.node.settlement import NothingToClaim, Settlement
+from eigen.protocol import limits
+from eigen.protocol.changes import differences
 from eigen.protocol.cid import CidError, parse_cid
 from eigen.protocol.governance import KnownProposal
 from eigen.protocol.messages import Check, Proposal
 from eigen.protocol.run import RunSpec
 from eigen.protocol.types import Address, Cid, Digest, RunId
-from eigen.protocol.wire import encode
+from eigen.protocol.wire import encode, encode_bare
 
 if TYPE_CHECKING:
     from eigen.node.app import Home
@@ -70,7 +72,7 @@ class Methods:
         self._settlement = settlement
         self._chain = chain
         self._ports = ports
-        self._proposer = Proposer(chain, governance, home.network.contracts.token)
+        self._proposer = Proposer(chain, governance, rounds, home.network.contracts.token)
 
     def table(self, *, evaluations: Evaluations, canary: Canary) -> dict[str, Method]:
         """Methods by name."""
@@ -83,6 +85,7 @@ class Methods:
             "runs": self.runs,
             "seed": self.seed,
             "propose": self.propose,
+            "run_spec": self.run_spec,
             "vote": self.vote,
             "delegate": self.delegate,
             "pin": self.pin,
@@ -157,6 +160,13 @@ class Methods:
             "round": driver.head.round,
             "rounds": driver.context.spec.rounds,
             "phase": driver.phase,
+            "changes": [
+                {
+                    "from_round": change.from_round,
+                    "what": differences(driver.context.spec, change.spec),
+                }
+                for change in driver.context.course.changes
+            ],
             "finished": driver.head.finished,
             "checkpoint": driver.head.checkpoint,
             "genesis": driver.context.genesis,
@@ -165,6 +175,7 @@ class Methods:
                 str(n): {
                     "checkpoint": r.checkpoint,
                     "attempt": r.attempt.number,
+                    "spec": r.spec.hex() if any(r.spec) else "",
                     "trainers": {format_address(c.account): str(c.amount) for c in r.trainers},
                     "validators": {format_address(c.account): str(c.amount) for c in r.validators},
                 }
@@ -275,9 +286,20 @@ class Methods:
         token = self._home.network.contracts.token
         return proposal_view(known, self._governance, self._chain, token, self._spec_before)
 
-    def _spec_before(self, run: RunId, _from_round: int) -> RunSpec | None:
+    def _spec_before(self, run: RunId, from_round: int) -> RunSpec | None:
         driver = self._rounds.drivers.get(run)
-        return driver.context.spec if driver else None
+        return driver.context.course.expected(from_round - 1).spec if driver else None
+
+    async def run_spec(self, params: dict[str, Any]) -> dict[str, Any]:
+        """By which spec a run's next rounds go: canonical, in hex."""
+        prefix = str(params.get("run", ""))
+        runs = [r for r in self._rounds.drivers if prefix and r.hex().startswith(prefix)]
+        if len(runs) != 1:
+            text = f"{len(runs)} open runs match {prefix!r}; see: eigen runs"
+            raise ControlError(text, ExitCode.USAGE)
+        driver = self._rounds.drivers[runs[0]]
+        spec = driver.context.course.expected(limits.ROUNDS_MAX).spec
+        return {"run": runs[0].hex(), "round": driver.head.round, "spec": encode_bare(spec).hex()}
 
     async def vote(self, params: dict[str, Any]) -> dict[str, Any]:
         """Sign a ballot for the proposal whose governor id or run starts with `proposal`."""

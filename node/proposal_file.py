@@ -25,7 +25,7 @@ data = "0x…"
 kind = "run", or none, is a run file: see `run_file`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,24 @@ from typing import Any
 from eigen.config.addresses import format_address, parse_address
 from eigen.node.amounts import DIGITS_MAX
 from eigen.node.member_file import MemberFileError, Table, read_table
-from eigen.node.run_file import RunFile, load_run_file
+from eigen.node.run_file import (
+    RunFile,
+    check_trainable,
+    dataset_source,
+    in_file_terms,
+    load_run_file,
+)
 from eigen.protocol import limits
+from eigen.protocol.changes import check_change
+from eigen.protocol.run import AggregationSpec, RunSpec
+from eigen.protocol.types import Cid
+from eigen.protocol.wire import encode_bare
 
 KINDS = ("run", "parameters", "payment", "validators", "calls")
-CHANGED = {"inner", "outer", "aggregation", "dataset", "trainers"}
+CHANGED = {"inner", "outer", "aggregation", "dataset"}
 """What a parameter change may name beside the run and the round."""
+INNER_CHANGED = {"steps", "batch", "lr", "weight_decay", "micro_batches", "schedule", "warmup"}
+"""What it may name of the local steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +96,54 @@ def _parameters(top: Table) -> dict[str, Any]:
     top.refuse_unknown({"kind", "description", "run", "from_round"} | CHANGED)
     if not any(key in top for key in CHANGED):
         raise MemberFileError(top.path, f"it changes nothing: give one of {sorted(CHANGED)}")
+    for name in CHANGED:
+        top.sub(name, {})  # tables, all of them
+    if "dataset" in top:
+        dataset_source(top.sub("dataset"))
     from_round = top.take("from_round", int)
     if not 2 <= from_round <= limits.ROUNDS_MAX:
         raise top.error("from_round", f"2 to {limits.ROUNDS_MAX}")
     return {"run": top.take("run", str), "from_round": from_round}
+
+
+def changed_spec(read: ProposalFile, spec: RunSpec, manifest: Cid) -> RunSpec:
+    """A run's spec with what a parameter change names; `manifest` is the dataset's from then on.
+
+    Raises `MemberFileError`, also for what stays while a run goes on and what cannot be trained.
+    """
+    top = Table(read.path, read.changes)
+    inner, outer = top.sub("inner", {}), top.sub("outer", {})
+    aggregation = top.sub("aggregation", {})
+    inner.refuse_unknown(INNER_CHANGED)
+    outer.refuse_unknown({"lr"})
+    aggregation.refuse_unknown({"rule", "tolerated_percent"})
+    old, rule = spec.inner, aggregation.take("rule", str, spec.aggregation.rule)
+    usual_bps = 0 if rule == "mean" else spec.aggregation.tolerated_bps
+    try:
+        changed = replace(
+            spec,
+            dataset=manifest,
+            inner=replace(
+                old,
+                steps=inner.take("steps", int, old.steps),
+                batch=inner.take("batch", int, old.batch),
+                lr=inner.number("lr", old.lr),
+                weight_decay=inner.number("weight_decay", old.weight_decay),
+                micro_batches=inner.take("micro_batches", int, old.micro_batches),
+                schedule=inner.take("schedule", str, old.schedule),
+                warmup=inner.take("warmup", int, old.warmup),
+            ),
+            outer=replace(spec.outer, lr=outer.number("lr", spec.outer.lr)),
+            aggregation=AggregationSpec(
+                rule, round(100 * aggregation.number("tolerated_percent", usual_bps / 100))
+            ),
+        )
+        encode_bare(changed)  # every bound of the wire holds for what a person writes, too
+        check_change(spec, changed)
+    except ValueError as error:  # `WireError` is one
+        raise MemberFileError(read.path, in_file_terms(str(error))) from error
+    check_trainable(read.path, changed)
+    return changed
 
 
 def _payment(top: Table) -> dict[str, Any]:

@@ -3,14 +3,16 @@
 from decimal import Decimal
 from typing import Any
 
-from eigen.chain.decisions import Admit, Decision, OtherCall, Payment, ReplaceValidators
+from eigen.chain.decisions import Admit, ChangeRun, Decision, OtherCall, Payment, ReplaceValidators
 from eigen.chain.port import Chain
 from eigen.config.addresses import parse_address
 from eigen.node.amounts import base_units, whole
 from eigen.node.governance import GovernanceService, open_run
+from eigen.node.rounds import Rounds
+from eigen.protocol.changes import check_change
 from eigen.protocol.governance import KnownProposal
-from eigen.protocol.run import RunSpec
-from eigen.protocol.types import Address
+from eigen.protocol.run import RunSpec, spec_digest
+from eigen.protocol.types import Address, RunId
 from eigen.protocol.wire import decode_bare
 
 SPEC_BYTES_MAX = 64 * 1024
@@ -24,10 +26,13 @@ class CannotPropose(Exception):
 class Proposer:
     """Turns what `eigen propose` sends into decisions of the DAO."""
 
-    def __init__(self, chain: Chain, governance: GovernanceService, token: Address) -> None:
+    def __init__(
+        self, chain: Chain, governance: GovernanceService, rounds: Rounds | None, token: Address
+    ) -> None:
         """`token` is the DAO's own."""
         self._chain = chain
         self._governance = governance
+        self._rounds = rounds
         self._token = token
 
     async def propose(self, params: dict[str, Any]) -> KnownProposal:
@@ -42,6 +47,9 @@ class Proposer:
             case "run":
                 specs = (_spec(params),)
                 decisions = [open_run(specs[0])]
+            case "parameters":
+                specs = (_spec(params),)
+                decisions = [self._change(params, specs[0])]
             case "payment":
                 decisions = [await self._payment(params)]
             case "validators":
@@ -60,6 +68,25 @@ class Proposer:
                 raise ValueError(f"no kind of proposal: {kind[:40]}")
         description = str(params.get("description", ""))
         return await self._governance.propose(decisions, description, specs)
+
+    def _change(self, params: dict[str, Any], spec: RunSpec) -> ChangeRun:
+        run, from_round = RunId(bytes.fromhex(params["run"])), int(params["from_round"])
+        driver = self._rounds.drivers.get(run) if self._rounds else None
+        if driver is None:
+            raise CannotPropose("run: it is not open here")
+        context, now = driver.context, driver.head.round
+        try:
+            check_change(context.spec, spec)
+        except ValueError as error:
+            raise CannotPropose(str(error)) from error
+        if context.course.expected(from_round).spec == spec:
+            raise CannotPropose("it changes nothing")
+        if not now + 1 < from_round <= context.spec.rounds:
+            raise CannotPropose(
+                f"from_round: {from_round} is not after the round in progress ({now + 1}) and up to"
+                f" the last ({context.spec.rounds}); leave room for the vote"
+            )
+        return ChangeRun(run, from_round, spec_digest(spec))
 
     async def _payment(self, params: dict[str, Any]) -> Payment:
         name = str(params["token"])

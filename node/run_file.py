@@ -129,18 +129,20 @@ class RunFile:
             )
             encode_bare(spec)  # every bound of the wire holds for what a person writes, too
         except (WireError, ValueError) as error:
-            raise MemberFileError(self.path, _in_file_terms(str(error), options)) from error
-        self._check_trainable(spec)
+            raise MemberFileError(self.path, in_file_terms(str(error), options)) from error
+        check_trainable(self.path, spec)
         return spec
 
-    def _check_trainable(self, spec: RunSpec) -> None:
-        from eigen.training.errors import SpecError
-        from eigen.training.spec import check
 
-        try:
-            check(spec)
-        except SpecError as error:
-            raise MemberFileError(self.path, _in_file_terms(str(error), ())) from error
+def check_trainable(path: Path, spec: RunSpec) -> None:
+    """Raise `MemberFileError` where no node could train what a spec says."""
+    from eigen.training.errors import SpecError
+    from eigen.training.spec import check
+
+    try:
+        check(spec)
+    except SpecError as error:
+        raise MemberFileError(path, in_file_terms(str(error))) from error
 
 
 def _aggregation(table: Table) -> AggregationSpec:
@@ -178,7 +180,8 @@ _FILE_TERMS = {
 """What the wire calls a field, and what a person wrote."""
 
 
-def _in_file_terms(message: str, options: tuple[tuple[str, int], ...]) -> str:
+def in_file_terms(message: str, options: tuple[tuple[str, int], ...] = ()) -> str:
+    """A message about a spec, as whoever wrote its file calls things."""
     for index, (name, _) in enumerate(options):
         for place in ("[0]", "[1]"):
             message = message.replace(f"RunSpec.model.options[{index}]{place}", f"model.{name}")
@@ -212,6 +215,21 @@ _TOP = {
 _INNER = {field.name for field in fields(InnerSpec)}
 
 
+def dataset_source(data: Table) -> DatasetSource:
+    """Where data comes from, by the table that says it. Raises `MemberFileError`."""
+    data.refuse_unknown({"manifest", "source", "shards", "sealed", "unpinned"})
+    if ("manifest" in data) == ("source" in data):
+        raise MemberFileError(data.path, "dataset: give either manifest or source")
+    manifest = data.take("manifest", str) if "manifest" in data else None
+    return DatasetSource(
+        Cid(manifest) if manifest else None,
+        None if manifest else data.take("source", str),
+        data.take("shards", int, 4),
+        data.take("sealed", bool, True),
+        data.take("unpinned", bool, False),
+    )
+
+
 def load_run_file(path: Path) -> RunFile:
     """Read a run file and check all of it, the run spec too. Raises `MemberFileError`."""
     table = read_table(path, "run file")
@@ -222,17 +240,7 @@ def load_run_file(path: Path) -> RunFile:
     top.sub("aggregation", {}).refuse_unknown({"rule", "tolerated_percent"})
     top.sub("pay", {}).refuse_unknown({"by", "share_max_percent", "held_rounds", "replay_percent"})
     data = top.sub("dataset")
-    data.refuse_unknown({"manifest", "source", "shards", "sealed", "unpinned"})
-    if ("manifest" in table["dataset"]) == ("source" in table["dataset"]):
-        raise MemberFileError(path, "dataset: give either manifest or source")
-    manifest = data.take("manifest", str) if "manifest" in table["dataset"] else None
-    dataset = DatasetSource(
-        Cid(manifest) if manifest else None,
-        None if manifest else data.take("source", str),
-        data.take("shards", int, 4),
-        data.take("sealed", bool, True),
-        data.take("unpinned", bool, False),
-    )
+    dataset = dataset_source(data)
     run_file = RunFile(path, table, dataset, top.description())
     run_file.spec(dataset.manifest or raw_cid(b""))  # before anything is stored or sent for it
     return run_file

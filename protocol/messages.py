@@ -199,6 +199,9 @@ class SeatProposal:
     base: Cid
     members: Members
     uploads: Annotated[tuple[Upload, ...], Length(limits.TRAINERS_MAX)]
+    spec: Digest = (
+        NO_DIGEST  # by which the round is trained; zero: the one that the run opened with
+    )
 
 
 @message(41)
@@ -223,6 +226,7 @@ class LocalWork:
     shards: Shards
     order_seed: Digest
     ahead: bool
+    spec: Digest = NO_DIGEST
 
 
 @message(42)
@@ -351,6 +355,7 @@ class RoundRecord:
     seat: Digest = NO_DIGEST
     checks: Annotated[tuple[Check, ...], Length(limits.CHECKS_MAX)] = ()
     ejected: Annotated[tuple[Address, ...], Length(limits.EJECTED_MAX)] = ()  # ascending
+    spec: Digest = NO_DIGEST  # the seat's
 
 
 @message(54)

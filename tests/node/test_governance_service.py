@@ -144,7 +144,9 @@ async def seat(
                 on_run=_no_run,
                 on_passed=lambda _: None,
             )
-            yield Member(at, chain, service, Proposer(chain, service, contracts.token), contracts)
+            yield Member(
+                at, chain, service, Proposer(chain, service, None, contracts.token), contracts
+            )
 
 
 async def _no_run(*_: object) -> None:
