@@ -224,7 +224,7 @@ abstract contract Rounds is Streams, EIP712 {
         uint64 seat = _seat(e.version, signer);
         if (!found || e.signers & seat == 0) return false;
         e.signers &= ~seat;
-        if (_bits(e.signers) < _sets[e.version].quorum) _drop(s, place, run, round);
+        if (_bits(e.signers) < _quorums[e.version]) _drop(s, place, run, round);
         return true;
     }
 
