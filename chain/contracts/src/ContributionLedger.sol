@@ -95,6 +95,7 @@ contract ContributionLedger is Rounds {
         (uint256 amount, Fault fault) = _judge(root, run, account, cumulative, proof);
         if (fault == Fault.Nothing) revert NothingToClaim();
         if (fault == Fault.Proof) revert InvalidProof(run, account, cumulative);
+        // slither-disable-next-line incorrect-equality (an enum)
         if (amount > left && above == Fault.Total) revert ClaimExceedsTotal(run, amount, left);
         if (amount > left) revert ClaimExceedsFunds(run, amount, left);
 

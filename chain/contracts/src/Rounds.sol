@@ -230,7 +230,9 @@ abstract contract Rounds is Streams, EIP712 {
 
     function _drop(Stream storage s, uint8 place, bytes32 run, uint64 round) private {
         Course memory course = s.course;
+        // slither-disable-next-line incorrect-equality (places are indices)
         if (course.waiting == place) course.waiting = course.settled;
+        // slither-disable-next-line incorrect-equality (places are indices)
         if (course.head == place) {
             course.head = course.waiting;
             Entry storage last = s.entries[course.head];
@@ -242,6 +244,7 @@ abstract contract Rounds is Streams, EIP712 {
     }
 
     function _signer(bytes32 digest, bytes calldata signature, uint256 index) private pure returns (address) {
+        // slither-disable-next-line unused-return (the detail of a fault; the fault is looked at)
         (address signer, ECDSA.RecoverError fault,) = ECDSA.tryRecoverCalldata(digest, signature);
         if (fault != ECDSA.RecoverError.NoError) revert MalformedSignature(index);
         return signer;

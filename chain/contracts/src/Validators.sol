@@ -171,6 +171,7 @@ abstract contract Validators is VoteKeepers {
         }
         (b.leaving, b.availableAt) = (0, 0);
         emit BondWithdrawn(msg.sender, amount);
+        // slither-disable-next-line arbitrary-send-erc20 (the caller's own keeper, which holds the caller's bond)
         token.safeTransferFrom(keeperOf[msg.sender], msg.sender, amount);
     }
 
@@ -261,6 +262,7 @@ abstract contract Validators is VoteKeepers {
         delete _bonds[validator];
         emit ValidatorSlashed(validator, amount);
         _leave(validator);
+        // slither-disable-next-line arbitrary-send-erc20 (the slashed validator's own keeper)
         if (amount != 0) token.safeTransferFrom(keeperOf[validator], dao, amount);
     }
 
@@ -275,6 +277,7 @@ abstract contract Validators is VoteKeepers {
         if (signatures.length < _quorum) revert TooFewSignatures(signatures.length, _quorum);
         address previous = address(0);
         for (uint256 i = 0; i < signatures.length; ++i) {
+            // slither-disable-next-line unused-return (the detail of a fault; the fault is looked at)
             (address signer, ECDSA.RecoverError fault,) = ECDSA.tryRecoverCalldata(digest, signatures[i]);
             if (fault != ECDSA.RecoverError.NoError) revert MalformedSignature(i);
             uint64 seat = _seat(version, signer);
