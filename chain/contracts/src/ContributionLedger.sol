@@ -95,11 +95,12 @@ contract ContributionLedger is Rounds {
         (uint256 amount, Fault fault) = _judge(root, run, account, cumulative, proof);
         if (fault == Fault.Nothing) revert NothingToClaim();
         if (fault == Fault.Proof) revert InvalidProof(run, account, cumulative);
+        // slither-disable-next-line incorrect-equality (an enum)
         if (amount > left && above == Fault.Total) revert ClaimExceedsTotal(run, amount, left);
         if (amount > left) revert ClaimExceedsFunds(run, amount, left);
 
         // forge-lint: disable-next-line(unsafe-typecast)
-        s.course.claimedTotal = course.claimedTotal + uint112(amount); // at most the attested total
+        s.course.left = course.left - uint112(amount); // at most `left`
         address payee = _book(run, account, cumulative, amount);
         if (course.minted) token.credit(payee, amount);
         else s.asset.safeTransfer(payee, amount);
@@ -152,7 +153,7 @@ contract ContributionLedger is Rounds {
         returns (bytes32 spec, uint64 rounds, uint128 rewardPerRound, bytes32 seed, uint256 claimedTotal)
     {
         Stream storage s = _streams[run];
-        return (s.spec, s.course.rounds, s.rewardPerRound, s.seed, s.course.claimedTotal);
+        return (s.spec, s.course.rounds, s.rewardPerRound, s.seed, _claimedTotal(s, s.course));
     }
 
     /// @notice What a stream is paid in, and for. All zero for one that was never opened.
@@ -215,8 +216,9 @@ contract ContributionLedger is Rounds {
         returns (uint64 waitingRound, uint64 waitingAt, uint64 headRound, uint64 headAt)
     {
         Course memory course = _streams[run].course;
-        Entry storage last = _streams[run].entries[course.head];
-        if (block.timestamp < last.claimableAt) (headRound, headAt) = (last.round, last.claimableAt);
+        if (block.timestamp < course.headAt) {
+            (headRound, headAt) = (_streams[run].entries[course.head].round, course.headAt);
+        }
         Entry storage older = _streams[run].entries[course.waiting];
         if (course.waiting != course.head && block.timestamp < older.claimableAt) {
             (waitingRound, waitingAt) = (older.round, older.claimableAt);
@@ -234,12 +236,24 @@ contract ContributionLedger is Rounds {
     // ------------------------------------------------------------------ internals
 
     /// @dev The root that pays now, how much it may still pay in all, and what bounds that.
-    function _due(Stream storage s, Course memory course) private view returns (bytes32 root, uint256, Fault above) {
+    function _due(Stream storage s, Course memory course)
+        private
+        view
+        returns (bytes32 root, uint256 left, Fault above)
+    {
         Entry storage e = _paying(s, course);
-        (root, above) = (e.payoutRoot, Fault.Total);
-        uint256 most = e.payoutTotal;
-        if (!course.minted && s.fundedTotal < most) (most, above) = (s.fundedTotal, Fault.Funds);
-        return (root, most - course.claimedTotal, above);
+        (root, left, above) = (e.payoutRoot, course.left, Fault.Total);
+        if (course.minted && block.timestamp >= course.headAt) return (root, left, above);
+
+        uint256 claimedTotal = _claimedTotal(s, course);
+        left = e.payoutTotal - claimedTotal;
+        if (course.minted) return (root, left, above);
+        uint256 funds = s.fundedTotal - claimedTotal;
+        if (funds < left) (left, above) = (funds, Fault.Funds);
+    }
+
+    function _claimedTotal(Stream storage s, Course memory course) private view returns (uint256) {
+        return s.entries[course.head].payoutTotal - course.left;
     }
 
     /// @dev What a claim would pay, and what is wrong with its proof.
@@ -268,7 +282,7 @@ contract ContributionLedger is Rounds {
             sum += amounts[i];
         }
         // forge-lint: disable-next-line(unsafe-typecast)
-        s.course.claimedTotal += uint112(sum); // at most the attested total
+        s.course.left -= uint112(sum); // at most `left`
         if (s.course.minted) {
             assembly ("memory-safe") {
                 mstore(payees, count)

@@ -135,7 +135,8 @@ contract DaoToken is ERC20, ERC20Permit, ERC20Votes, AccessControl {
     function _credit(address account, uint256 amount) private {
         if (account == address(0)) revert ERC20InvalidReceiver(address(0));
         ERC20._update(address(0), account, amount);
-        if (totalSupply() > _maxSupply()) revert ERC20ExceededSafeSupply(totalSupply(), _maxSupply());
+        uint256 supply = totalSupply();
+        if (supply > _maxSupply()) revert ERC20ExceededSafeSupply(supply, _maxSupply());
     }
 
     function _count(address account) private {

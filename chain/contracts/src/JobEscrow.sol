@@ -155,6 +155,7 @@ contract JobEscrow is Initializable {
         if (j.state != State.None) revert JobExists(job);
         if (price == 0) revert PriceOutOfRange(price, type(uint128).max);
         uint256 ahead = deadline > block.timestamp ? deadline - block.timestamp : 0;
+        // slither-disable-next-line incorrect-equality (a deadline of now is refused like one before)
         if (ahead == 0 || ahead > DELAY_S_MAX) revert DelayOutOfRange("deadline", ahead, DELAY_S_MAX);
         if (disputeS > DELAY_S_MAX) revert DelayOutOfRange("disputeS", disputeS, DELAY_S_MAX);
 
@@ -174,6 +175,7 @@ contract JobEscrow is Initializable {
     function deliver(bytes32 job) external {
         Job storage j = _in(job, State.Open);
         if (block.timestamp > j.deadline) revert TooLate(job, j.deadline);
+        // slither-disable-next-line unused-return (record and root are not needed)
         (uint64 round, bytes32 result,,, uint256 total) = ledger.paying(streamOf(job));
         if (round != j.rounds) revert NotAttested(job, round, j.rounds);
         (j.state, j.result) = (State.Delivered, result);
@@ -202,6 +204,7 @@ contract JobEscrow is Initializable {
         if (j.state != State.Delivered && j.state != State.Disputed) revert WrongState(job, j.state);
         if (block.timestamp < j.decidableAt) revert TooEarly(job, j.decidableAt);
         _close(job, j, j.owed, streamOf(job));
+        _pay(j, j.owed, streamOf(job));
     }
 
     /// @notice Splits a disputed job. Only the arbiter.
@@ -213,11 +216,13 @@ contract JobEscrow is Initializable {
         Job storage j = _in(job, State.Disputed);
         _requireCaller(arbiter);
         if (toContributors > j.held) revert SplitTooLarge(job, toContributors, j.held);
-        bytes32 stream = streamOf(job);
-        if (toContributors != j.owed && toContributors != 0) {
+        bool asAttested = toContributors == j.owed || toContributors == 0;
+        bytes32 stream = asAttested ? streamOf(job) : rulingStreamOf(job);
+        _close(job, j, toContributors, stream);
+        if (!asAttested) {
             stream = ledger.openFunded(_ruling(job), Streams.Kind.PrivateJob, j.spec, 1, toContributors, j.asset);
         }
-        _close(job, j, toContributors, stream);
+        _pay(j, toContributors, stream);
     }
 
     /// @notice Sends the client what is its own: all of a job that was not delivered by the deadline, or what contributors
@@ -262,7 +267,7 @@ contract JobEscrow is Initializable {
     /// @notice The ledger's stream for a sum that the arbiter decided.
     /// @param job The job.
     /// @return The stream's id; it is open only after such a ruling.
-    function rulingStreamOf(bytes32 job) external view returns (bytes32) {
+    function rulingStreamOf(bytes32 job) public view returns (bytes32) {
         return ledger.fundedStream(address(this), _ruling(job));
     }
 
@@ -274,6 +279,9 @@ contract JobEscrow is Initializable {
         j.state = State.Closed;
         j.held -= paid;
         emit JobClosed(job, stream, paid, j.held);
+    }
+
+    function _pay(Job storage j, uint128 paid, bytes32 stream) private {
         if (paid == 0) return;
         j.asset.forceApprove(address(ledger), paid);
         ledger.fund(stream, paid);

@@ -100,6 +100,7 @@ contract ModelRegistry is ERC721, ERC2981, Initializable {
         string calldata uri
     ) external returns (uint256 model) {
         if (msg.sender != ledger.dao()) revert OnlyDao(msg.sender, ledger.dao());
+        // slither-disable-next-line unused-return (what else a run has is not needed)
         (bytes32 spec, uint64 length,,,) = ledger.runs(run);
         if (length == 0) revert UnknownRun(run);
         model = uint256(run);
@@ -122,6 +123,7 @@ contract ModelRegistry is ERC721, ERC2981, Initializable {
     /// @param model The model.
     function recordRound(uint256 model) external {
         _requireOwned(model);
+        // slither-disable-next-line unused-return (the total is not needed)
         (uint64 round, bytes32 checkpoint, bytes32 record, bytes32 payoutRoot,) = ledger.paying(bytes32(model));
         if (round == 0 || _rounds[model][round].checkpoint != 0) revert NothingToRecord(model, round);
         _rounds[model][round] = Round(checkpoint, record, payoutRoot);

@@ -148,6 +148,7 @@ contract RevenueShare is Initializable, VoteKeepers {
     /// @param account Whose.
     function claim(address account) external {
         Stake storage s = _settled(account);
+        // slither-disable-next-line divide-before-multiply (whole units are paid, the fraction stays)
         uint256 amount = s.owed / SCALE;
         if (amount == 0) revert NothingToClaim(account);
         s.owed -= amount * SCALE;

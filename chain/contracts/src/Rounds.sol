@@ -79,23 +79,21 @@ abstract contract Rounds is Streams, EIP712 {
     function postRound(RoundRoot calldata root, bytes[] calldata signatures) external {
         Stream storage s = _streams[root.run];
         Course memory course = s.course;
-        _check(root, course, s.rewardPerRound, s.entries[course.head].payoutTotal);
+        uint256 postedTotal = s.entries[course.head].payoutTotal;
+        _check(root, course, s.rewardPerRound, postedTotal);
         (uint64 signers, uint16 version) = _requireQuorum(roundDigest(root), signatures);
 
         uint32 window = _challengeWindowS;
         _makeRoom(s, course, window);
         // forge-lint: disable-next-line(unsafe-typecast)
-        course.posted = uint32(root.round); // at most course.rounds
-        Entry storage e = s.entries[course.head];
-        (e.payoutRoot, e.checkpoint, e.record) = (root.payoutRoot, root.checkpoint, root.record);
+        course.left += uint112(root.payoutTotal - postedTotal); // at most the budget, bounded by BUDGET_MAX
+        course.headAt = SafeCast.toUint32(block.timestamp + window);
         // forge-lint: disable-next-line(unsafe-typecast)
-        e.payoutTotal = uint112(root.payoutTotal); // at most the budget, which _open bounds by BUDGET_MAX
-        e.round = course.posted;
-        e.claimableAt = SafeCast.toUint32(block.timestamp + window);
-        (e.signers, e.version) = (signers, version);
+        course.posted = uint32(root.round); // at most course.rounds
         s.course = course;
+        _write(s.entries[course.head], root, course.headAt, signers, version);
         emit RoundPosted(root.run, root.round, root.checkpoint, root.record, root.payoutRoot, root.payoutTotal);
-        if (window != 0) emit RoundInWindow(root.run, root.round, e.claimableAt);
+        if (window != 0) emit RoundInWindow(root.run, root.round, course.headAt);
     }
 
     // ------------------------------------------------------------------ what may go wrong within the window
@@ -161,8 +159,7 @@ abstract contract Rounds is Streams, EIP712 {
 
     /// @dev The root that pays now.
     function _paying(Stream storage s, Course memory course) internal view returns (Entry storage) {
-        Entry storage head = s.entries[course.head];
-        if (block.timestamp >= head.claimableAt) return head;
+        if (block.timestamp >= course.headAt) return s.entries[course.head];
         Entry storage waiting = s.entries[course.waiting]; // the settled one where none waits
         return block.timestamp >= waiting.claimableAt ? waiting : s.entries[course.settled];
     }
@@ -181,9 +178,22 @@ abstract contract Rounds is Streams, EIP712 {
         if (root.payoutTotal > budget) revert PayoutTotalTooLarge(root.run, root.payoutTotal, budget);
     }
 
+    function _write(Entry storage e, RoundRoot calldata root, uint32 claimableAt, uint64 signers, uint16 version)
+        private
+    {
+        (e.payoutRoot, e.checkpoint, e.record) = (root.payoutRoot, root.checkpoint, root.record);
+        // forge-lint: disable-start(unsafe-typecast)
+        e.payoutTotal = uint112(root.payoutTotal); // both were held against the stream's bounds
+        e.round = uint32(root.round);
+        // forge-lint: disable-end(unsafe-typecast)
+        e.claimableAt = claimableAt;
+        e.signers = signers;
+        e.version = version;
+    }
+
     /// @dev Settles what is out of its window and makes `course.head` a place that may be overwritten.
     function _makeRoom(Stream storage s, Course memory course, uint32 window) private view {
-        if (block.timestamp >= s.entries[course.head].claimableAt) {
+        if (block.timestamp >= course.headAt) {
             course.settled = course.waiting = course.head;
             if (window == 0) return; // the new root pays at once, so the old one is not needed any more
         } else if (course.waiting == course.settled) {
@@ -214,19 +224,27 @@ abstract contract Rounds is Streams, EIP712 {
         uint64 seat = _seat(e.version, signer);
         if (!found || e.signers & seat == 0) return false;
         e.signers &= ~seat;
-        if (_bits(e.signers) < _sets[e.version].quorum) _drop(s, place, run, round);
+        if (_bits(e.signers) < _quorums[e.version]) _drop(s, place, run, round);
         return true;
     }
 
     function _drop(Stream storage s, uint8 place, bytes32 run, uint64 round) private {
         Course memory course = s.course;
+        // slither-disable-next-line incorrect-equality (places are indices)
         if (course.waiting == place) course.waiting = course.settled;
-        if (course.head == place) course.head = course.waiting;
+        // slither-disable-next-line incorrect-equality (places are indices)
+        if (course.head == place) {
+            course.head = course.waiting;
+            Entry storage last = s.entries[course.head];
+            course.left -= s.entries[place].payoutTotal - last.payoutTotal;
+            course.headAt = last.claimableAt;
+        }
         s.course = course;
         emit RoundDropped(run, round, msg.sender);
     }
 
     function _signer(bytes32 digest, bytes calldata signature, uint256 index) private pure returns (address) {
+        // slither-disable-next-line unused-return (the detail of a fault; the fault is looked at)
         (address signer, ECDSA.RecoverError fault,) = ECDSA.tryRecoverCalldata(digest, signature);
         if (fault != ECDSA.RecoverError.NoError) revert MalformedSignature(index);
         return signer;

@@ -46,8 +46,10 @@ contract RoyaltyVault is Initializable {
     /// @param asset An ERC-20.
     function forward(IERC20 asset) external {
         uint128 amount = SafeCast.toUint128(asset.balanceOf(address(this)));
+        // slither-disable-next-line incorrect-equality (whatever more is sent here is forwarded, too)
         if (amount == 0) revert NothingToForward(address(asset));
         bytes32 stream = streamOf(asset);
+        // slither-disable-next-line unused-return (what else a stream has is not needed)
         (, address known,,,) = ledger.streams(stream);
         emit Forwarded(address(asset), stream, amount);
         if (known == address(0)) {

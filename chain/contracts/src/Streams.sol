@@ -34,12 +34,14 @@ abstract contract Streams is Validators {
         uint16 version;
     }
 
-    /// @dev One slot, which a claim rewrites. Three of a stream's roots matter: the latest (`head`), the oldest that is still in its window
+    /// @dev One slot, which a claim rewrites: `left` is what the head attests beyond all claims, `headAt` when it pays.
+    /// Three of a stream's roots matter: the latest (`head`), the oldest that is still in its window
     /// (`waiting`, or `settled` where none is), and the last that is known to be out of it (`settled`). They are places
     /// in `Stream.entries`, so that a post rewrites one place and copies none. A root that is neither is passed over:
     /// however fast rounds are posted, each moment's earnings pay within two windows.
     struct Course {
-        uint112 claimedTotal;
+        uint112 left;
+        uint32 headAt;
         uint32 rounds;
         uint32 posted;
         Kind kind;
@@ -178,10 +180,9 @@ abstract contract Streams is Validators {
         Stream storage s = _streams[run];
         if (s.course.rounds == 0) revert UnknownRun(run);
         if (s.course.closed) revert RunClosed(run);
-        Entry storage last = s.entries[s.course.head];
-        if (block.timestamp < last.claimableAt) revert InWindow(run, last.claimableAt);
+        if (block.timestamp < s.course.headAt) revert InWindow(run, s.course.headAt);
         s.course.closed = true;
-        uint256 owed = last.payoutTotal;
+        uint256 owed = s.entries[s.course.head].payoutTotal;
         uint256 rest = s.fundedTotal > owed ? s.fundedTotal - owed : 0;
         // forge-lint: disable-next-line(unsafe-typecast)
         s.fundedTotal -= uint128(rest); // at most itself
@@ -214,7 +215,7 @@ abstract contract Streams is Validators {
         (s.spec, s.seed, s.asset) = (spec, seed, minted ? IERC20(address(token)) : asset);
         s.rewardPerRound = rewardPerRound;
         // forge-lint: disable-next-line(unsafe-typecast)
-        s.course = Course(0, uint32(rounds), 0, kind, minted, false, 0, 0, 0); // at most ROUNDS_MAX
+        s.course = Course(0, 0, uint32(rounds), 0, kind, minted, false, 0, 0, 0); // at most ROUNDS_MAX
         emit StreamOpened(run, kind, address(s.asset), minted, msg.sender, spec);
     }
 }

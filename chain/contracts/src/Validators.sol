@@ -38,24 +38,21 @@ abstract contract Validators is VoteKeepers {
     /// @notice The DAO's timelock.
     address public immutable dao;
 
-    /// @dev A set that was named. `members` has a bit a seat; who leaves loses it.
-    struct Set {
-        uint64 members;
-        uint8 quorum;
-    }
-
     struct Bond {
         uint128 amount;
         uint128 leaving;
         uint64 availableAt;
     }
 
+    /// @dev One slot, which every round reads. `_members` has a bit a seat of the set `_version`; who leaves loses it.
     uint32 internal _challengeWindowS;
-    uint32 private _unbondingDelayS;
-    uint128 private _requiredBond;
     uint16 private _version;
+    uint64 private _members;
+    uint8 private _quorum;
+    uint128 private _requiredBond;
     address internal _guardian;
-    mapping(uint256 version => Set) internal _sets;
+    uint32 private _unbondingDelayS;
+    mapping(uint256 version => uint256 quorum) internal _quorums;
     mapping(uint256 version => mapping(address account => uint256 seatPlusOne)) private _seats;
     address[] private _named;
     mapping(address validator => Bond) private _bonds;
@@ -174,6 +171,7 @@ abstract contract Validators is VoteKeepers {
         }
         (b.leaving, b.availableAt) = (0, 0);
         emit BondWithdrawn(msg.sender, amount);
+        // slither-disable-next-line arbitrary-send-erc20 (the caller's own keeper, which holds the caller's bond)
         token.safeTransferFrom(keeperOf[msg.sender], msg.sender, amount);
     }
 
@@ -182,7 +180,7 @@ abstract contract Validators is VoteKeepers {
     /// @notice The validators, in the order in which they were named, without those who left.
     /// @return present At most {VALIDATORS_MAX} accounts.
     function validators() public view returns (address[] memory present) {
-        uint256 members = _sets[_version].members;
+        uint256 members = _members;
         present = new address[](_bits(members));
         uint256 found = 0;
         for (uint256 i = 0; found < present.length; ++i) {
@@ -193,14 +191,14 @@ abstract contract Validators is VoteKeepers {
     /// @notice How many validators must sign a round.
     /// @return Signatures.
     function quorum() external view returns (uint256) {
-        return _sets[_version].quorum;
+        return _quorum;
     }
 
     /// @notice Whether an account is a validator now.
     /// @param account Any account.
     /// @return True where its signature counts.
     function isValidator(address account) public view returns (bool) {
-        return _sets[_version].members & _seat(_version, account) != 0;
+        return _members & _seat(_version, account) != 0;
     }
 
     /// @notice What the DAO asks of attestations now.
@@ -249,8 +247,9 @@ abstract contract Validators is VoteKeepers {
             _seats[version][validator] = i + 1;
         }
         _named = validators_;
+        _quorums[version] = quorum_;
         // forge-lint: disable-next-line(unsafe-typecast)
-        _sets[version] = Set(uint64(type(uint64).max >> (64 - count)), uint8(quorum_)); // quorum is at most 64
+        (_members, _quorum) = (uint64(type(uint64).max >> (64 - count)), uint8(quorum_)); // quorum is at most 64
         emit ValidatorsChanged(validators_, quorum_);
     }
 
@@ -263,6 +262,7 @@ abstract contract Validators is VoteKeepers {
         delete _bonds[validator];
         emit ValidatorSlashed(validator, amount);
         _leave(validator);
+        // slither-disable-next-line arbitrary-send-erc20 (the slashed validator's own keeper)
         if (amount != 0) token.safeTransferFrom(keeperOf[validator], dao, amount);
     }
 
@@ -272,15 +272,16 @@ abstract contract Validators is VoteKeepers {
         view
         returns (uint64 signers, uint16 version)
     {
+        uint64 members = _members;
         version = _version;
-        Set memory set = _sets[version];
-        if (signatures.length < set.quorum) revert TooFewSignatures(signatures.length, set.quorum);
+        if (signatures.length < _quorum) revert TooFewSignatures(signatures.length, _quorum);
         address previous = address(0);
         for (uint256 i = 0; i < signatures.length; ++i) {
+            // slither-disable-next-line unused-return (the detail of a fault; the fault is looked at)
             (address signer, ECDSA.RecoverError fault,) = ECDSA.tryRecoverCalldata(digest, signatures[i]);
             if (fault != ECDSA.RecoverError.NoError) revert MalformedSignature(i);
             uint64 seat = _seat(version, signer);
-            if (set.members & seat == 0) revert NotValidator(i, signer);
+            if (members & seat == 0) revert NotValidator(i, signer);
             if (signer <= previous) revert SignersNotAscending(i, signer, previous);
             previous = signer;
             signers |= seat;
@@ -307,9 +308,8 @@ abstract contract Validators is VoteKeepers {
 
     function _leave(address validator) private {
         uint64 seat = _seat(_version, validator);
-        Set storage set = _sets[_version];
-        if (set.members & seat == 0) return;
-        set.members &= ~seat;
-        emit ValidatorsChanged(validators(), set.quorum);
+        if (_members & seat == 0) return;
+        _members &= ~seat;
+        emit ValidatorsChanged(validators(), _quorum);
     }
 }

@@ -33,6 +33,7 @@ abstract contract VoteKeepers {
     function _keeper(address token, address account) internal returns (address keeper) {
         keeper = keeperOf[account];
         if (keeper != address(0)) return keeper;
+        // slither-disable-next-line reentrancy-no-eth (its constructor calls the DAO token alone, which calls nobody)
         keeper = address(new VoteKeeper(token, account));
         keeperOf[account] = keeper;
         emit KeeperMade(account, keeper);

@@ -83,6 +83,34 @@ contract GasTest is Dao {
         vm.snapshotGasLastCall("execute, opens a run");
     }
 
+    function test_a_batch_of_repeat_claims() public {
+        claimMany(1, "multiClaim, 32 first claims");
+        vm.assertLe(claimMany(2, "multiClaim, 32 repeat claims") / 32, 32_000, "gas");
+        vm.warp(block.timestamp + 60);
+        token.count(accounts);
+        vm.snapshotGasLastCall("count, 64 accounts of which 32 are new");
+    }
+
+    /// @dev What cannot wait for a cheaper day: a proof, and a bond before a set changes.
+    function test_bonds_and_proofs() public {
+        address validator = vm.addr(keys[0]);
+        token.mint(validator, 2e18);
+        vm.prank(validator);
+        token.approve(address(ledger), 2e18);
+        vm.prank(validator);
+        ledger.bond(validator, 1e18);
+        vm.snapshotGasLastCall("bond, first of a validator");
+        vm.prank(validator);
+        ledger.bond(validator, 1e18);
+        vm.snapshotGasLastCall("bond, later");
+        Rounds.RoundRoot memory one = roundRoot(1, keccak256("one"), 0);
+        Rounds.RoundRoot memory two = roundRoot(1, keccak256("two"), 0);
+        bytes memory first = signature(keys[0], ledger.roundDigest(one));
+        bytes memory second = signature(keys[0], ledger.roundDigest(two));
+        ledger.proveEquivocation(one, first, two, second);
+        vm.snapshotGasLastCall("proveEquivocation");
+    }
+
     /// @dev Relays first ballots of accounts `first`, `first + 1`, ... and returns the transaction's gas.
     function cast(uint256 proposalId, uint256 first, uint256 count, string memory name) private returns (uint256) {
         uint8[] memory support = new uint8[](count);
@@ -96,6 +124,21 @@ contract GasTest is Dao {
         uint256 gasUsed = vm.snapshotGasLastCall(name);
         vm.assertEq(counted, count, "counted");
         return gasUsed;
+    }
+
+    function claimMany(uint64 round, string memory name) private returns (uint256) {
+        vm.warp(block.timestamp + 60);
+        for (uint256 i = 0; i < CONTRIBUTORS; ++i) {
+            cumulative[i] *= round;
+        }
+        bytes32[] memory leaves = Payouts.leaves(accounts, cumulative);
+        post(round, Payouts.root(leaves), REWARD * round);
+        ContributionLedger.Earning[] memory batch = new ContributionLedger.Earning[](32);
+        for (uint256 i = 0; i < 32; ++i) {
+            batch[i] = ContributionLedger.Earning(accounts[i], cumulative[i], Payouts.proof(leaves, i));
+        }
+        ledger.multiClaim(RUN, batch);
+        return vm.snapshotGasLastCall(name);
     }
 
     function claim(uint64 round, uint256 index, string memory name) private {

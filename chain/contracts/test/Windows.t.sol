@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.34;
 
+import {ContributionLedger} from "../src/ContributionLedger.sol";
 import {Rounds} from "../src/Rounds.sol";
+import {Streams} from "../src/Streams.sol";
 import {Validators} from "../src/Validators.sol";
 import {Dao} from "./Dao.sol";
+import {Money} from "./Money.sol";
+import {Payouts} from "./Payouts.sol";
 
 /// @notice What happens to a root between its posting and the moment from which it pays.
 contract WindowsTest is Dao {
@@ -99,6 +103,42 @@ contract WindowsTest is Dao {
                 if (block.timestamp >= postedAt[older] + 2 * WINDOW_S) vm.assertLe(older, paying, "in time");
             }
         }
+    }
+
+    /// @dev Claims go by the root that pays, while later ones wait: minted, and from funds.
+    function test_claims_go_by_the_root_that_pays() public {
+        Money money = new Money();
+        money.give(address(this), 100);
+        money.approve(address(ledger), 100);
+        bytes32 funded = ledger.openFunded(RUN, Streams.Kind.Revenue, SPEC, ROUNDS, REWARD, money);
+        ledger.fund(funded, 100);
+        bytes32[2] memory ids = [RUN, funded];
+        for (uint256 i = 0; i < 2; ++i) {
+            earn(ids[i], 1, 30);
+        }
+        vm.warp(block.timestamp + WINDOW_S);
+        for (uint256 i = 0; i < 2; ++i) {
+            ledger.claim(ids[i], vm.addr(1), 10, new bytes32[](0)); // the only leaf
+            earn(ids[i], 2, 60);
+            vm.expectRevert(abi.encodeWithSelector(ContributionLedger.InvalidProof.selector, ids[i], vm.addr(1), 20));
+            ledger.claim(ids[i], vm.addr(1), 20, new bytes32[](0));
+            (,,,, uint256 claimedTotal) = ledger.runs(ids[i]);
+            vm.assertEq(claimedTotal, 10, "claimed of the run");
+        }
+        vm.warp(block.timestamp + WINDOW_S);
+        for (uint256 i = 0; i < 2; ++i) {
+            ledger.claim(ids[i], vm.addr(1), 20, new bytes32[](0));
+        }
+        vm.assertEq(token.balanceOf(vm.addr(1)), 20, "minted");
+        vm.assertEq(money.balanceOf(vm.addr(1)), 20, "paid");
+    }
+
+    function test_what_waits_bounds_nothing_yet() public {
+        earn(RUN, 1, 5); // the leaf says 10
+        vm.warp(block.timestamp + WINDOW_S);
+        earn(RUN, 2, 60);
+        vm.expectRevert(abi.encodeWithSelector(ContributionLedger.ClaimExceedsTotal.selector, RUN, 10, 5));
+        ledger.claim(RUN, vm.addr(1), 10, new bytes32[](0));
     }
 
     // ------------------------------------------------------------------ vetoes
@@ -290,6 +330,13 @@ contract WindowsTest is Dao {
     function setWindow(uint32 window) private {
         vm.prank(address(timelock));
         ledger.setTerms(Validators.Terms(window, 7 days, window == 0 ? 0 : BOND, guardian));
+    }
+
+    /// @dev Attests ten units a round for one account, and some total.
+    function earn(bytes32 id, uint64 round, uint256 total) private {
+        Rounds.RoundRoot memory root = roundRoot(round, Payouts.leaf(vm.addr(1), 10 * round), total);
+        root.run = id;
+        ledger.postRound(root, signatures(root, keys, QUORUM));
     }
 
     function twins(uint64 round) private pure returns (Rounds.RoundRoot memory one, Rounds.RoundRoot memory two) {
