@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 from web3.types import RPCResponse
 
-from eigen.chain.evm import EvmChain, _readable
+from eigen.chain.evm import EvmChain
 from eigen.chain.port import (
     Contracts,
     TransactionReverted,
     WrongChain,
 )
 from eigen.chain.provider import TrioHTTPProvider
+from eigen.chain.reader import _readable
 from eigen.crypto.identity import Identity
 
 from .conftest import (
