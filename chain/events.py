@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Final, Self
 
 from eigen.chain.abi import AbiMismatch, Event
-from eigen.chain.bindings import GOVERNOR, LEDGER, TIMELOCK, TOKEN
+from eigen.chain.bindings import GOVERNOR, LEDGER, MEMBERSHIP, TIMELOCK, TOKEN
 from eigen.chain.calls import decision_of
 from eigen.chain.decisions import ChangeRun
 from eigen.chain.port import (
@@ -29,13 +29,15 @@ INDEXED: Final = (
     *(GOVERNOR.topic(e) for e in ("ProposalCanceled", "VoteCast")),
     TIMELOCK.topic("CallExecuted"),
     *(TOKEN.topic(e) for e in ("Transfer", "DelegateChanged", "DelegateVotesChanged")),
+    *(MEMBERSHIP.topic(e) for e in ("Requested", "Approved", "Refused", "Left")),
 )
 """First topics of the logs that the index keeps."""
 
 
 def indexed_contracts(contracts: Contracts) -> tuple[Address, ...]:
     """Whose logs the index keeps."""
-    return contracts.ledger, contracts.governor, contracts.timelock, contracts.token
+    four = contracts.ledger, contracts.governor, contracts.timelock, contracts.token
+    return (*four, contracts.membership) if contracts.membership else four
 
 
 class EventWatch:

@@ -4,7 +4,7 @@ Knows our four contracts and their calls. How a transaction is made to land is t
 endpoint is reached the provider's.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Never, Self
@@ -37,6 +37,7 @@ from eigen.chain.port import (
     Holders,
     Receipt,
     RoundRoot,
+    Standing,
     TransactionReverted,
 )
 from eigen.chain.reader import DaoReader
@@ -132,6 +133,10 @@ class EvmChain(DaoReader, Chain):
         return await self._outbox.unfinished()
 
     # Index --------------------------------------------------------------------------------------
+
+    async def standings(self) -> Mapping[Address, Standing]:
+        """Everybody's who ever asked or was admitted, as far as `watch` has read the chain."""
+        return await self.history.standings()
 
     async def holders(self) -> Holders:
         """Who holds the DAO's tokens, as far as `watch` has read the chain."""

@@ -2,13 +2,19 @@
 
 from dataclasses import dataclass
 
-from eigen.chain.bindings import GOVERNOR, LEDGER, TOKEN
+from eigen.chain.bindings import GOVERNOR, LEDGER, MEMBERSHIP, TOKEN
 from eigen.chain.events import chain_event
 from eigen.chain.index import LogIndex
-from eigen.chain.port import Claimed, Contracts, Holder, Proposed, RoundPosted
+from eigen.chain.port import Claimed, Contracts, Holder, Proposed, RoundPosted, Standing
 from eigen.protocol.types import Address, RunId
 
 NOBODY = Address(bytes(20))
+_STANDINGS = {
+    "Requested": Standing.REQUESTED,
+    "Approved": Standing.MEMBER,
+    "Refused": Standing.REFUSED,
+    "Left": Standing.NONE,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,20 @@ class History:
         logs = await self._index.find(LEDGER.topic("Claimed"), run)
         events = [chain_event(self._contracts, log) for log in logs]
         return [event for event in events if isinstance(event, Claimed)]
+
+    async def standings(self) -> dict[Address, Standing]:
+        """Everybody who asked to be a member, or was made one, with what came of it."""
+        logs = [
+            (
+                log.block,
+                log.index,
+                Address(MEMBERSHIP.event(log.topics, log.data).args["account"]),
+                to,
+            )
+            for name, to in _STANDINGS.items()
+            for log in await self._index.find(MEMBERSHIP.topic(name))
+        ]
+        return {account: to for _, _, account, to in sorted(logs, key=lambda row: row[:2])}
 
     async def holders(self) -> list[Holder]:
         """Who holds tokens or votes now, most tokens first."""

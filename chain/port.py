@@ -17,7 +17,7 @@ ChainError
 ```
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Never, Protocol, Self
@@ -367,6 +367,10 @@ class Chain(Protocol):
 
     async def standing(self, account: Address) -> Standing:
         """Whether an account is a member, or wants to be."""
+        ...
+
+    async def standings(self) -> Mapping[Address, Standing]:
+        """Everybody's who ever asked or was admitted, as far as `watch` has read the chain."""
         ...
 
     async def request_membership(self, statement: Digest) -> Receipt:

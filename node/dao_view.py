@@ -55,4 +55,12 @@ async def _rules(chain: Chain, me: Address) -> dict[str, Any] | None:
         return None
     standing = (await chain.standing(me)).name.lower()
     owner = format_address(rules.owner) if rules.owner else ""
-    return {"open": rules.is_open, "owner": owner, "standing": standing}
+    return {
+        "open": rules.is_open,
+        "owner": owner,
+        "standing": standing,
+        "accounts": {
+            format_address(account): found.name.lower()
+            for account, found in sorted((await chain.standings()).items())
+        },
+    }

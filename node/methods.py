@@ -56,9 +56,7 @@ class Methods:
         self._members = members
         self._datasets = datasets
         self._rounds = rounds
-        self._governance = governance
         self._settlement = settlement
-        self._chain = chain
         self._ports = ports
         self._dao = DaoMethods(home, network, members, rounds, governance, settlement, chain)
 

@@ -116,6 +116,8 @@ def show(invocation: Invocation, as_json: bool) -> None:
         how = "asking is enough" if rules["open"] else "the DAO admits by a vote"
         owner = f", or {rules['owner']} does" if rules["owner"] and not rules["open"] else ""
         click.echo(f"members     {how}{owner}; this node: {rules['standing']}")
+        for account, standing in rules["accounts"].items():
+            click.echo(f"            {account}  {standing}")
     click.echo(f"holders     {len(facts['holders'])}, as of block {facts['through_block']}")
     for holder in facts["holders"][:20]:
         click.echo(f"            {holder['account']}  {holder['tokens']} tokens")

@@ -207,6 +207,10 @@ async def joins(network: Any, url: str, founder: Identity) -> None:
         assert await owner.standing(volunteer.address) is Standing.REFUSED
         await guest.request_membership(Digest(bytes(32)))  # a refused one may ask again
         assert await owner.standing(volunteer.address) is Standing.REQUESTED
+        with trio.fail_after(10):
+            while await owner._index.advance():
+                pass
+        assert await owner.standings() == {volunteer.address: Standing.REQUESTED}
     four = contracts_of(network)
     bare = type(four)(four.token, four.governor, four.timelock, four.ledger)
     async with view(founder, bare) as chain:
