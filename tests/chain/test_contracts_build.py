@@ -76,6 +76,58 @@ FUNCTIONS = {
         "bondOf(address)",
         "isSlashed(address)",
     },
+    "ModelRegistry": {
+        "register(bytes32,address,uint256,uint64,uint96,string)",
+        "recordRound(uint256)",
+        "models(uint256)",
+        "rounds(uint256,uint64)",
+        "lineage(uint256)",
+        "royaltyInfo(uint256,uint256)",
+    },
+    "JobEscrow": {
+        "open(bytes32,bytes32,address,uint128,uint40,uint32,uint16)",
+        "deliver(bytes32)",
+        "dispute(bytes32)",
+        "release(bytes32)",
+        "resolve(bytes32,uint128)",
+        "refund(bytes32)",
+        "jobs(bytes32)",
+        "jobId(address,bytes32)",
+        "streamOf(bytes32)",
+        "rulingStreamOf(bytes32)",
+    },
+    "RevenueShare": {
+        "deposit(uint128)",
+        "stake(uint128)",
+        "unstake(uint128)",
+        "withdraw()",
+        "claim(address)",
+        "owed(address)",
+        "stakeOf(address)",
+    },
+    "Membership": {
+        "request(bytes32)",
+        "approve(address)",
+        "refuse(address)",
+        "leave()",
+        "setRules(address,bool)",
+        "isMember(address)",
+        "statusOf(address)",
+    },
+    "CreationNFT": {
+        "mint(address,uint256,uint64,bytes32,bytes32,string)",
+        "provenance(uint256)",
+        "royaltyInfo(uint256,uint256)",
+    },
+    "RoyaltyVault": {"forward(address)", "streamOf(address)"},
+    "ModelMarket": {
+        "list(address,uint256,address,uint96)",
+        "offerLicence(address,uint256,address,uint96,uint40,bytes32)",
+        "buy(uint256,address)",
+        "cancel(uint256)",
+        "listings(uint256)",
+        "licensedUntil(address,uint256,bytes32,address)",
+    },
 }
 
 EVENTS = {
@@ -98,6 +150,43 @@ EVENTS = {
         "Unbonding(address,uint256,uint256,uint64)",
         "BondWithdrawn(address,uint256)",
         "ValidatorSlashed(address,uint256)",
+    },
+    "DaoFactory": {
+        "DaoCreated(uint256,address,string,"
+        "(address,address,address,address,address,address,address,address,address))"
+    },
+    "ModelRegistry": {
+        "ModelRegistered(uint256,uint256,bytes32,bytes32,address)",
+        "RoundRecorded(uint256,uint64,bytes32,bytes32,bytes32)",
+    },
+    "JobEscrow": {
+        "JobOpened(bytes32,address,bytes32,address,uint256,bytes32,uint40)",
+        "JobDelivered(bytes32,bytes32,uint256,uint40)",
+        "JobDisputed(bytes32,uint40)",
+        "JobClosed(bytes32,bytes32,uint256,uint256)",
+        "JobRefunded(bytes32,address,uint256)",
+    },
+    "RevenueShare": {
+        "Deposited(address,uint256,uint256)",
+        "Staked(address,uint256,uint256)",
+        "Unstaked(address,uint256,uint256,uint64)",
+        "Withdrawn(address,uint256)",
+        "Paid(address,uint256)",
+    },
+    "Membership": {
+        "Requested(address,bytes32)",
+        "Approved(address,address)",
+        "Refused(address,address)",
+        "Left(address)",
+        "RulesChanged(address,bool)",
+    },
+    "CreationNFT": {"Created(uint256,address,uint256,uint64,bytes32,bytes32,bytes32)"},
+    "RoyaltyVault": {"Forwarded(address,bytes32,uint256)"},
+    "ModelMarket": {
+        "Listed(uint256,address,uint256,address,address,uint256,bool,uint40,bytes32)",
+        "Cancelled(uint256)",
+        "Bought(uint256,address,uint256,address,uint256)",
+        "Licensed(address,uint256,address,bytes32,uint64,uint256)",
     },
 }
 
