@@ -107,6 +107,7 @@ class GovernanceService:
         self._on_run = on_run
         self._on_passed = on_passed
         self._early_ballots: list[SignedBallot] = []
+        self._unsaid: dict[int, Proposal] = {}  # ours, on their way to the chain
         gossip.on(Proposal, self._proposed, self._check_proposal)
         gossip.on(SignedBallot, self._voted, self._check_ballot)
 
@@ -128,6 +129,9 @@ class GovernanceService:
         except TransactionReverted:
             self.machine.forget(id_)
             await self._records.commit([("proposal", _key(id_), None)])
+            raise
+        except ChainError:
+            self._unsaid[id_] = proposal  # the outbox may bring it to the chain later
             raise
         await self._gossip.publish(proposal)
         known = self.machine.proposals.get(id_)
@@ -242,6 +246,8 @@ class GovernanceService:
 
     async def on_chain(self, event: Proposed) -> None:
         """A proposal is on chain; it may have been made elsewhere, and never gossiped."""
+        if (own := self._unsaid.pop(event.id, None)) is not None:
+            await self._gossip.publish(own)
         if self.machine.add_proposal(event.proposal, event.proposer, event.id):
             await self._added(event.id, event.proposal, event.proposer)
 
@@ -300,6 +306,9 @@ class GovernanceService:
             waiting = [voter for voter in known.ballots if voter not in known.counted]
             counted = [v for v in waiting if await self._chain.has_voted(id_, v)]
             self.machine.saw_counted(id_, counted)
+            for voter in self.machine.unweighed(id_):
+                votes = await self._chain.voting_power(voter, status.vote_start_s)
+                self.machine.weigh(id_, voter, votes)
             await self._sign_again(known)
 
     def _passed(self, proposal: Proposal) -> None:

@@ -67,6 +67,8 @@ class KnownProposal:
     id: int  # the governor's
     ballots: dict[Address, SignedBallot] = field(default_factory=dict)
     counted: set[Address] = field(default_factory=set)  # voters whom the governor has counted
+    weighed: set[Address] = field(default_factory=set)  # voters who have votes in it
+    powerless: set[Address] = field(default_factory=set)  # those who have none
     stage: Stage = Stage.UNKNOWN
     since_s: float = 0.0  # when the stage was first seen
     relayed: dict[Address, int] = field(default_factory=dict)  # how often each ballot was handed on
@@ -121,7 +123,7 @@ class Governance:
         counted: the nonce of the earlier one went with a ballot on another proposal.
         """
         known = self.proposals.get(int.from_bytes(ballot.proposal, "big"))
-        if known is None or ballot.voter in known.counted:
+        if known is None or ballot.voter in known.counted | known.powerless:
             return False
         held = known.ballots.get(ballot.voter)
         if held is None and len(known.ballots) >= limits.BALLOTS_PER_PROPOSAL_MAX:
@@ -151,6 +153,30 @@ class Governance:
         if all(voter in known.counted for voter in known.ballots):
             known.first_ballot_s = None
 
+    def unweighed(self, id_: int) -> list[Address]:
+        """Voters of whose votes in a proposal nothing is known yet: `weigh` them before `due`."""
+        known = self.proposals.get(id_)
+        if known is None:
+            return []
+        return [voter for voter in known.ballots if voter not in known.weighed | known.counted]
+
+    def weigh(self, id_: int, voter: Address, votes: int) -> None:
+        """How many votes a voter has in a proposal. A ballot without any is let go.
+
+        It would count nothing and cost its relayer as much as any other: anybody can sign
+        thousands of them.
+        """
+        known = self.proposals.get(id_)
+        if known is None:
+            return
+        if votes:
+            known.weighed.add(voter)
+            return
+        known.ballots.pop(voter, None)
+        if len(known.powerless) >= limits.BALLOTS_PER_PROPOSAL_MAX:
+            known.powerless.clear()
+        known.powerless.add(voter)
+
     def due(self, relayers: Sequence[Address], now: float) -> list[Action]:
         """What this node should bring to the chain now."""
         if not self.relays:
@@ -161,7 +187,8 @@ class Governance:
             turn_s = order.index(self.me) * self.turn_s
             if known.stage is Stage.ACTIVE and known.first_ballot_s is not None:
                 open_s = max(known.first_ballot_s, known.since_s)
-                waiting = [b for v, b in known.ballots.items() if v not in known.counted]
+                uncounted = known.weighed - known.counted
+                waiting = [b for v, b in known.ballots.items() if v in uncounted]
                 if waiting and now >= open_s + self.batch_s + turn_s:
                     # Ballots that the governor will not count must not keep others back.
                     waiting.sort(key=lambda b: known.relayed.get(b.voter, 0))

@@ -213,6 +213,11 @@ async def test_ballots_that_would_not_count_are_refused_before_they_are_signed(
     with pytest.raises(CannotVote, match="no votes in it"):
         await guest.service.vote(known.id, Support.FOR)
 
+    # and signed all the same, it is nobody's to pay for
+    stray = await guest.service._cast(known.id, Support.FOR)
+    await until(lambda: stray.voter in one.service.machine.proposals[known.id].powerless)
+    assert stray.voter not in one.service.machine.proposals[known.id].ballots
+
     # of another DAO: the same proposal, another governor
     other = EvmChain(
         TrioHTTPProvider(["http://127.0.0.1:1"], chain_id=31337),

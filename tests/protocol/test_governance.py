@@ -32,7 +32,16 @@ def ballot(chain_id: int, voter: int) -> SignedBallot:
 
 
 def machine(me: Address = RELAYERS[0], *, relays: bool = True) -> Governance:
-    return Governance(me, relays, BATCH_S, TURN_S)
+    return Weighed(me, relays, BATCH_S, TURN_S)
+
+
+class Weighed(Governance):
+    """Everybody has votes in everything."""
+
+    def add_ballot(self, ballot: SignedBallot, now: float) -> bool:
+        held = super().add_ballot(ballot, now)
+        self.weigh(int.from_bytes(ballot.proposal, "big"), ballot.voter, 1)
+        return held
 
 
 def with_proposal(me: Address = RELAYERS[0]) -> tuple[Governance, int]:
@@ -62,6 +71,24 @@ def test_ballots_wait_for_company_and_for_the_vote_to_open() -> None:
     assert known.due([], 2_000.0 + BATCH_S) == [RelayBallots(run, (ballot(77, 1),))]
     known.saw_counted(run, [ballot(77, 1).voter])
     assert known.due([], 9_000.0) == []
+
+
+def test_ballots_without_votes_are_not_paid_for() -> None:
+    """Anybody can sign thousands of them with fresh keys."""
+    known = Governance(RELAYERS[0], True, BATCH_S, TURN_S)
+    known.add_proposal(proposal(1), RELAYERS[1], 77)
+    known.saw_stage(77, Stage.ACTIVE, 0.0)
+    for voter in range(1, 4):
+        assert known.add_ballot(ballot(77, voter), 0.0)
+    assert known.due([], 100.0) == []  # nothing is known of them yet
+    names = known.unweighed(77)
+    assert len(names) == 3
+    for voter, votes in zip(names, (0, 5, 0), strict=True):
+        known.weigh(77, voter, votes)
+    assert known.unweighed(77) == []
+    assert known.due([], 100.0) == [RelayBallots(77, (ballot(77, 2),))]
+    assert not known.add_ballot(replace(ballot(77, 1), nonce=9), 1.0)
+    assert len(known.proposals[77].ballots) == 1
 
 
 def test_a_ballot_with_a_later_nonce_takes_the_place_of_one_that_is_not_counted() -> None:
