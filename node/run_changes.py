@@ -22,6 +22,8 @@ from eigen.training.spec import check
 
 log = structlog.get_logger()
 
+TOLD_AGAIN_S = 1.0
+"""Machines take a change in at once; after so long they have not heard of it."""
 RETRY_S_MAX = 60.0
 """Longest pause between two tries to get the manifest of a dataset that nobody has now."""
 
@@ -65,9 +67,9 @@ class RunChanges:
             key = self._context.run + number.to_bytes(8, "big")
             await self._records.commit([("run-change", key, encode(change))])
             log.info("run changed", run=event.run.hex()[:8], from_round=event.from_round)
-            self._told(change)
-            while change not in self._context.course.changes:  # noqa: ASYNC110 - the machines' turn
-                await trio.sleep(0.01)
+            while change not in self._context.course.changes:  # again, if the run's queue was full
+                self._told(change)
+                await trio.sleep(TOLD_AGAIN_S)
 
     async def _checked(self, event: RunChanged) -> SpecChange | None:
         spec = await self._find(event.spec)
