@@ -3,6 +3,7 @@
 Knows our contracts and their calls, no key, no outbox and no index.
 """
 
+from dataclasses import fields
 from typing import Any, Final
 
 from eth_utils.address import to_checksum_address
@@ -256,15 +257,12 @@ class DaoReader:
 
     async def _check_contracts(self) -> None:
         named = self._contracts
-        for field, account in (
-            ("token", named.token),
-            ("governor", named.governor),
-            ("timelock", named.timelock),
-            ("ledger", named.ledger),
-        ):
-            if not await self._rpc.code(account):
+        for field in fields(named):
+            account = getattr(named, field.name)
+            if account is not None and not await self._rpc.code(account):
                 raise WrongChain(
-                    f"contracts.{field}: there is no contract at {to_checksum_address(account)}"
+                    f"contracts.{field.name}: there is no contract at"
+                    f" {to_checksum_address(account)}"
                     f" on chain {self._chain_id}"
                 )
         for holder, abi, function, expected in (
@@ -272,7 +270,10 @@ class DaoReader:
             (named.governor, GOVERNOR, "timelock", named.timelock),
             (named.ledger, LEDGER, "token", named.token),
             (named.ledger, LEDGER, "dao", named.timelock),
+            (named.membership, MEMBERSHIP, "dao", named.timelock),
         ):
+            if holder is None:
+                continue
             (found,) = await self._read(holder, abi, function)
             if found != expected:
                 raise WrongChain(

@@ -73,7 +73,7 @@ async def test_another_chain_is_refused_before_anything_is_signed(
             assert await chain.unfinished_writes() == 0
 
 
-@pytest.mark.parametrize("field", ["token", "governor", "timelock", "ledger"])
+@pytest.mark.parametrize("field", ["token", "governor", "timelock", "ledger", "membership"])
 async def test_a_contract_that_is_not_there_is_named(
     open_chain: OpenChain, dao: Dao, field: str
 ) -> None:
