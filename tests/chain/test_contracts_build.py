@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from eigen.chain.artifacts import NAMES, UnknownArtifact, load
+from eigen.chain.artifacts import NAMES, WHOLE, UnknownArtifact, load
 from eigen.chain.devnet.npm import find_npm
 
 ROOT = Path(__file__).resolve().parents[2] / "chain"
@@ -282,6 +282,11 @@ def test_artifacts_fit_on_a_chain(name: str) -> None:
     assert 0 < len(artifact.deployed_bytecode) <= EIP_170_CODE_BYTES_MAX
     assert artifact.compiler["version"].startswith("0.8.34+")
     assert artifact.compiler["settings"]["evmVersion"] == "prague"
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_creation_code_fits_into_a_store(name: str) -> None:
+    assert len(load(name).bytecode) < EIP_170_CODE_BYTES_MAX, "a store has one byte more"
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -141,6 +141,22 @@ contract WindowsTest is Dao {
         ledger.claim(RUN, vm.addr(1), 10, new bytes32[](0));
     }
 
+    function test_what_was_dropped_bounds_nothing_any_more() public {
+        earn(RUN, 1, 5); // the leaf says 10
+        vm.warp(block.timestamp + WINDOW_S);
+        earn(RUN, 2, 60);
+        vm.prank(guardian);
+        ledger.veto(RUN, 2);
+        vm.expectRevert(abi.encodeWithSelector(ContributionLedger.ClaimExceedsTotal.selector, RUN, 10, 5));
+        ledger.claim(RUN, vm.addr(1), 10, new bytes32[](0));
+        (,,,, uint256 claimedTotal) = ledger.runs(RUN);
+        vm.assertEq(claimedTotal, 0, "claimed of the run");
+        earn(RUN, 3, 25);
+        vm.warp(block.timestamp + WINDOW_S);
+        vm.expectRevert(abi.encodeWithSelector(ContributionLedger.ClaimExceedsTotal.selector, RUN, 30, 25));
+        ledger.claim(RUN, vm.addr(1), 30, new bytes32[](0));
+    }
+
     // ------------------------------------------------------------------ vetoes
 
     function test_the_guardian_vetoes_a_root_in_its_window() public {
