@@ -12,7 +12,7 @@ from typing import Any, Final
 from eth_abi.codec import ABICodec
 from eth_abi.decoding import AddressDecoder
 from eth_abi.encoding import AddressEncoder
-from eth_abi.exceptions import DecodingError
+from eth_abi.exceptions import DecodingError, EncodingError
 from eth_abi.registry import registry as standard_registry
 from eth_utils.abi import collapse_if_tuple
 
@@ -90,6 +90,23 @@ class Abi:
         """Selector and encoded arguments. Raises `eth_abi` encoding errors on a wrong argument."""
         entry = self._function(function)
         return entry.hash[:SELECTOR_BYTES] + CODEC.encode(entry.types, args)
+
+    def arguments(self, function: str, data: bytes) -> tuple[Any, ...]:
+        """What calldata gives a function. Raises `AbiMismatch` where it is not that function's.
+
+        Only the canonical encoding is taken: what this returns encodes to the same bytes.
+        """
+        entry = self._function(function)
+        if data[:SELECTOR_BYTES] != entry.hash[:SELECTOR_BYTES]:
+            raise AbiMismatch(f"calldata of another function than {function}")
+        try:
+            args = CODEC.decode(entry.types, data[SELECTOR_BYTES:])
+            same = CODEC.encode(entry.types, args) == data[SELECTOR_BYTES:]
+        except (DecodingError, EncodingError, ValueError, OverflowError) as error:
+            raise AbiMismatch(f"calldata of {function} in another form") from error
+        if not same:
+            raise AbiMismatch(f"calldata of {function} in another form")
+        return args
 
     def creation(self, bytecode: bytes, *args: object) -> bytes:
         """Creation code with encoded constructor arguments."""

@@ -1,6 +1,6 @@
-"""Founding a DAO: deploys its four contracts, mints to founders, and hands every power over.
+"""Founding a DAO: one call of the factory, and a look at who has which power afterwards.
 
-Afterwards the deployer has no role in any of them. Knows no network file and no daemon.
+The deployer never has a role in the DAO. Knows no network file and no daemon.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,23 +12,27 @@ from eth_utils.address import to_checksum_address
 from web3.providers.async_base import AsyncBaseProvider
 
 from eigen.chain.abi import Abi, AbiMismatch
-from eigen.chain.artifacts import load
-from eigen.chain.bindings import GOVERNOR, LEDGER, REVERTS, TIMELOCK, TOKEN
+from eigen.chain.bindings import FACTORY, REVERTS, TIMELOCK, TOKEN
+from eigen.chain.foundry import DeploymentUnsound, Foundry, check_foundry, deploy_foundry
 from eigen.chain.outbox import Outbox, OutboxSettings
-from eigen.chain.port import ChainError, Contracts, Receipt
+from eigen.chain.port import DaoContracts, Receipt
 from eigen.chain.rpc import Call, Rpc
 from eigen.crypto.hashing import keccak256
 from eigen.protocol.limits import VALIDATORS_MAX
 from eigen.protocol.types import Address, Digest
 
-FOUNDERS_MAX: Final = 256
-"""One transaction mints to each."""
+FOUNDERS_MAX: Final = 24
+"""Founding mints to all of them in one transaction, which may use 16.8 million gas (EIP-7825). More
+members join by a vote to mint, or by what they earn."""
 TEXT_CHARS_MAX: Final = 64
 """Of a token's name and symbol."""
 DELAY_S_MAX: Final = 365 * 86_400
 """A year: longer delays are mistyped units, and would freeze the DAO."""
 AMOUNT_MAX: Final = (1 << 208) - 1
 """`ERC20Votes` counts supply and votes in 208 bits."""
+
+BOND_MAX: Final = (1 << 128) - 1
+"""What the ledger has room for."""
 
 NOBODY: Final = Address(bytes(20))
 """As an executor in OpenZeppelin's timelock: everybody."""
@@ -37,10 +41,6 @@ MINTER_ROLE: Final = keccak256(b"MINTER_ROLE")
 PROPOSER_ROLE: Final = keccak256(b"PROPOSER_ROLE")
 CANCELLER_ROLE: Final = keccak256(b"CANCELLER_ROLE")
 EXECUTOR_ROLE: Final = keccak256(b"EXECUTOR_ROLE")
-
-
-class DeploymentUnsound(ChainError):
-    """The contracts stand, but roles are not as they must be; do not use them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +57,14 @@ class DaoSpec:
     timelock_delay_s: int
     proposal_threshold: int  # votes that a proposer needs
     quorum_percent: int  # of the supply, that must vote for or abstain
+    challenge_window_s: int = 0  # from a root's posting until it pays; 0: at once
+    unbonding_delay_s: int = 0  # until a validator gets its bond back; at least the window
+    bond: int = 0  # what a validator must have bonded when the DAO names it
+    guardian: Address = NOBODY  # may veto a root in its window
+    owner: Address = NOBODY  # admits members, besides the DAO
+    open_membership: bool = True  # whether asking is enough to be a member
+    revenue_asset: Address = NOBODY  # what revenue is shared in; nobody's: the DAO token
+    unstake_delay_s: int = 7 * 86_400  # until unstaked tokens come back
 
     def __post_init__(self) -> None:
         """Raises ValueError naming the field and what it may be."""
@@ -79,6 +87,15 @@ class DaoSpec:
         for name, least in (("voting_delay_s", 0), ("voting_period_s", 1), ("timelock_delay_s", 0)):
             if not least <= getattr(self, name) <= DELAY_S_MAX:
                 raise ValueError(f"{name}: give {least} to {DELAY_S_MAX} seconds")
+        if not 0 <= self.challenge_window_s <= self.unbonding_delay_s <= DELAY_S_MAX:
+            raise ValueError(
+                f"unbonding_delay_s: give challenge_window_s to {DELAY_S_MAX} seconds, so that a"
+                " validator cannot leave before its signatures can be challenged"
+            )
+        if not 0 <= self.unstake_delay_s <= DELAY_S_MAX:
+            raise ValueError(f"unstake_delay_s: give 0 to {DELAY_S_MAX} seconds")
+        if not 0 <= self.bond <= BOND_MAX:
+            raise ValueError(f"bond: give 0 to {BOND_MAX}")
         if not 0 <= self.proposal_threshold <= supply:
             raise ValueError("proposal_threshold: nobody could propose; give at most the supply")
         if not 0 <= self.quorum_percent <= 100:
@@ -101,8 +118,11 @@ async def deploy_dao(
     *,
     outbox_path: Path | None = None,
     settings: OutboxSettings | None = None,
-) -> Contracts:
+    foundry: Foundry | None = None,
+) -> DaoContracts:
     """Found a DAO and return its contracts' addresses. Leaves the provider open.
+
+    Without a `foundry` it deploys one first: twelve transactions before the one that founds.
 
     With an `outbox_path`, the same call after a crash or a cancel goes on where it stopped, without
     deploying anything twice; the file is of this one deployment. Raises `DeploymentUnsound` where
@@ -113,9 +133,11 @@ async def deploy_dao(
     async with Outbox(
         rpc, deployer_secret, outbox_path, chain_id=chain_id, settings=settings
     ) as outbox:
-        founding = _Founding(rpc, outbox, spec)
-        contracts = await founding.deploy()
-        await founding.hand_over(contracts)
+        if foundry is None:
+            foundry = await deploy_foundry(rpc, outbox)
+        await check_foundry(rpc, foundry, outbox.address)
+        founding = _Founding(rpc, outbox, spec, foundry.factory)
+        contracts = await founding.found()
         await founding.check(contracts)
     return contracts
 
@@ -141,51 +163,45 @@ async def fund(
 
 
 class _Founding:
-    """The steps, each an intent of the deployer's outbox."""
+    """The one transaction, an intent of the deployer's outbox, and what must hold after it."""
 
-    def __init__(self, rpc: Rpc, outbox: Outbox, spec: DaoSpec) -> None:
+    def __init__(self, rpc: Rpc, outbox: Outbox, spec: DaoSpec, factory: Address) -> None:
         self._rpc = rpc
         self._outbox = outbox
         self._spec = spec
+        self._factory = factory
 
-    async def deploy(self) -> Contracts:
-        spec, deployer = self._spec, self._outbox.address
-        token = await self._create("DaoToken", TOKEN, spec.token_name, spec.token_symbol, deployer)
-        timelock = await self._create(
-            "TimelockController", TIMELOCK, spec.timelock_delay_s, [], [NOBODY], deployer
-        )
-        governor = await self._create(
-            "DaoGovernor",
-            GOVERNOR,
-            token,
-            timelock,
+    async def found(self) -> DaoContracts:
+        data = FACTORY.calldata("createDao", self._plan())
+        receipt = await self._outbox.submit("found the DAO", self._factory, data)
+        topics = [FACTORY.topic("DaoCreated")]
+        for log in await self._rpc.logs([self._factory], topics, receipt.block, receipt.block):
+            if log.tx.hex() == receipt.tx.removeprefix("0x"):
+                return _named(FACTORY.event(log.topics, log.data).args["dao"])
+        raise DeploymentUnsound(f"the factory announced no DAO in transaction {receipt.tx}")
+
+    def _plan(self) -> tuple[object, ...]:
+        """`DaoFactory.Plan`, in field order."""
+        spec = self._spec
+        return (
+            spec.token_name,
+            spec.token_symbol,
+            list(spec.founders),
+            list(spec.validators),
+            spec.quorum,
+            (spec.challenge_window_s, spec.unbonding_delay_s, spec.bond, spec.guardian),
             spec.voting_delay_s,
             spec.voting_period_s,
+            spec.timelock_delay_s,
             spec.proposal_threshold,
             spec.quorum_percent,
+            spec.owner,
+            spec.open_membership,
+            spec.revenue_asset,
+            spec.unstake_delay_s,
         )
-        ledger = await self._create(
-            "ContributionLedger", LEDGER, token, timelock, list(spec.validators), spec.quorum
-        )
-        return Contracts(token=token, governor=governor, timelock=timelock, ledger=ledger)
 
-    async def hand_over(self, contracts: Contracts) -> None:
-        """Mint, grant what the contracts need, and renounce what the deployer had, admin last."""
-        deployer, token, timelock = self._outbox.address, contracts.token, contracts.timelock
-        await self._call("be minter", token, TOKEN, "grantRole", MINTER_ROLE, deployer)
-        for account, amount in self._spec.founders:
-            await self._call(f"mint {account.hex()}", token, TOKEN, "mint", account, amount)
-        await self._call("end minting", token, TOKEN, "renounceRole", MINTER_ROLE, deployer)
-        for role, name in ((PROPOSER_ROLE, "proposer"), (CANCELLER_ROLE, "canceller")):
-            await self._call(
-                f"{name} role", timelock, TIMELOCK, "grantRole", role, contracts.governor
-            )
-        await self._call("minter role", token, TOKEN, "grantRole", MINTER_ROLE, contracts.ledger)
-        await self._call("token admin", token, TOKEN, "grantRole", DEFAULT_ADMIN_ROLE, timelock)
-        for name, at, abi in (("token", token, TOKEN), ("timelock", timelock, TIMELOCK)):
-            await self._call(f"leave {name}", at, abi, "renounceRole", DEFAULT_ADMIN_ROLE, deployer)
-
-    async def check(self, contracts: Contracts) -> None:
+    async def check(self, contracts: DaoContracts) -> None:
         """Read back who has which role. Raises `DeploymentUnsound`."""
         deployer, token, timelock = self._outbox.address, contracts.token, contracts.timelock
         governor, ledger = contracts.governor, contracts.ledger
@@ -196,11 +212,15 @@ class _Founding:
             (timelock, TIMELOCK, CANCELLER_ROLE, governor, True),
             (timelock, TIMELOCK, EXECUTOR_ROLE, NOBODY, True),
             (timelock, TIMELOCK, DEFAULT_ADMIN_ROLE, timelock, True),
-            (token, TOKEN, MINTER_ROLE, deployer, False),
-            (token, TOKEN, DEFAULT_ADMIN_ROLE, deployer, False),
-            (timelock, TIMELOCK, PROPOSER_ROLE, deployer, False),
-            (timelock, TIMELOCK, CANCELLER_ROLE, deployer, False),
-            (timelock, TIMELOCK, DEFAULT_ADMIN_ROLE, deployer, False),
+            *(
+                (at, abi, role, account, False)
+                for account in (deployer, self._factory)
+                for at, abi, roles in (
+                    (token, TOKEN, (MINTER_ROLE, DEFAULT_ADMIN_ROLE)),
+                    (timelock, TIMELOCK, (PROPOSER_ROLE, CANCELLER_ROLE, DEFAULT_ADMIN_ROLE)),
+                )
+                for role in roles
+            ),
         ]
         for at, abi, role, account, should in expected:
             if await self._read(at, abi, "hasRole", role, account) != should:
@@ -213,20 +233,26 @@ class _Founding:
         if minted != supply:
             raise DeploymentUnsound(f"the supply is {minted}, the founders were to get {supply}")
 
-    async def _create(self, name: str, abi: Abi, *args: object) -> Address:
-        code = abi.creation(load(name).bytecode, *args)
-        receipt = await self._outbox.submit(f"deploy {name}", None, code)
-        mined = await self._rpc.receipt(Digest(bytes.fromhex(receipt.tx[2:])))
-        if mined is None or mined.contract is None:
-            raise DeploymentUnsound(f"{name}: its transaction {receipt.tx} is gone; deploy again")
-        return mined.contract
-
-    async def _call(self, key: str, to: Address, abi: Abi, function: str, *args: object) -> None:
-        await self._outbox.submit(f"deploy: {key}", to, abi.calldata(function, *args))
-
     async def _read(self, at: Address, abi: Abi, function: str, *args: object) -> object:
         data = await self._rpc.call(Call(self._outbox.address, at, abi.calldata(function, *args)))
         try:
             return abi.results(function, data)[0]
         except AbiMismatch as error:
             raise DeploymentUnsound(f"{to_checksum_address(at)}: {error}") from error
+
+
+def _named(dao: tuple[bytes, ...]) -> DaoContracts:
+    """`DaoFactory.Dao`, whose fields are in this order."""
+    token, timelock, governor, ledger, *rest = (Address(account) for account in dao)
+    registry, escrow, revenue, membership, creations = rest
+    return DaoContracts(
+        token=token,
+        timelock=timelock,
+        governor=governor,
+        ledger=ledger,
+        registry=registry,
+        escrow=escrow,
+        revenue=revenue,
+        membership=membership,
+        creations=creations,
+    )

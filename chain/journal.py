@@ -3,19 +3,15 @@
 Knows no chain: what a state means and when it changes is the outbox's.
 """
 
-import os
 import sqlite3
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
-import trio
-
+from eigen.chain.database import NEVER_LOST, Database
 from eigen.chain.fees import Fee
-from eigen.chain.port import OutboxInUse
 from eigen.protocol.types import Address, Digest
 
 SCHEMA: Final = """
@@ -103,23 +99,20 @@ class Journal:
     """
 
     def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._connection: sqlite3.Connection | None = None
-        self._limiter = trio.CapacityLimiter(1)
+        self._database = Database(path, SCHEMA, synchronous=NEVER_LOST)
+        self._transaction = self._database.transaction
 
     async def open(self) -> Self:
         """Open or create the file, 0600; in memory where the path is None. Idempotent.
 
         Raises `OutboxInUse` where another process has it open.
         """
-        if self._connection is None:
-            await trio.to_thread.run_sync(self._connect, limiter=self._limiter)
+        await self._database.open()
         return self
 
     async def aclose(self) -> None:
         """Close the file, cancelled or not."""
-        with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(self._disconnect, limiter=self._limiter)
+        await self._database.aclose()
 
     async def bind(self, facts: Mapping[str, str]) -> Mapping[str, str]:
         """Remember facts about what the file is for, unless known; returns those remembered."""
@@ -277,51 +270,6 @@ class Journal:
             return _intent(row) if row else None
 
         return await self._transaction(work)
-
-    async def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        return await trio.to_thread.run_sync(self._run, work, limiter=self._limiter)
-
-    def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        db = self._connection
-        if db is None:
-            raise RuntimeError("the outbox is not open: enter its chain with `async with` first")
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            result = work(db)
-            db.execute("COMMIT")
-        except BaseException:
-            db.execute("ROLLBACK")
-            raise
-        return result
-
-    def _connect(self) -> None:
-        if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            # Never open a file that is there: closing it would drop this process's locks (POSIX).
-            with suppress(FileExistsError):
-                os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-        target = ":memory:" if self._path is None else str(self._path)
-        # Threads of Trio's pool take turns, one at a time: the limiter sees to it.
-        db = sqlite3.connect(target, isolation_level=None, check_same_thread=False, timeout=0)
-        try:
-            db.execute("PRAGMA locking_mode = EXCLUSIVE")
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = FULL")
-            db.execute("PRAGMA foreign_keys = ON")
-            db.executescript(SCHEMA)
-        except sqlite3.OperationalError as error:
-            db.close()
-            if "locked" in str(error):
-                raise OutboxInUse(
-                    f"outbox {self._path}: another process has it open; stop that daemon first"
-                ) from error
-            raise
-        self._connection = db
-
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
 
 
 _SELECT: Final = (

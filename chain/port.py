@@ -11,21 +11,23 @@ ChainError
 ├── WrongChain             the user's: network file, RPC URL or outbox do not belong together
 ├── TransactionReverted    ours: we asked for what the contract does not allow
 ├── InsufficientGasMoney   the user's: the account must be funded
+├── NoMembership           the user's: this DAO has no such contract
 ├── FeeTooHigh             nobody's, or the endpoint's: the market is above what we agree to pay
 └── OutboxInUse            the user's: another daemon has the same outbox open
 ```
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Never, Protocol, Self
 
+from eigen.chain.decisions import Decision
 from eigen.crypto.eip712 import Domain
 from eigen.crypto.statements import round_root_digest
 from eigen.protocol.cid import digest_of
 from eigen.protocol.context import PayoutRoot
-from eigen.protocol.messages import RoundRecord, digest
+from eigen.protocol.messages import Proposal, ProposedCall, RoundRecord, digest
 from eigen.protocol.types import Address, Digest, RunId
 
 
@@ -70,6 +72,10 @@ class InsufficientGasMoney(ChainError):
     """The sending account cannot pay for gas; says how much is missing and where to send it."""
 
 
+class NoMembership(ChainError):
+    """The network file names no membership contract: whoever joins the network takes part."""
+
+
 class FeeTooHigh(ChainError):
     """The fee market is above the ceiling that the configuration sets; nothing was signed."""
 
@@ -109,12 +115,74 @@ class ChainInfo:
 
 @dataclass(frozen=True, slots=True)
 class Contracts:
-    """Addresses of one DAO's contracts, as the network file names them."""
+    """Addresses of one DAO's contracts, as the network file names them.
+
+    A DAO that no factory founded has the first four alone.
+    """
 
     token: Address
     governor: Address
     timelock: Address
     ledger: Address
+    registry: Address | None = None
+    escrow: Address | None = None
+    revenue: Address | None = None
+    membership: Address | None = None
+    creations: Address | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """An account that holds tokens or votes, base units. `delegate` votes for its tokens."""
+
+    account: Address
+    tokens: int
+    votes: int
+    delegate: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Holders:
+    """Who holds tokens or votes as of a block, most tokens first."""
+
+    through_block: int
+    holders: Sequence[Holder]
+
+
+class Standing(Enum):
+    """Where an account stands in a DAO (`Membership.Status`), same order."""
+
+    NONE = 0
+    REQUESTED = 1
+    MEMBER = 2
+    REFUSED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class MembershipRules:
+    """Who admits members besides the DAO (None: nobody), and whether anyone has to."""
+
+    owner: Address | None
+    is_open: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Treasury:
+    """What the DAO's timelock holds of one token: base units, and how many make a whole one."""
+
+    amount: int
+    decimals: int
+
+
+@dataclass(frozen=True, slots=True)
+class DaoContracts(Contracts):
+    """All contracts of a DAO that the factory founded. The timelock is its treasury."""
+
+    registry: Address
+    escrow: Address
+    revenue: Address
+    membership: Address
+    creations: Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,17 +196,7 @@ class ProposalStatus:
     vote_start_s: int
     vote_end_s: int
     eta_s: int  # when the timelock lets it execute; 0 before it is queued
-
-
-@dataclass(frozen=True, slots=True)
-class RunProposal:
-    """The one call of a run proposal: `ContributionLedger.openRun`, through the timelock."""
-
-    run: RunId
-    spec: Digest  # SHA-256 of the canonical run spec
-    rounds: int
-    reward_per_round: int  # base units
-    description: str
+    quorum: int = 0  # votes for and abstentions that it needs; 0 before the vote opens
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +247,15 @@ class RoundRoot:
 
 
 @dataclass(frozen=True, slots=True)
+class Earning:
+    """What an account earned of a run so far, base units, and its proof from the leaf up."""
+
+    account: Address
+    cumulative: int
+    proof: Sequence[Digest]
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """A transaction with its confirmations. `tx` is `0x…`."""
 
@@ -233,7 +300,27 @@ class Claimed:
     block: int
 
 
-ChainEvent = RunOpened | RoundPosted | Claimed
+@dataclass(frozen=True, slots=True)
+class RunChanged:
+    """The DAO changed an open run: from a round on it goes by another spec."""
+
+    run: RunId
+    from_round: int
+    spec: Digest
+    block: int
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """A proposal is on chain, whoever put it there. Its run specs are not: they come by gossip."""
+
+    id: int
+    proposer: Address
+    proposal: Proposal
+    block: int
+
+
+ChainEvent = RunOpened | RoundPosted | Claimed | RunChanged | Proposed
 
 
 class Chain(Protocol):
@@ -263,12 +350,63 @@ class Chain(Protocol):
         """Delegated votes at a past time, base units."""
         ...
 
+    async def treasury(self, token: Address | None) -> Treasury:
+        """What the DAO holds of an ERC-20 token, of the chain's coin where that is None.
+
+        Raises `WrongChain` where there is no such token.
+        """
+        ...
+
+    async def holders(self) -> Holders:
+        """Who holds the DAO's tokens, as far as `watch` has read the chain."""
+        ...
+
+    async def membership(self) -> MembershipRules:
+        """Raises `NoMembership`, as all that follows does, for a DAO without that contract."""
+        ...
+
+    async def standing(self, account: Address) -> Standing:
+        """Whether an account is a member, or wants to be."""
+        ...
+
+    async def standings(self) -> Mapping[Address, Standing]:
+        """Everybody's who ever asked or was admitted, as far as `watch` has read the chain."""
+        ...
+
+    async def request_membership(self, statement: Digest) -> Receipt:
+        """Ask to join; in an open DAO our account is a member then.
+
+        `statement` is the digest of what it says of itself. Intent key: how often it asked before.
+        """
+        ...
+
+    async def admit(self, account: Address, approved: bool) -> Receipt:
+        """Approve or refuse an account, as the owner. Intent key: that, and how often before."""
+        ...
+
+    async def delegate(self, to: Address) -> Receipt | None:
+        """Let another account vote for our tokens, also for those that claims brought since.
+
+        None where it does already.
+
+        Intent key: the delegate and how often it was chosen before.
+        """
+        ...
+
     async def has_voted(self, proposal: int, voter: Address) -> bool:
         """Whether the governor has counted a ballot of this voter."""
         ...
 
-    def proposal_id(self, call: RunProposal) -> int:
-        """The governor's id of a run proposal, computed off chain."""
+    def proposal_id(self, proposal: Proposal) -> int:
+        """The governor's id of a proposal, computed off chain."""
+        ...
+
+    def call_of(self, decision: Decision) -> ProposedCall:
+        """The call that carries a decision out."""
+        ...
+
+    def decisions(self, proposal: Proposal) -> tuple[Decision, ...]:
+        """What a proposal's calls decide, in their order."""
         ...
 
     def ballot_digest(self, proposal: int, support: Support, voter: Address, nonce: int) -> Digest:
@@ -279,8 +417,8 @@ class Chain(Protocol):
         """EIP-712 digest of a `RoundRoot` for this ledger."""
         ...
 
-    async def propose(self, call: RunProposal) -> Receipt:
-        """Put a run to the vote. Intent key: the proposal id."""
+    async def propose(self, proposal: Proposal) -> Receipt:
+        """Put a proposal to the vote. Intent key: the proposal id."""
         ...
 
     async def relay_ballots(self, ballots: Sequence[Ballot]) -> Receipt:
@@ -291,11 +429,11 @@ class Chain(Protocol):
         """
         ...
 
-    async def queue(self, call: RunProposal) -> Receipt:
+    async def queue(self, proposal: Proposal) -> Receipt:
         """Queue a succeeded proposal in the timelock."""
         ...
 
-    async def execute(self, call: RunProposal) -> Receipt:
+    async def execute(self, proposal: Proposal) -> Receipt:
         """Execute a queued proposal whose delay has passed."""
         ...
 
@@ -312,8 +450,24 @@ class Chain(Protocol):
         """Claim for an account, by anyone. Intent key: (run, account, cumulative)."""
         ...
 
+    async def claim_many(self, run: RunId, earnings: Sequence[Earning]) -> Receipt:
+        """Claim for many accounts of one run in one transaction, by anyone.
+
+        Accounts that cannot be paid are skipped. Intent key: the earnings' digest. Raises
+        ValueError for none or too many, and `TransactionReverted` where not one can be paid.
+        """
+        ...
+
+    async def paying(self, run: RunId) -> RoundRoot | None:
+        """The root that claims are paid by: the latest that is out of its challenge window."""
+        ...
+
     async def set_payout(self, payee: Address) -> Receipt | None:
         """Have this account's claims paid to `payee`; None where they are already."""
+        ...
+
+    async def payout_of(self, account: Address) -> Address:
+        """Who receives what the account earns."""
         ...
 
     async def claimed(self, run: RunId, account: Address) -> int:

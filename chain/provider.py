@@ -6,10 +6,10 @@ the request (a revert, a refused transaction) is returned as it came.
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -17,7 +17,11 @@ import trio
 from web3.providers.async_base import AsyncJSONBaseProvider
 from web3.types import RPCEndpoint, RPCResponse
 
+from eigen.chain.agreement import COMPARED_EVERY_S, common_block, judged
 from eigen.chain.port import ChainUnreachable, WrongChain
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 TIMEOUT_S: Final = 10.0
 """One request to one endpoint, from the first byte sent to the last received."""
@@ -58,6 +62,8 @@ READS: Final = frozenset(
 RESENDABLE: Final = frozenset({RPCEndpoint("eth_sendRawTransaction")})
 """Signed bytes may go to every endpoint, but the outbox decides when to send them again."""
 
+HASH_CHARS: Final = 66
+"""`0x` and 32 bytes; of a longer answer the rest is not shown."""
 LIMIT_EXCEEDED: Final = -32005
 """EIP-1474: the endpoint refuses because of its quota, so another may answer."""
 
@@ -73,14 +79,17 @@ class _Endpoint:
     failures: int = 0
     asked_last_until_s: float = 0.0
     chain_seen: bool = False  # its chain id was compared since it last failed
+    doubted: str = ""  # why it is not believed, as long as it is not
 
 
 class TrioHTTPProvider(AsyncJSONBaseProvider):
     """Endpoints of one chain, in order of preference.
 
     Every endpoint must be `chain_id` (EIP-155) before anything else is asked of it; where that is
-    None no endpoint is checked. URLs may carry credentials, so messages name scheme, host and port
-    alone. Proxies and `.netrc` of the environment are ignored.
+    None no endpoint is checked. With `compare_depth`, what several of them say of a block so deep
+    is compared now and then: one that contradicts the majority is not asked until it agrees again,
+    and none is where there is no majority. URLs may carry credentials, so messages name scheme,
+    host and port alone. Proxies and `.netrc` of the environment are ignored.
 
     Cancelling a request closes its connection at once and leaves the provider usable.
     """
@@ -95,6 +104,8 @@ class TrioHTTPProvider(AsyncJSONBaseProvider):
         timeout_s: float = TIMEOUT_S,
         reply_bytes_max: int = REPLY_BYTES_MAX,
         backoff_s: float = BACKOFF_S,
+        compare_depth: int | None = None,
+        compared_every_s: float = COMPARED_EVERY_S,
     ) -> None:
         """Raises ValueError for no URL, too many of them, or one that is not http(s)."""
         super().__init__()
@@ -107,6 +118,10 @@ class TrioHTTPProvider(AsyncJSONBaseProvider):
         self._timeout_s = timeout_s
         self._reply_bytes_max = reply_bytes_max
         self._backoff_s = backoff_s
+        self._compare_depth = compare_depth if len(urls) > 1 else None
+        self._compared_every_s = compared_every_s
+        self._compared_at_s = float("-inf")
+        self._comparing = trio.Lock()
         self._jitter = random.Random()  # noqa: S311 - spreads retries, guards nothing
         self._client = httpx.AsyncClient(
             timeout=timeout_s,  # between bytes; `_post` sets a deadline on the whole exchange
@@ -139,6 +154,7 @@ class TrioHTTPProvider(AsyncJSONBaseProvider):
         chain.
         """
         body = self.encode_rpc_request(method, params)
+        await self._compare_if_due()
         rounds = ROUNDS_OF_TRIES if method in READS else 1
         alone = method not in READS and method not in RESENDABLE
         tried: dict[str, str] = {}
@@ -146,7 +162,7 @@ class TrioHTTPProvider(AsyncJSONBaseProvider):
             if round_index:
                 pause_s = self._backoff_s * 2 ** (round_index - 1)
                 await trio.sleep(pause_s * self._jitter.uniform(0.5, 1.0))
-            asked = self._endpoints[:1] if alone else self._by_health()
+            asked = self._believed()[:1] if alone else self._by_health()
             strangers: list[WrongChain] = []
             for endpoint in asked:
                 try:
@@ -166,7 +182,72 @@ class TrioHTTPProvider(AsyncJSONBaseProvider):
     def _by_health(self) -> list[_Endpoint]:
         """Healthy ones as configured, then those cooling down, soonest first."""
         now_s = trio.current_time()
-        return sorted(self._endpoints, key=lambda e: max(e.asked_last_until_s - now_s, 0.0))
+        return sorted(self._believed(), key=lambda e: max(e.asked_last_until_s - now_s, 0.0))
+
+    def _believed(self) -> list[_Endpoint]:
+        """As configured, without those that are doubted. Raises `ChainUnreachable` for none."""
+        believed = [endpoint for endpoint in self._endpoints if not endpoint.doubted]
+        if not believed:
+            told = "; ".join(
+                f"{endpoint.label}: {endpoint.doubted}" for endpoint in self._endpoints
+            )
+            raise ChainUnreachable(
+                f"the RPC endpoints contradict each other, and none has a majority ({told}): take"
+                " the wrong ones out of chain.rpc_urls, or add another"
+            )
+        return believed
+
+    async def _compare_if_due(self) -> None:
+        if self._compare_depth is None:
+            return
+        async with self._comparing:
+            if trio.current_time() - self._compared_at_s >= self._compared_every_s:
+                await self._compare(self._compare_depth)
+                self._compared_at_s = trio.current_time()
+
+    async def _compare(self, depth: int) -> None:
+        """Ask all of them at once for one block. Who does not answer is not judged."""
+        heads = await self._of_each("eth_blockNumber", [], lambda result: int(str(result), 16))
+        if len(heads) < 2:
+            return
+        block = common_block(heads, depth)
+        hashes = await self._of_each(
+            "eth_getBlockByNumber",
+            [hex(block), False],
+            lambda result: str(result["hash"])[:HASH_CHARS],
+        )
+        found = judged(heads, block, hashes)
+        for endpoint in self._endpoints:
+            if endpoint.url not in hashes:
+                continue
+            doubt = found.doubted.get(endpoint.url, "")
+            if doubt and doubt != endpoint.doubted:
+                log.error("rpc: %s is not believed: %s", endpoint.label, doubt)
+            if endpoint.doubted and not doubt:
+                log.warning("rpc: %s is believed again", endpoint.label)
+            endpoint.doubted = doubt
+            if lag := found.lagging.get(endpoint.url):
+                log.warning("rpc: %s is asked last: %s", endpoint.label, lag)
+                endpoint.asked_last_until_s = trio.current_time() + 2 * self._compared_every_s
+
+    async def _of_each(self, method: str, params: Any, read: Callable[[Any], T]) -> dict[str, T]:
+        """What each endpoint answers that is not cooling down, by its URL."""
+        body, found = self.encode_rpc_request(RPCEndpoint(method), params), dict[str, T]()
+
+        async def ask(endpoint: _Endpoint) -> None:
+            try:
+                found[endpoint.url] = read((await self._ask(endpoint, body))["result"])
+            except (_EndpointFailed, WrongChain):
+                self._failed(endpoint)
+            except (LookupError, TypeError, ValueError):
+                pass  # it has no such block, or says so in an odd way
+
+        now_s = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for endpoint in self._endpoints:
+                if endpoint.asked_last_until_s <= now_s or endpoint.doubted:
+                    nursery.start_soon(ask, endpoint)
+        return found
 
     def _failed(self, endpoint: _Endpoint) -> None:
         endpoint.failures += 1

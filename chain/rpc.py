@@ -58,6 +58,7 @@ class Mined:
 class Log:
     """One event of one contract. `block_hash` tells histories apart."""
 
+    account: Address
     topics: tuple[bytes, ...]
     data: bytes
     tx: Digest
@@ -167,13 +168,17 @@ class Rpc:
             )
 
     async def logs(
-        self, account: Address, topics: Sequence[Sequence[bytes] | bytes], first: int, last: int
+        self,
+        accounts: Sequence[Address],
+        topics: Sequence[Sequence[bytes] | bytes],
+        first: int,
+        last: int,
     ) -> list[Log]:
-        """Logs of a contract in blocks `first` to `last`, both included, in the chain's order."""
+        """Logs of contracts in blocks `first` to `last`, both included, in the chain's order."""
         wanted = cast(
             FilterParams,
             {
-                "address": _checksum(account),
+                "address": [_checksum(account) for account in accounts],
                 "topics": [_topic(topic) for topic in topics],
                 "fromBlock": first,
                 "toBlock": last,
@@ -182,6 +187,7 @@ class Rpc:
         with self._translated():
             found = [
                 Log(
+                    account=_raw_address(str(entry["address"])),
                     topics=tuple(bytes(topic) for topic in entry["topics"]),
                     data=bytes(entry["data"]),
                     tx=Digest(bytes(entry["transactionHash"])),

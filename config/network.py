@@ -33,6 +33,7 @@ CHAIN_ID_MAX: Final = 2**63 - 1
 NETWORK_ID_BYTES: Final = 10
 """80 bits: 16 characters in a topic, and too many to find a second network with the same id."""
 
+_ABSENT: Final = kinds.optional(kinds.address, "this DAO has none")
 _SECONDS: Final = kinds.number(0.01, 86_400)
 
 
@@ -55,6 +56,11 @@ class ContractAddresses:
     governor: Address = required(kinds.address, "`DaoGovernor`: proposals and ballots.")
     timelock: Address = required(kinds.address, "The governor's timelock, owner of the rest.")
     ledger: Address = required(kinds.address, "`ContributionLedger`: runs, round roots and claims.")
+    registry: Address | None = option(None, _ABSENT, "`ModelRegistry`: models and their lineage.")
+    escrow: Address | None = option(None, _ABSENT, "`JobEscrow`: money of private jobs.")
+    revenue: Address | None = option(None, _ABSENT, "`RevenueShare`: revenue for stakers.")
+    membership: Address | None = option(None, _ABSENT, "`Membership`: whose nodes the DAO takes.")
+    creations: Address | None = option(None, _ABSENT, "`CreationNFT`: generated works.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +164,9 @@ def dump_network(network: NetworkFile) -> str:
             tables[""][f.name] = f.metadata["kind"].plain(value)
         else:
             tables[f.name] = {
-                inner.name: inner.metadata["kind"].plain(getattr(value, inner.name))
+                inner.name: plain
                 for inner in fields(value)
+                if (plain := inner.metadata["kind"].plain(getattr(value, inner.name))) is not None
             }
     return document(tables)
 
@@ -167,9 +174,9 @@ def dump_network(network: NetworkFile) -> str:
 def _check(network: NetworkFile, source: Path) -> None:
     """What single values cannot show."""
     contracts = network.contracts
-    addresses = [contracts.token, contracts.governor, contracts.timelock, contracts.ledger]
+    addresses = [at for f in fields(contracts) if (at := getattr(contracts, f.name)) is not None]
     if len(set(addresses)) != len(addresses) or bytes(20) in addresses:
-        raise NetworkFileError(f"{source}: contracts: four different addresses, none of them zero")
+        raise NetworkFileError(f"{source}: contracts: different addresses, none of them zero")
     if not network.rpc_urls:
         raise NetworkFileError(f"{source}: rpc_urls: at least one endpoint")
     times = network.parameters

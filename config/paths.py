@@ -66,6 +66,11 @@ class Paths:
         return self.home / "outbox.sqlite3"
 
     @property
+    def index(self) -> Path:
+        """What the DAO's contracts told so far (SQLite); read anew where it is deleted."""
+        return self.home / "index.sqlite3"
+
+    @property
     def peerstore(self) -> Path:
         """Addresses of peers seen before."""
         return self.home / "peerstore"
@@ -99,7 +104,7 @@ class Paths:
         """All of them by name, the home first. Raises what `control_socket` raises."""
         names = (
             "home config_file network_file key_file sealing_key_file database blobs states "
-            "calibration_file outbox peerstore control_socket lock_file log_file"
+            "calibration_file outbox index peerstore control_socket lock_file log_file"
         )
         return {name: getattr(self, name) for name in names.split()}
 

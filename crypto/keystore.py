@@ -72,14 +72,17 @@ def passphrase_source(
     return ask
 
 
-def load_key_file(path: Path, passphrase: Passphrase | None = None) -> bytes:
+def load_key_file(
+    path: Path, passphrase: Passphrase | None = None, *, folder_too: bool = True
+) -> bytes:
     """The 32 secret bytes of a key file.
 
+    `folder_too` False lets others into its folder: a key store that is brought from elsewhere.
     Decrypting takes about a second and 256 MiB. Raises `KeyFileMissing`, `KeyFilePermissions` where
     others could read or replace the file, `KeyFileMalformed`, `PassphraseMissing` or
     `WrongPassphrase`.
     """
-    text = _read(path)
+    text = _read(path, folder_too=folder_too)
     if not text.startswith("{"):
         return bytes.fromhex(text)
     ask = passphrase or passphrase_source(None, {})
@@ -95,13 +98,13 @@ def address_in_key_file(path: Path) -> Address | None:
     An encrypted file may say anything here: `load_identity` alone proves an address. Raises what
     `load_key_file` raises, but for passphrases.
     """
-    text = _read(path)
+    text = _read(path, folder_too=True)
     return keystore_v3.shown_address(text) if text.startswith("{") else load_identity(path).address
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, *, folder_too: bool) -> str:
     """64 hexadecimal digits, or what looks like a key store."""
-    data = read_private(path, bytes_max=KEY_FILE_BYTES_MAX, folder_too=True)
+    data = read_private(path, bytes_max=KEY_FILE_BYTES_MAX, folder_too=folder_too)
     try:
         text = data.decode().strip()
     except UnicodeDecodeError as error:
@@ -122,22 +125,26 @@ def create_key_file(
     *,
     address: Address | None = None,
     scrypt_n: int = keystore_v3.SCRYPT_N,
+    folder_too: bool = True,
 ) -> None:
     """Write 32 secret bytes to a new key file, encrypted where there is a passphrase.
 
     `address` shows in an encrypted file, where the secret is an account's; `scrypt_n` is its cost.
+    `folder_too` False lets others into its folder.
     Raises `KeyFileExists` or `KeyFilePermissions`, and leaves nothing behind then.
     """
     if passphrase is None:
         text = secret.hex() + "\n"
     else:
         text = keystore_v3.encrypt(secret, passphrase, address=address, scrypt_n=scrypt_n)
-    write_private(path, text.encode(), folder_too=True)
+    write_private(path, text.encode(), folder_too=folder_too)
 
 
-def load_identity(path: Path, passphrase: Passphrase | None = None) -> Identity:
+def load_identity(
+    path: Path, passphrase: Passphrase | None = None, *, folder_too: bool = True
+) -> Identity:
     """The identity whose secret a key file holds. Raises what `load_key_file` raises."""
-    secret = load_key_file(path, passphrase)
+    secret = load_key_file(path, passphrase, folder_too=folder_too)
     try:
         return Identity.from_secret(secret)
     except ValueError as error:

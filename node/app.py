@@ -13,7 +13,14 @@ import trio
 
 from eigen.chain.evm import EvmChain
 from eigen.chain.outbox import OutboxSettings
-from eigen.chain.port import ChainUnreachable, Contracts, EndpointRefused, RunOpened, ServedChain
+from eigen.chain.port import (
+    ChainUnreachable,
+    EndpointRefused,
+    Proposed,
+    RunChanged,
+    RunOpened,
+    ServedChain,
+)
 from eigen.chain.provider import TrioHTTPProvider
 from eigen.config.network import NetworkFile
 from eigen.config.paths import Paths
@@ -35,12 +42,14 @@ from eigen.node.libp2p.network import Libp2pNetwork
 from eigen.node.libp2p.surroundings import Surroundings
 from eigen.node.members import Members
 from eigen.node.methods import Methods
+from eigen.node.networks import contracts_of
 from eigen.node.ports import Trainer
 from eigen.node.records import SqliteRecords
 from eigen.node.retention import Retention
 from eigen.node.rounds import Rounds
 from eigen.node.run_ports import RunPorts, Watch, unwatched
 from eigen.node.settlement import Settlement
+from eigen.node.spec_book import SpecBook
 from eigen.node.states import StateFiles
 from eigen.node.upload import UploadMeter
 from eigen.node.worker import TrainingWorker
@@ -96,7 +105,7 @@ async def run_node(
     """
     world = world or World()
     config, network_file, me = home.config, home.network, home.identity.address
-    times = network_file.parameters
+    times, poll_s, upload = network_file.parameters, config.chain.poll_s, UploadMeter()
     software = f"eigen/{version('eigen')}"
 
     async with AsyncExitStack() as stack:
@@ -140,7 +149,6 @@ async def run_node(
             addrs=(),
             software=software,
         )
-        upload = UploadMeter()
         members = Members(membership, network, gossip, template, times.heartbeat_s, upload)
         datasets = Datasets(
             me,
@@ -172,7 +180,6 @@ async def run_node(
             world.watch,
             partial(tolerance, home.paths.calibration_file),
         )
-        poll_s = config.chain.poll_s
         settlement = Settlement(me, chain, records, blocks, times.relay_delay_s, poll_s)
         evaluations = Evaluations(ports, enabled=config.validator.enabled)
 
@@ -180,7 +187,15 @@ async def run_node(
             settlement.adopted(driver, record, reply)
             evaluations.adopted(driver, record)
 
-        rounds = Rounds(ports, members, times, trains=offers[TRAINER], on_adopted=adopted)
+        specs = SpecBook(network, gossip, poll_s)
+        rounds = Rounds(
+            ports,
+            members,
+            times,
+            trains=offers[TRAINER],
+            on_adopted=adopted,
+            find_spec=specs.find,
+        )
 
         async def open_run(event: RunOpened, spec: RunSpec) -> None:
             await rounds.open(event, spec)
@@ -193,7 +208,7 @@ async def run_node(
         machine = Governance(me, config.relay.enabled, times.relay_delay_s, times.relay_delay_s)
         governance = GovernanceService(
             home.identity,
-            network,
+            specs,
             gossip,
             members,
             records,
@@ -218,7 +233,7 @@ async def run_node(
             await nursery.start(rounds.run)
             for service in (members, settlement, evaluations, canary):
                 nursery.start_soon(service.run)
-            nursery.start_soon(follow_chain, chain, governance)
+            nursery.start_soon(follow_chain, chain, governance, rounds.changed)
             await nursery.start(control.run)
             log.info("node up", address=me.hex(), addrs=list(network.listen_addrs()))
             task_status.started(Node(network, members, datasets, governance, rounds, evaluations))
@@ -233,17 +248,17 @@ def open_states(home: Home, records: SqliteRecords) -> StateFiles:
 
 def open_chain(home: Home) -> EvmChain:
     """The chain that the network file names, reached as the settings say."""
-    contracts = home.network.contracts
     confirmations = home.config.chain.confirmations
     if confirmations is None:
         confirmations = home.network.parameters.confirmations
     urls = home.config.chain.rpc_urls or home.network.rpc_urls
     return EvmChain(
-        TrioHTTPProvider(urls, chain_id=home.network.chain_id),
-        Contracts(contracts.token, contracts.governor, contracts.timelock, contracts.ledger),
+        TrioHTTPProvider(urls, chain_id=home.network.chain_id, compare_depth=confirmations),
+        contracts_of(home.network),
         chain_id=home.network.chain_id,
         secret=home.identity.secret,
         outbox_path=home.paths.outbox,
+        index_path=home.paths.index,
         settings=OutboxSettings(confirmations=confirmations, poll_s=home.config.chain.poll_s),
         start_block=home.network.start_block,
     )
@@ -272,8 +287,14 @@ class World:
     watch: Watch = unwatched
 
 
-async def follow_chain(chain: ServedChain, governance: GovernanceService) -> None:
+async def follow_chain(
+    chain: ServedChain,
+    governance: GovernanceService,
+    changed: Callable[[RunChanged], None] = lambda _: None,
+) -> None:
     """Check the chain, then follow proposals and runs on it, until cancelled.
+
+    `changed` is told what the DAO changed about runs, in order.
 
     While it cannot be reached, this waits and says so; rounds go on without it.
     """
@@ -291,5 +312,10 @@ async def follow_chain(chain: ServedChain, governance: GovernanceService) -> Non
         nursery.start_soon(chain.run)
         nursery.start_soon(governance.run)
         async for event in chain.watch(0):
-            if isinstance(event, RunOpened):
-                nursery.start_soon(governance.opened, event)
+            match event:
+                case RunOpened():
+                    nursery.start_soon(governance.opened, event)
+                case RunChanged():
+                    changed(event)
+                case Proposed():
+                    await governance.on_chain(event)

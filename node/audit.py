@@ -99,7 +99,7 @@ class Auditor:
                 if seen is not None:
                     seen(part, inputs, results[part])
                 if part in weighed:
-                    worth.update(await self._contributions(part, inputs, results[part]))
+                    worth.update(await self._contributions(attempt, part, inputs, results[part]))
                 if self._carries:
                     digest = effect.results[part].digest
                     self._exchange.keep_left(attempt, part, digest, again.carried)
@@ -125,7 +125,8 @@ class Auditor:
     ) -> PartAverage:
         """One part from its committed inputs, if it comes to the same."""
         carried = await self._exchange.carried_state(effect.carried, part)
-        spec, given = self._context.spec, [_plain(inputs) for inputs in by_group]
+        spec = self._context.course.of(effect.seat.attempt).spec
+        given = [_plain(inputs) for inputs in by_group]
         try:
             if len(given) == 1:
                 again = await self._worker.aggregate(spec, part, given[0], carried)
@@ -151,10 +152,11 @@ class Auditor:
         return range(int.from_bytes(effect.results[0].digest[:4], "big") % step, count, step)
 
     async def _contributions(
-        self, part: int, by_group: list[Inputs], result: bytes
+        self, attempt: Attempt, part: int, by_group: list[Inputs], result: bytes
     ) -> dict[Address, int]:
         inputs = [one for inputs in by_group for one in inputs]
-        found = await self._worker.contributions(self._context.spec, part, _plain(inputs), result)
+        spec = self._context.course.of(attempt).spec
+        found = await self._worker.contributions(spec, part, _plain(inputs), result)
         return {author: worth for (author, _, _), worth in zip(inputs, found, strict=True)}
 
     @property

@@ -56,12 +56,13 @@ class ControlServer:
     async def run(self, *, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; the socket file is removed then."""
         self._path.unlink(missing_ok=True)  # the home lock says that nobody serves it
-        sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        old = os.umask(0o177)
+        bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        old = os.umask(0o177)  # the process's: nothing else may run until it is back
         try:
-            await sock.bind(str(self._path))
+            bound.bind(str(self._path))
         finally:
             os.umask(old)
+        sock = trio.socket.from_stdlib_socket(bound)
         sock.listen(16)
         try:
             async with trio.open_nursery() as nursery:

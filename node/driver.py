@@ -279,7 +279,8 @@ class RunDriver:
             case Repair():
                 soon(self.sync.repair)
             case SeatOpened(seat=seat):
-                spec, validators = self.context.spec, self.context.validators
+                spec = self.context.course.of(seat.attempt).spec
+                validators = self.context.validators
                 soon(self.ports.datasets.grant_seat, spec.dataset, seat.members, validators)
 
     def _soon(self, work: Callable[..., Awaitable[None]], *arguments: object) -> None:
@@ -427,7 +428,7 @@ class RunDriver:
         if peer in self.context.validators:
             return True
         seated = self.trainer is not None and peer in self.trainer.members
-        return seated and not self.context.sealed
+        return seated and not self.context.course.ever_sealed
 
     async def serve_part(self, query: PartQuery) -> bytes:
         """See `Exchange.serve_part`; of a round that is over, a part that is replayed."""

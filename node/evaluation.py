@@ -7,8 +7,8 @@ from eigen.node.driver import RunDriver
 from eigen.node.fetch import ContentUnavailable
 from eigen.node.run_ports import RunPorts
 from eigen.node.worker import WorkerError
-from eigen.protocol.messages import RoundRecord
-from eigen.protocol.types import Cid, RunId
+from eigen.protocol.messages import NO_DIGEST, RoundRecord
+from eigen.protocol.types import Cid, Digest, RunId
 from eigen.protocol.wire import WireError
 from eigen.training.errors import TrainingError
 from eigen.training.results import Evaluation
@@ -25,30 +25,31 @@ class Evaluations:
     def __init__(self, ports: RunPorts, *, enabled: bool) -> None:
         self._ports = ports
         self._enabled = enabled
-        self._queue_in, self._queue = trio.open_memory_channel[tuple[RunDriver, int, Cid]](
+        self._queue_in, self._queue = trio.open_memory_channel[tuple[RunDriver, int, Cid, Digest]](
             QUEUED_MAX
         )
         self.figures: dict[RunId, dict[int, Evaluation]] = {}
 
     def opened(self, driver: RunDriver) -> None:
         """A run starts here: evaluate what it starts from."""
-        self._add(driver, 0, Cid(driver.context.genesis))
+        self._add(driver, 0, Cid(driver.context.genesis), NO_DIGEST)
 
     def adopted(self, driver: RunDriver, record: RoundRecord) -> None:
         """A round ended: evaluate its checkpoint."""
-        self._add(driver, record.attempt.round, record.checkpoint)
+        self._add(driver, record.attempt.round, record.checkpoint, record.spec)
 
-    def _add(self, driver: RunDriver, number: int, checkpoint: Cid) -> None:
+    def _add(self, driver: RunDriver, number: int, checkpoint: Cid, spec: Digest) -> None:
         if self._enabled:
             try:
-                self._queue_in.send_nowait((driver, number, checkpoint))
+                self._queue_in.send_nowait((driver, number, checkpoint, spec))
             except trio.WouldBlock:
                 log.info("evaluation skipped", round=number)
 
     async def run(self) -> None:
         """Evaluate until cancelled, one checkpoint at a time."""
-        async for driver, number, cid in self._queue:
-            spec = driver.context.spec
+        async for driver, number, cid, name in self._queue:
+            terms = driver.context.course.named(name)
+            spec = terms.spec if terms else driver.context.spec
             try:
                 checkpoint = await self._ports.blocks.fetch(cid)
                 holdout = await self._ports.datasets.holdout(spec.dataset)

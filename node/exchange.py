@@ -257,7 +257,7 @@ class Exchange:
     async def collect(self, effect: Collect) -> Collected:
         """Aggregate a group's inputs of one part, as `aggregate`; nothing is carried."""
         inputs = self._inputs(effect.attempt, effect.part, effect.inputs)
-        data, refused = await self._of_those_that_decode(effect.part, inputs, self._worker.collect)
+        data, refused = await self._of_those_that_decode(effect, inputs, self._worker.collect)
         digest = self._keep(effect.attempt, effect.part, data)
         return Collected(effect.attempt, effect.part, digest, refused)
 
@@ -282,20 +282,21 @@ class Exchange:
     async def _result(
         self, effect: Aggregate | Combine, inputs: list[_Input], work: _Work[PartAverage]
     ) -> Aggregated:
-        average, refused = await self._of_those_that_decode(effect.part, inputs, work)
+        average, refused = await self._of_those_that_decode(effect, inputs, work)
         digest = self._keep(effect.attempt, effect.part, average.data)
         self.keep_left(effect.attempt, effect.part, digest, average.carried)
         return Aggregated(effect.attempt, effect.part, digest, refused)
 
     async def _of_those_that_decode(
-        self, part: int, inputs: list[_Input], work: _Work[_R]
+        self, effect: Aggregate | Collect | Combine, inputs: list[_Input], work: _Work[_R]
     ) -> tuple[_R, tuple[Address, ...]]:
         """What comes of the inputs, and whose do not decode or are not here."""
+        spec = self.context.course.of(effect.attempt).spec
         refused = [sender for sender, data, _ in inputs if data is None]
         left = [(sender, data, weight) for sender, data, weight in inputs if data is not None]
         while True:
             try:
-                done = await work(self.context.spec, part, [(d, w) for _, d, w in left])
+                done = await work(spec, effect.part, [(d, w) for _, d, w in left])
             except BadInput as error:
                 refused.append(left.pop(error.index)[0])
                 if not left:
@@ -427,7 +428,8 @@ class Exchange:
         """The outer step from `base`. Returns the durable checkpoint's CID."""
         theta = await self._blocks.files(base)
         with self._blobs.draft() as checkpoint:
-            await self._worker.outer_step(self.context.spec, theta, results, into=checkpoint)
+            spec = self.context.course.of(attempt).spec
+            await self._worker.outer_step(spec, theta, results, into=checkpoint)
             cid = await self._blobs.put_file(checkpoint)
         await self.note(attempt.round, cid)
         return cid

@@ -127,23 +127,20 @@ class Gaps:
         parts: list[bytes],
         results: list[bytes],
     ) -> float:
-        spec, round_ = self._context.spec, seat.attempt.round
+        terms, round_ = self._context.course.of(seat.attempt), seat.attempt.round
+        spec = terms.spec
         seed = round_seed(self._context.seed, round_, seat.previous)
         order = order_seed(seed, member.trainer)
         drawn = draw(b"eigen/gap/1", seed, *results, member.trainer)
         shards = [await self._datasets.open_shard(spec.dataset, n) for n in member.shards]
         fresh = [
-            await self._datasets.open_shard(spec.dataset, n) for n in self._fresh(member, drawn)
+            await self._datasets.open_shard(spec.dataset, n)
+            for n in _fresh(member, terms.shard_count, drawn)
         ]
         gap = await self._worker.gap(
             spec, base, parts, shards, order, fresh, drawn, average=results
         )
         return gap.value
-
-    def _fresh(self, member: SeatMember, drawn: bytes) -> tuple[int, ...]:
-        """A shard that the trainer was not to learn; none where it holds all of them."""
-        others = [n for n in range(self._context.shard_count) if n not in member.shards]
-        return (others[int.from_bytes(drawn[:8], "big") % len(others)],) if others else ()
 
     def adopted(self, record: RoundRecord) -> None:
         """A round is attested: who is replayed or thrown out starts afresh."""
@@ -154,3 +151,9 @@ class Gaps:
         """Drop what is known of a trainer."""
         self._known.discard(trainer)
         self._moving.forget(trainer)
+
+
+def _fresh(member: SeatMember, shard_count: int, drawn: bytes) -> tuple[int, ...]:
+    """A shard that a trainer was not to learn; none where it holds all of them."""
+    others = [n for n in range(shard_count) if n not in member.shards]
+    return (others[int.from_bytes(drawn[:8], "big") % len(others)],) if others else ()

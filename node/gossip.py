@@ -126,11 +126,15 @@ class Gossip:
         check = self._checks.get(type(said.message))
         return check is None or check(said) is Verdict.ACCEPT
 
+    def sign(self, message: object) -> Envelope:
+        """The envelope that `publish` would gossip: signatures are deterministic (RFC 6979)."""
+        topic = TOPIC_OF[type(message)]
+        return sign_envelope(self._identity, self._network_id, topic, encode(message))
+
     async def publish(self, message: object) -> Envelope:
         """Sign a message and gossip it on its topic. Returns the envelope, as evidence."""
-        topic = TOPIC_OF[type(message)]
-        envelope = sign_envelope(self._identity, self._network_id, topic, encode(message))
-        await self._network.publish(self._name(topic), encode(envelope))
+        envelope = self.sign(message)
+        await self._network.publish(self._name(TOPIC_OF[type(message)]), encode(envelope))
         return envelope
 
     def _validator(self, topic: Topic) -> Callable[[Address, bytes], Verdict]:

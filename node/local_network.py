@@ -22,12 +22,13 @@ from eigen.chain.devnet.anvil import AnvilConfig, AnvilProcess, run_anvil
 from eigen.chain.outbox import OutboxSettings
 from eigen.chain.port import Contracts
 from eigen.chain.provider import TrioHTTPProvider
-from eigen.config.network import ContractAddresses, NetworkFile, Parameters, dump_network
+from eigen.config.network import NetworkFile, Parameters, dump_network
 from eigen.crypto.identity import Identity
 from eigen.crypto.keystore import load_identity
 from eigen.node.control import call_daemon
 from eigen.node.exit_codes import ExitCode, UserError
 from eigen.node.libp2p.identity import NodeKey
+from eigen.node.networks import addresses_of
 from eigen.node.run_file import TOKEN
 from eigen.protocol.types import Address
 
@@ -267,9 +268,7 @@ class LocalNetwork:
             name=self.config.name,
             chain_id=self.chain.chain_id,
             rpc_urls=(self.chain.url,),
-            contracts=ContractAddresses(
-                contracts.token, contracts.governor, contracts.timelock, contracts.ledger
-            ),
+            contracts=addresses_of(contracts),
             bootstrap=(self.validators[0].multiaddr,),
             parameters=self.config.parameters,
         )

@@ -6,25 +6,27 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from eigen.chain.port import Chain, ChainError, Support, TransactionReverted
+from eigen.chain.port import (
+    Chain,
+)
 from eigen.config.addresses import format_address
 from eigen.node.canary import Canary
 from eigen.node.control import ControlError, Method
+from eigen.node.dao_methods import DaoMethods
 from eigen.node.datasets import Dataset, Datasets
 from eigen.node.evaluation import Evaluations
 from eigen.node.exit_codes import ExitCode
-from eigen.node.governance import GovernanceService, UnknownProposal
+from eigen.node.governance import GovernanceService
 from eigen.node.members import Members
 from eigen.node.replay import NOT_REPLAYED
 from eigen.node.rounds import Rounds
 from eigen.node.run_ports import RunPorts
-from eigen.node.settlement import NothingToClaim, Settlement
+from eigen.node.settlement import Settlement
+from eigen.protocol.changes import differences
 from eigen.protocol.cid import CidError, parse_cid
-from eigen.protocol.governance import KnownProposal
-from eigen.protocol.messages import Check, Proposal
-from eigen.protocol.run import RunSpec, run_id
+from eigen.protocol.messages import Check
 from eigen.protocol.types import Address, Cid, RunId
-from eigen.protocol.wire import WireError, decode_bare, encode
+from eigen.protocol.wire import encode
 
 if TYPE_CHECKING:
     from eigen.node.app import Home
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
 
 PINS_AT_ONCE_MAX = 64
 """Contents that one call pins: each is read from disk first."""
-SPEC_BYTES_MAX = 64 * 1024
-"""A run spec with all its options."""
 
 
 class Methods:
@@ -56,11 +56,9 @@ class Methods:
         self._members = members
         self._datasets = datasets
         self._rounds = rounds
-        self._governance = governance
         self._settlement = settlement
-        self._chain = chain
         self._ports = ports
-        self._stop = trio.Event()
+        self._dao = DaoMethods(home, network, members, rounds, governance, settlement, chain)
 
     def table(self, *, evaluations: Evaluations, canary: Canary) -> dict[str, Method]:
         """Methods by name."""
@@ -69,17 +67,14 @@ class Methods:
         return {
             "status": self.status,
             "peers": self.peers,
-            "proposals": self.proposals,
             "runs": self.runs,
             "seed": self.seed,
-            "propose": self.propose,
-            "vote": self.vote,
             "pin": self.pin,
             "proofs": self.proofs,
             "proof": self.proof,
             "replay": self.replay,
-            "claim": self.claim,
             "stop": self.stop,
+            **self._dao.table(),
         }
 
     # what is -------------------------------------------------------------------------------------
@@ -99,7 +94,7 @@ class Methods:
             "peers": len(self._network.peers()),
             "trainers": len(self._members.with_role("trainer")),
             "loop_lag_s_max": self._canary.lag_s_max,
-            "proposals": await self.proposals({}),
+            "proposals": await self._dao.proposals({}),
             "runs": await self.runs({}),
         }
 
@@ -122,10 +117,6 @@ class Methods:
             )
         return rows
 
-    async def proposals(self, _: dict[str, Any]) -> list[dict[str, Any]]:
-        """Proposals that this node knows."""
-        return [_proposal(run, p) for run, p in self._governance.machine.proposals.items()]
-
     async def runs(self, _: dict[str, Any]) -> list[dict[str, Any]]:
         """Runs that are open here, with every round that is attested."""
         return [self._run(run) for run in self._rounds.drivers]
@@ -142,6 +133,13 @@ class Methods:
             "round": driver.head.round,
             "rounds": driver.context.spec.rounds,
             "phase": driver.phase,
+            "changes": [
+                {
+                    "from_round": change.from_round,
+                    "what": differences(driver.context.spec, change.spec),
+                }
+                for change in driver.context.course.changes
+            ],
             "finished": driver.head.finished,
             "checkpoint": driver.head.checkpoint,
             "genesis": driver.context.genesis,
@@ -150,6 +148,7 @@ class Methods:
                 str(n): {
                     "checkpoint": r.checkpoint,
                     "attempt": r.attempt.number,
+                    "spec": r.spec.hex() if any(r.spec) else "",
                     "trainers": {format_address(c.account): str(c.amount) for c in r.trainers},
                     "validators": {format_address(c.account): str(c.amount) for c in r.validators},
                 }
@@ -244,53 +243,6 @@ class Methods:
             raise ControlError(f"the dataset cannot be read: {error}", ExitCode.USAGE) from error
         return {"manifest": await self._datasets.seed(dataset)}
 
-    async def propose(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Put a run to the vote; `spec` is the canonical spec in hex."""
-        try:
-            data = bytes.fromhex(params["spec"])
-            spec = decode_bare(data, RunSpec, bytes_max=SPEC_BYTES_MAX)
-            known = await self._governance.propose(spec, str(params.get("description", "")))
-        except (KeyError, TypeError, ValueError, WireError) as error:
-            raise ControlError(f"no run spec: {error}", ExitCode.USAGE) from error
-        except UnknownProposal as error:
-            raise ControlError(str(error), ExitCode.FAILED) from error
-        except ChainError as error:
-            raise _refused("the proposal was not taken", error) from error
-        return _proposal(run_id(spec), known)
-
-    async def vote(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Sign a ballot for the proposal whose governor id or run starts with `proposal`."""
-        chain_id = self._find(str(params.get("proposal", "")))
-        support = Support[str(params["support"]).upper()]
-        try:
-            ballot = await self._governance.vote(chain_id, support)
-        except UnknownProposal as error:
-            raise ControlError(str(error), ExitCode.USAGE) from error
-        except ChainError as error:
-            raise _refused("the vote could not be signed", error) from error
-        return {"proposal": str(chain_id), "voter": format_address(ballot.voter)}
-
-    async def claim(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Claim what is owed for one run, or for the only one."""
-        prefix = str(params.get("run", ""))
-        runs = [r for r in self._rounds.drivers if r.hex().startswith(prefix)]
-        if len(runs) != 1:
-            raise ControlError(f"{len(runs)} runs match {prefix!r}: name one", ExitCode.USAGE)
-        try:
-            await self._bind_payout()
-            amount, receipt = await self._settlement.claim(runs[0])
-        except NothingToClaim as error:
-            raise ControlError(str(error), ExitCode.FAILED) from error
-        except ChainError as error:
-            raise _refused("the claim was not taken", error) from error
-        me = self._network.local
-        return {
-            "account": format_address(me),
-            "amount": str(amount),
-            "tx": receipt.tx,
-            "balance": str(await self._chain.balance(self._payee())),
-        }
-
     async def pin(self, params: dict[str, Any]) -> list[str]:
         """Pin contents that are on disk, or give pins up. Returns all that is pinned then."""
         contents, remove = params.get("contents", []), bool(params.get("remove", False))
@@ -311,45 +263,7 @@ class Methods:
             await self._ports.retention.pin(*map(Cid, contents))
         return list(await self._ports.retention.pins())
 
-    def _payee(self) -> Address:
-        return self._home.config.payout.address or self._network.local
-
-    async def _bind_payout(self) -> None:
-        payee = self._home.config.payout.address
-        if payee is not None:
-            await self._chain.set_payout(payee)
-
     async def stop(self, _: dict[str, Any]) -> dict[str, Any]:
         """End the daemon, as the first signal does."""
         os.kill(os.getpid(), 15)
         return {"pid": os.getpid()}
-
-    def _find(self, prefix: str) -> int:
-        found = [
-            p.chain_id
-            for run, p in self._governance.machine.proposals.items()
-            if prefix and (str(p.chain_id).startswith(prefix) or run.hex().startswith(prefix))
-        ]
-        if len(found) != 1:
-            text = f"{len(found)} proposals match {prefix!r}; see: eigen proposals"
-            raise ControlError(text, ExitCode.USAGE)
-        return found[0]
-
-
-def _refused(what: str, error: ChainError) -> ControlError:
-    reason = error.error if isinstance(error, TransactionReverted) else str(error)
-    return ControlError(f"{what}: {reason}", ExitCode.FAILED)
-
-
-def _proposal(run: RunId, known: KnownProposal) -> dict[str, Any]:
-    proposal: Proposal = known.proposal
-    return {
-        "proposal": str(known.chain_id),
-        "run": run.hex(),
-        "name": proposal.spec.name,
-        "by": format_address(known.proposer),
-        "stage": known.stage.value,
-        "ballots": len(known.ballots),
-        "counted": len(known.counted),
-        "description": proposal.description,
-    }

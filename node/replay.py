@@ -42,6 +42,7 @@ from eigen.protocol.requests import (
     PartPush,
     PartQuery,
 )
+from eigen.protocol.run import RunSpec
 from eigen.protocol.seat import draw, order_seed, round_seed
 from eigen.protocol.types import Address, Cid, Digest
 from eigen.protocol.wire import WireError, decode, encode
@@ -100,8 +101,11 @@ class Replayer:
         Raises `ReplayImpossible`, or what fetching the base, the shards or the worker raises. A
         cancel ends it.
         """
-        spec, trainer = self._context.spec, check.trainer
-        record = await self._record(check.round)
+        trainer, record = check.trainer, await self._record(check.round)
+        terms = self._context.course.named(record.spec)
+        if terms is None:
+            raise ReplayImpossible("the round went by a spec that is not known here yet")
+        spec = terms.spec
         named = {credit.account: credit.commitment for credit in record.trainers}
         seed = draw(b"eigen/opened/1", digest(record), trainer)
         numbers = chunks_to_open(spec, seed)
@@ -113,7 +117,7 @@ class Replayer:
         parts = await self._parts(trainer, made)
         [seated] = [m for m in opening.seat.members if m.trainer == trainer]
         try:
-            shown = await self._train(record, seated, made, parts, opened)
+            shown = await self._train(record, spec, seated, made, parts, opened)
         except BadInput as error:
             log.info("a replay shows an impossible claim", trainer=trainer.hex(), why=str(error))
             return Replayed(check, Finding.FALSE, limits.DEVIATION_MAX)
@@ -124,12 +128,13 @@ class Replayer:
     async def _train(
         self,
         record: RoundRecord,
+        spec: RunSpec,
         seated: SeatMember,
         made: Commitment,
         parts: list[bytes],
         opened: list[tuple[int, bytes, bytes]],
     ) -> Replay:
-        spec, round_ = self._context.spec, record.attempt.round
+        round_ = record.attempt.round
         seed = round_seed(self._context.seed, round_, record.previous)
         base = await self._blocks.files(Cid(record.base))
         shards = [await self._datasets.open_shard(spec.dataset, n) for n in seated.shards]

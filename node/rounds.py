@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import trio
 
-from eigen.chain.port import RunOpened
+from eigen.chain.port import RunChanged, RunOpened
 from eigen.config.network import Parameters
 from eigen.crypto.errors import BadSignature
 from eigen.crypto.identity import recover
@@ -18,11 +18,12 @@ from eigen.node.gossip import TYPES, Said
 from eigen.node.members import Members
 from eigen.node.ports import BulkReader, RequestRefused, Verdict
 from eigen.node.retention import ONCE_UNNAMED
+from eigen.node.run_changes import Announced, FindSpec, RunChanges
 from eigen.node.run_ports import RunPorts
 from eigen.node.worker import WorkerError
 from eigen.protocol.committee import Promises
 from eigen.protocol.context import Deadlines, RunContext
-from eigen.protocol.effects import PeerDown, PeerUp
+from eigen.protocol.effects import PeerDown, PeerUp, SpecChanged
 from eigen.protocol.limits import PENALTY_MALFORMED
 from eigen.protocol.membership import TRAINER
 from eigen.protocol.messages import Attestation, LocalWork, RoundRecord, Topic
@@ -72,8 +73,11 @@ class Rounds:
         *,
         trains: bool,
         on_adopted: Callable[[RunDriver, RoundRecord, HeadReply], None],
+        find_spec: FindSpec,
     ) -> None:
+        """`find_spec` gives the spec with a digest, however long it takes."""
         self._ports = ports
+        self._find_spec = find_spec
         self._members = members
         self._parameters = parameters
         self._trains = trains
@@ -81,6 +85,8 @@ class Rounds:
         self.drivers: dict[RunId, RunDriver] = {}
         self.opened: dict[RunId, RunOpened] = {}
         self._opening: set[RunId] = set()
+        self._announced = Announced()
+        self._changes: dict[RunId, RunChanges] = {}
         self._early: list[Said] = []
         self._nursery: trio.Nursery | None = None
         for kind in TYPES[Topic.ROUNDS]:
@@ -128,11 +134,16 @@ class Rounds:
         self.opened[opened.run] = opened
         assert self._nursery is not None
         self._nursery.start_soon(driver.run)
+        self._nursery.start_soon(self._changes[opened.run].run, self._announced.of(opened.run))
         driver.seatable(*self._members.lines_of(TRAINER))
         early, self._early = self._early, []
         for said in early:
             await self._hear(said)
         log.info("run opened", run=opened.run.hex()[:8], name=spec.name, rounds=spec.rounds)
+
+    def changed(self, event: RunChanged) -> None:
+        """The DAO changed a run, in the order of the chain; it may not be open here yet."""
+        self._announced.add(event)
 
     async def _driver(self, opened: RunOpened, spec: RunSpec) -> RunDriver:
         ports, times = self._ports, self._parameters
@@ -160,6 +171,15 @@ class Rounds:
             ),
             payout_root,
         )
+        changes = RunChanges(
+            context,
+            ports.records,
+            ports.datasets,
+            self._find_spec,
+            told=lambda change: driver.post(SpecChanged(change)),
+        )
+        await changes.restore()
+        self._changes[opened.run] = changes
         head = await ports.records.get("head", opened.run)
         promises = await ports.records.get("promises", opened.run)
         voted = await ports.records.scan("result-vote", opened.run)

@@ -36,34 +36,23 @@ held_rounds = 64              # over which pay is released
 replay_percent = 5            # of credited rounds
 """
 
-import tomllib
 from dataclasses import dataclass, fields
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from eigen.node.exit_codes import ExitCode, UserError
+from eigen.node.member_file import MemberFileError, Table, read_table
 from eigen.protocol.cid import raw_cid
-from eigen.protocol.limits import DESCRIPTION_BYTES_MAX, PART_VALUES_MAX
+from eigen.protocol.limits import PART_VALUES_MAX
 from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec, PaySpec, RunSpec
 from eigen.protocol.types import Cid
 from eigen.protocol.wire import WireError, encode_bare
 
 TOKEN = 10**18
-RUN_FILE_BYTES_MAX = 256 * 1024
 DEFAULT_AGGREGATION = AggregationSpec("cosine-filter", 3_000)
 """The rule that no attack of docs/aggregation.md's tables broke, and the share of liars there."""
 DEFAULT_PAY = PaySpec("contribution", share_max_bps=5_000, held_rounds=64, replay_bps=500)
 """With these no way of not doing the work pays: see docs/contribution-proofs.md."""
-NUMBER_MAX = 1e300
-"""Larger ones are infinite, or too large for a float: no setting comes near."""
-
-
-class RunFileError(UserError):
-    """A run file is wrong; the message names file and key, and what may stand there."""
-
-    def __init__(self, path: Path, message: str) -> None:
-        super().__init__(f"{path}: {message}", ExitCode.CONFIGURATION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +79,10 @@ class RunFile:
     description: str
 
     def spec(self, manifest: Cid) -> RunSpec:
-        """The run spec. Raises `RunFileError`, naming the field that is wrong."""
+        """The run spec. Raises `MemberFileError`, naming the field that is wrong."""
         from eigen.training.codecs.registry import CODECS, DEFAULT_CODEC
 
-        reader = _Table(self.path, self.table, "")
+        reader = Table(self.path, self.table, "")
         model, inner, outer = (reader.sub(name) for name in ("model", "inner", "outer"))
         aggregation = reader.sub("aggregation", {})
         codec = reader.take("codec", str, DEFAULT_CODEC)
@@ -103,7 +92,7 @@ class RunFile:
         )
         trainers = reader.take("trainers", list, [2, 16])
         if len(trainers) != 2 or not all(type(n) is int for n in trainers):
-            raise RunFileError(self.path, "trainers: give the fewest and the most, as [2, 16]")
+            raise MemberFileError(self.path, "trainers: give the fewest and the most, as [2, 16]")
         try:
             spec = RunSpec(
                 name=reader.take("name", str),
@@ -140,28 +129,30 @@ class RunFile:
             )
             encode_bare(spec)  # every bound of the wire holds for what a person writes, too
         except (WireError, ValueError) as error:
-            raise RunFileError(self.path, _in_file_terms(str(error), options)) from error
-        self._check_trainable(spec)
+            raise MemberFileError(self.path, in_file_terms(str(error), options)) from error
+        check_trainable(self.path, spec)
         return spec
 
-    def _check_trainable(self, spec: RunSpec) -> None:
-        from eigen.training.errors import SpecError
-        from eigen.training.spec import check
 
-        try:
-            check(spec)
-        except SpecError as error:
-            raise RunFileError(self.path, _in_file_terms(str(error), ())) from error
+def check_trainable(path: Path, spec: RunSpec) -> None:
+    """Raise `MemberFileError` where no node could train what a spec says."""
+    from eigen.training.errors import SpecError
+    from eigen.training.spec import check
+
+    try:
+        check(spec)
+    except SpecError as error:
+        raise MemberFileError(path, in_file_terms(str(error))) from error
 
 
-def _aggregation(table: "_Table") -> AggregationSpec:
+def _aggregation(table: Table) -> AggregationSpec:
     rule = table.take("rule", str, DEFAULT_AGGREGATION.rule)
     usual_bps = 0 if rule == "mean" else DEFAULT_AGGREGATION.tolerated_bps
     share_bps = round(100 * table.number("tolerated_percent", usual_bps / 100))
     return AggregationSpec(rule, share_bps)
 
 
-def _pay(reader: "_Table") -> PaySpec:
+def _pay(reader: Table) -> PaySpec:
     """Replays are the default where rounds can be replayed."""
     pay, overlap = reader.sub("pay", {}), reader.take("overlap", bool, False)
     kept = reader.sub("inner").take("moments", str, "fresh") == "kept"
@@ -189,7 +180,8 @@ _FILE_TERMS = {
 """What the wire calls a field, and what a person wrote."""
 
 
-def _in_file_terms(message: str, options: tuple[tuple[str, int], ...]) -> str:
+def in_file_terms(message: str, options: tuple[tuple[str, int], ...] = ()) -> str:
+    """A message about a spec, as whoever wrote its file calls things."""
     for index, (name, _) in enumerate(options):
         for place in ("[0]", "[1]"):
             message = message.replace(f"RunSpec.model.options[{index}]{place}", f"model.{name}")
@@ -198,59 +190,8 @@ def _in_file_terms(message: str, options: tuple[tuple[str, int], ...]) -> str:
     return message
 
 
-_NAMES = {
-    str: "text",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    list: "a list",
-    dict: "a table",
-}
-
-
-class _Table:
-    """A TOML table that says where a key is missing, unknown or of the wrong type."""
-
-    def __init__(self, path: Path, table: dict[str, Any], prefix: str) -> None:
-        self._path = path
-        self._table = table
-        self._prefix = prefix
-
-    def take(self, key: str, kind: Any, default: Any = None) -> Any:
-        value = self._table.get(key, default)
-        name = self._prefix + key
-        if value is None:
-            raise RunFileError(self._path, f"{name} is missing")
-        kinds = kind if isinstance(kind, tuple) else (kind,)
-        if type(value) not in kinds:
-            wanted = " or ".join(_NAMES[k] for k in kinds)
-            given = _NAMES.get(type(value), "a date or time")
-            raise RunFileError(self._path, f"{name}: {given}, not {wanted}")
-        if value == "" and default is None:
-            raise RunFileError(self._path, f"{name} is empty")
-        return value
-
-    def number(self, key: str, default: float | None = None) -> float:
-        value = self.take(key, (float, int), default)
-        if not abs(value) <= NUMBER_MAX:  # NaN is not, either
-            raise RunFileError(self._path, f"{self._prefix}{key}: not a finite number")
-        return float(value)
-
-    def sub(self, key: str, default: dict[str, Any] | None = None) -> "_Table":
-        return _Table(self._path, self.take(key, dict, default), f"{key}.")
-
-    def rest(self, known: set[str]) -> list[str]:
-        return [key for key in self._table if key not in known]
-
-    def refuse_unknown(self, known: set[str]) -> None:
-        for key in self.rest(known):
-            accepted = ", ".join(sorted(known))
-            raise RunFileError(
-                self._path, f"{self._prefix}{key}: no such key; there are {accepted}"
-            )
-
-
 _TOP = {
+    "kind",
     "name",
     "description",
     "rounds",
@@ -274,41 +215,32 @@ _TOP = {
 _INNER = {field.name for field in fields(InnerSpec)}
 
 
-def load_run_file(path: Path) -> RunFile:
-    """Read a run file and check all of it, the run spec too. Raises `RunFileError`."""
-    try:
-        with path.open("rb") as file:
-            text = file.read(RUN_FILE_BYTES_MAX + 1)
-        if len(text) > RUN_FILE_BYTES_MAX:
-            raise RunFileError(path, f"over {RUN_FILE_BYTES_MAX} bytes: no run file")
-        table = tomllib.loads(text.decode())
-    except OSError as error:
-        raise RunFileError(path, f"cannot be read: {error.strerror}") from error
-    except RecursionError as error:
-        raise RunFileError(path, "not valid TOML: nested too deeply") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RunFileError(path, f"not valid TOML: {error}") from error
-    top = _Table(path, table, "")
-    top.refuse_unknown(_TOP)
-    top.sub("inner").refuse_unknown(_INNER)
-    top.sub("outer").refuse_unknown({"rule", "lr", "momentum"})
-    top.sub("aggregation", {}).refuse_unknown({"rule", "tolerated_percent"})
-    top.sub("pay", {}).refuse_unknown({"by", "share_max_percent", "held_rounds", "replay_percent"})
-    data = top.sub("dataset")
+def dataset_source(data: Table) -> DatasetSource:
+    """Where data comes from, by the table that says it. Raises `MemberFileError`."""
     data.refuse_unknown({"manifest", "source", "shards", "sealed", "unpinned"})
-    if ("manifest" in table["dataset"]) == ("source" in table["dataset"]):
-        raise RunFileError(path, "dataset: give either manifest or source")
-    manifest = data.take("manifest", str) if "manifest" in table["dataset"] else None
-    dataset = DatasetSource(
+    if ("manifest" in data) == ("source" in data):
+        raise MemberFileError(data.path, "dataset: give either manifest or source")
+    manifest = data.take("manifest", str) if "manifest" in data else None
+    return DatasetSource(
         Cid(manifest) if manifest else None,
         None if manifest else data.take("source", str),
         data.take("shards", int, 4),
         data.take("sealed", bool, True),
         data.take("unpinned", bool, False),
     )
-    description = top.take("description", str, "")
-    if (size := len(description.encode())) > DESCRIPTION_BYTES_MAX:
-        raise RunFileError(path, f"description: {size} bytes, at most {DESCRIPTION_BYTES_MAX}")
-    run_file = RunFile(path, table, dataset, description)
+
+
+def load_run_file(path: Path) -> RunFile:
+    """Read a run file and check all of it, the run spec too. Raises `MemberFileError`."""
+    table = read_table(path, "run file")
+    top = Table(path, table, "")
+    top.refuse_unknown(_TOP)
+    top.sub("inner").refuse_unknown(_INNER)
+    top.sub("outer").refuse_unknown({"rule", "lr", "momentum"})
+    top.sub("aggregation", {}).refuse_unknown({"rule", "tolerated_percent"})
+    top.sub("pay", {}).refuse_unknown({"by", "share_max_percent", "held_rounds", "replay_percent"})
+    data = top.sub("dataset")
+    dataset = dataset_source(data)
+    run_file = RunFile(path, table, dataset, top.description())
     run_file.spec(dataset.manifest or raw_cid(b""))  # before anything is stored or sent for it
     return run_file

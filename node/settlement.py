@@ -4,17 +4,27 @@ Training does not wait for it: an unreachable chain leaves roots in line, nothin
 """
 
 import math
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import structlog
 import trio
 
-from eigen.chain.port import Chain, ChainError, ChainUnreachable, Receipt, TransactionReverted
+from eigen.chain.port import (
+    Chain,
+    ChainError,
+    ChainUnreachable,
+    Earning,
+    Receipt,
+    TransactionReverted,
+)
 from eigen.crypto.identity import recover
 from eigen.crypto.merkle import PayoutTree
 from eigen.node.driver import RunDriver
 from eigen.node.fetch import BlockExchange, ContentUnavailable
 from eigen.node.ports import RecordStore
 from eigen.protocol.cid import RAW, cid_of
+from eigen.protocol.limits import CLAIMS_PER_RELAY_MAX
 from eigen.protocol.messages import RoundRecord
 from eigen.protocol.requests import HEAD_REPLY_BYTES_MAX, HeadReply
 from eigen.protocol.seat import ranked
@@ -22,6 +32,8 @@ from eigen.protocol.types import Address, RunId
 from eigen.protocol.wire import decode
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 CLAIM_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Pauses between tries of one claim, a minute in all: rounds that follow each other block by block
@@ -123,33 +135,68 @@ class Settlement:
     async def claim(self, run: RunId) -> tuple[int, Receipt]:
         """Claim what the ledger owes this node for a run. Returns base units and the receipt.
 
-        Raises `NothingToClaim` or `ChainError`. The ledger takes proofs of its last root alone: a
-        root that overtakes the claim makes a new proof necessary, so it is tried again, later and
-        later, until no root lands at the same time.
+        Raises `NothingToClaim` or `ChainError`.
         """
+        return await self._while_current(lambda: self._claim(run))
+
+    async def claim_for_all(self, run: RunId) -> tuple[int, list[Receipt]]:
+        """Claim for every account that the run owes, many in one transaction; this node pays gas.
+
+        Returns how many accounts were paid. Raises `NothingToClaim` or `ChainError`.
+        """
+        return await self._while_current(lambda: self._claim_for_all(run))
+
+    async def _while_current(self, work: Callable[[], Awaitable[T]]) -> T:
+        """The ledger takes proofs of one root alone: another one that overtakes the claim makes a
+        new proof necessary, so it is tried again, later and later, until none lands meanwhile."""
         for pause_s in CLAIM_PAUSES_S:
             try:
-                return await self._claim(run)
+                return await work()
             except TransactionReverted as error:
-                if error.name != "InvalidProof":
+                if error.name not in ("InvalidProof", "NothingToClaim"):
                     raise
                 log.info("a new root overtook the claim", in_s=pause_s)
                 await trio.sleep(pause_s)
-        return await self._claim(run)
+        return await work()
 
-    async def _claim(self, run: RunId) -> tuple[int, Receipt]:
-        head = await self._chain.head(run)
-        if head is None:
-            raise NothingToClaim("no round of this run is on chain yet")
-        cid = cid_of(RAW, head.root.record)
+    async def _table(self, run: RunId) -> dict[Address, int]:
+        """Who has earned how much, by the root that pays now."""
+        root = await self._chain.paying(run)
+        if root is None:
+            head = await self._chain.head(run)
+            raise NothingToClaim(
+                f"round {head.root.round} is in its challenge window: it pays when that is over"
+                if head
+                else "no round of this run is on chain yet"
+            )
+        cid = cid_of(RAW, root.record)
         try:
             record = decode(await self._blocks.fetch(cid), RoundRecord)
         except ContentUnavailable as error:
-            raise NothingToClaim(f"nobody has the record of round {head.root.round}") from error
-        table = {p.account: p.cumulative for p in record.payouts}
+            raise NothingToClaim(f"nobody has the record of round {root.round}") from error
+        return {p.account: p.cumulative for p in record.payouts}
+
+    async def _claim(self, run: RunId) -> tuple[int, Receipt]:
+        table = await self._table(run)
         owed = table.get(self._me, 0)
         taken = await self._chain.claimed(run, self._me)
         if owed <= taken:
             raise NothingToClaim("all that was earned so far is claimed")
         receipt = await self._chain.claim(run, self._me, owed, PayoutTree(table).proof(self._me))
         return owed - taken, receipt
+
+    async def _claim_for_all(self, run: RunId) -> tuple[int, list[Receipt]]:
+        table = await self._table(run)
+        tree = PayoutTree(table)
+        owed = [
+            Earning(account, cumulative, tree.proof(account))
+            for account, cumulative in sorted(table.items())
+            if cumulative > await self._chain.claimed(run, account)
+        ]
+        if not owed:
+            raise NothingToClaim("nobody is owed anything of this run")
+        receipts = []
+        for start in range(0, len(owed), CLAIMS_PER_RELAY_MAX):
+            batch = owed[start : start + CLAIMS_PER_RELAY_MAX]
+            receipts.append(await self._chain.claim_many(run, batch))
+        return len(owed), receipts

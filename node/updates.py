@@ -23,6 +23,7 @@ from eigen.node.worker import WorkerError
 from eigen.protocol.context import RunContext
 from eigen.protocol.effects import Train, TrainAhead
 from eigen.protocol.messages import Commitment, LocalWork
+from eigen.protocol.run import RunSpec
 from eigen.protocol.types import Cid
 from eigen.training.errors import StateError, TrainingError
 from eigen.training.frames import Files, pack, read
@@ -83,7 +84,8 @@ class Updates:
 
     async def _update(self, effect: Train, left: Path) -> LocalUpdate:
         """What the codec leaves out is written to `left`: it is as large as the model."""
-        spec, worker, work = self._context.spec, self._ports.worker, effect.work
+        worker, work = self._ports.worker, effect.work
+        spec = self._spec(work)
         before = effect.attempt.round - 1
         if spec.overlap:
             steps = await self._steps(work, effect.attempt.round)
@@ -130,7 +132,7 @@ class Updates:
             return self._made[1]
 
     async def _train(self, work: LocalWork, round_: int) -> LocalDelta:
-        spec, worker = self._context.spec, self._ports.worker
+        spec, worker = self._spec(work), self._ports.worker
         own = await self._own_parts(round_ - 1) if work.ahead else []
         base, shards = await self._inputs(work)
 
@@ -175,10 +177,16 @@ class Updates:
     async def _inputs(self, work: LocalWork) -> tuple[Files, list[bytes]]:
         """The checkpoint and the opened shards; waits for keys as long as a commitment may take."""
         base = await self._ports.blocks.files(work.base)
-        dataset, open_shard = self._context.spec.dataset, self._ports.datasets.open_shard
+        dataset, open_shard = self._spec(work).dataset, self._ports.datasets.open_shard
         with trio.move_on_after(self._context.deadlines.commit_s):
             return base, [await open_shard(dataset, shard) for shard in work.shards]
         raise ShardUnavailable("no key was granted for the shard in time")
+
+    def _spec(self, work: LocalWork) -> RunSpec:
+        """By which spec the work is done: its seat's, which was known when that opened."""
+        terms = self._context.course.named(work.spec)
+        assert terms is not None
+        return terms.spec
 
     async def _residual(self) -> bytes | Files:
         cid = await self._ports.records.get("residual", self._context.run)

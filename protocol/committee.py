@@ -40,6 +40,7 @@ from eigen.protocol.effects import (
     Replayed,
     SeatOpened,
     SetTimer,
+    SpecChanged,
     Started,
     Suspected,
     TimerFired,
@@ -168,6 +169,21 @@ class CommitteeMachine:
             effects += self._vote_seat(seat, now)
         return effects
 
+    def _on_change(self, event: SpecChanged, now: float) -> Effects:
+        """Seats that went by it were not voted for; of a seat that is open already nothing changes.
+
+        Who has voted for another seat in this attempt does so again in the next one.
+        """
+        self.context.course.learn(event.change)
+        effects: Effects = []
+        if self.stage is Stage.SEATING:
+            effects += self._lead(now) if self.leader(self.number) == self.me else []
+            for seat in self.evidence.proposed(self.number):
+                effects += self._vote_seat(seat, now)
+        for number in self.evidence.attempts_proposed():
+            effects += self._seat_progress(number, now)
+        return effects
+
     def _start(self, now: float) -> Effects:
         """Open the attempt once there are enough trainers for a seat."""
         enough = len(self._trainers) >= self.context.spec.trainers_min
@@ -201,12 +217,13 @@ class CommitteeMachine:
         ready = tuple(t for t in here if t in self._ready)
         chosen = ready if len(ready) >= least else here
         among = candidates(self.evidence.seed, self.number, chosen, least)
-        members, _ = self.evidence.assign(among)
+        terms = self.context.course.expected(self.attempt.round)
+        members, _ = self.evidence.assign(among, terms)
         if len(members) < least:
             return [Note("too few trainers", self.attempt, f"{len(members)} can be seated")]
         base = Cid(self.head.checkpoint)
         uploads = tuple(self._trainers[member.trainer] for member in members)
-        seat = SeatProposal(self.attempt, self.head.previous, base, members, uploads)
+        seat = SeatProposal(self.attempt, self.head.previous, base, members, uploads, terms.name)
         return publish_promised(seat, self._on_seat(self.me, seat, now))
 
     def _on_seat(self, sender: Address, seat: SeatProposal, now: float) -> Effects:
@@ -234,9 +251,14 @@ class CommitteeMachine:
         if strangers or len(trainers) < self.context.spec.trainers_min:
             # Not refused for good: a heartbeat that is on its way may make it right.
             return [Note("seat not yet known", seat.attempt, f"{len(strangers)} trainers missing")]
+        terms = self.context.course.expected(seat.attempt.round)
+        if seat.spec != terms.name:
+            # One of the two has not heard of a change yet; what the DAO decided holds in the end.
+            return [Note("seat by another spec", seat.attempt, seat.spec.hex())]
         named_once = len(set(trainers)) == len(trainers) == len(seat.uploads)
         thrown_out = not self.evidence.ejected.isdisjoint(trainers)
-        if not named_once or thrown_out or self.evidence.assign(trainers)[0] != seat.members:
+        dealt, _ = self.evidence.assign(trainers, terms)
+        if not named_once or thrown_out or dealt != seat.members:
             leader_ = self.leader(number)
             return [Penalize(leader_, limits.PENALTY_BAD_DATA, "shards not as the seed draws them")]
         promised.seat_votes.add(number)
@@ -251,7 +273,8 @@ class CommitteeMachine:
     def _seat_progress(self, number: int, now: float) -> Effects:
         if not self.evidence.open_seat(number):
             return []
-        effects: Effects = [SeatOpened(self.evidence.seats[number])]
+        seat = self.evidence.seats[number]
+        effects: Effects = [SeatOpened(seat)]
         if number >= self.number:
             self.number = number  # a quorum opened this attempt, also if we were still behind
             if self.stage is not Stage.ATTESTED:
@@ -500,6 +523,7 @@ CommitteeMachine.TRANSITIONS = {
     Replayed: CommitteeMachine._on_replayed,
     Suspected: CommitteeMachine._on_suspected,
     Adopted: CommitteeMachine._on_adopted,
+    SpecChanged: CommitteeMachine._on_change,
     TimerFired: CommitteeMachine._on_timer,
     PeerDown: CommitteeMachine._on_down,
     PeerUp: CommitteeMachine._on_up,

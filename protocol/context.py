@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+from eigen.protocol.changes import Course
 from eigen.protocol.effects import Repair
 from eigen.protocol.messages import Attempt, Payout, RoundRecord
 from eigen.protocol.run import RunSpec
@@ -40,6 +41,11 @@ class RunContext:
     sealed: bool
     deadlines: Deadlines
     payout_root: PayoutRoot
+
+    @cached_property
+    def course(self) -> Course:
+        """By which specs the rounds go: `spec` is the one that the run opened with."""
+        return Course(self.spec, self.shard_count, self.sealed)
 
     def bases(self, head: RoundRecord | None) -> tuple[str, ...]:
         """The checkpoints from which updates of the round after `head` may come.

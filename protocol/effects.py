@@ -6,6 +6,7 @@ said that a crash could unsay.
 
 from dataclasses import dataclass
 
+from eigen.protocol.changes import SpecChange
 from eigen.protocol.messages import (
     Attempt,
     Check,
@@ -248,6 +249,13 @@ Effect = (
 
 
 @dataclass(frozen=True, slots=True)
+class SpecChanged:
+    """The DAO changed by what the run goes, from a round on; in the order of the chain."""
+
+    change: SpecChange
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """The node runs; first event of every machine."""
 
@@ -432,4 +440,5 @@ Event = (
     | Suspected
     | Adopted
     | MembershipChanged
+    | SpecChanged
 )

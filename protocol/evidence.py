@@ -7,6 +7,7 @@ from contextlib import suppress
 from itertools import islice
 
 from eigen.protocol import limits
+from eigen.protocol.changes import Terms
 from eigen.protocol.checks import Checks
 from eigen.protocol.context import RunContext
 from eigen.protocol.effects import Audited
@@ -80,6 +81,10 @@ class RoundEvidence:
         """Seats proposed for an attempt (more than one if its leader equivocates)."""
         return self._proposed.of(number)
 
+    def attempts_proposed(self) -> list[int]:
+        """Attempts for which a seat was proposed, in order."""
+        return sorted({seat.attempt.number for seat in self._proposed.all()})
+
     def add_seat_vote(self, voter: Address, vote: SeatVote) -> None:
         """A validator's vote for a seat; its first in an attempt counts."""
         self._seat_votes.add(vote.attempt.number, voter, vote.seat)
@@ -92,6 +97,10 @@ class RoundEvidence:
         seat = self._proposed.get(chosen) if chosen else None
         if seat is None or seat.attempt.number != number:
             return False
+        terms = self.context.course.named(seat.spec)
+        if terms is None:
+            return False  # a quorum knows of a change that this node has not heard of yet
+        self.context.course.seat(seat.attempt, terms)
         if number < self._floor:
             return False
         self.seats[number] = seat
@@ -247,19 +256,24 @@ class RoundEvidence:
         return self.contributing(number) & stepped & frozenset(self.agreeing(number))
 
     def assign(
-        self, trainers: tuple[Address, ...]
+        self, trainers: tuple[Address, ...], terms: Terms
     ) -> tuple[tuple[SeatMember, ...], tuple[SeatMember, ...]]:
-        """Seat members with their shards, and who holds which shard after that."""
-        holders = self.head.holders if self.head and self.context.sealed else ()
+        """Seat members with their shards, and who holds which shard after that.
+
+        Of another dataset than the last round's nobody holds anything yet.
+        """
+        before = self.context.course.named(self.head.spec) if self.head else None
+        goes_on = before is not None and before.spec.dataset == terms.spec.dataset
+        holders = self.head.holders if self.head and goes_on and terms.sealed else ()
         holding = {holder.trainer for holder in holders}
         seed = seats_seed(self.context.seed, self.round, self.head)
         fair = ranked(seed, b"seat", trainers)  # each gets its turn where seats are too few
         preferred = sorted(fair, key=lambda t: t not in holding)
         payable = payable_of(preferred, self.head, self.context.validators)
         chosen = list(islice(payable, self.context.spec.trainers_max))
-        if not self.context.sealed:
-            return assign_open(chosen, self.context.shard_count, self.seed)
-        return assign_sealed(holders, chosen, self.context.shard_count, self.seed)
+        if not terms.sealed:
+            return assign_open(chosen, terms.shard_count, self.seed)
+        return assign_sealed(holders, chosen, terms.shard_count, self.seed)
 
     def record(
         self,
@@ -278,7 +292,7 @@ class RoundEvidence:
         seat, spec = self.seats[number], self.context.spec
         work = [self._work(number, trainer) for trainer in sorted(credited)]
         trainers, watching = credits_of(spec, work, sorted(validators))
-        _, holders = self.assign(self.members(number))
+        _, holders = self.assign(self.members(number), self.context.course.of(seat.attempt))
         gone = tuple(sorted(ejected | self.ejected))
         suspected = (Check(trainer, self.round) for trainer in sorted(suspects))
         checks = (*self.checks.after(closed, gone), *suspected)[: limits.CHECKS_MAX]
@@ -303,6 +317,7 @@ class RoundEvidence:
             digest(seat),
             checks,
             gone,
+            seat.spec,
         )
 
     @property

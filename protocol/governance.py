@@ -13,7 +13,6 @@ from enum import Enum
 
 from eigen.protocol import limits
 from eigen.protocol.messages import Proposal, SignedBallot
-from eigen.protocol.run import run_id
 from eigen.protocol.seat import ranked
 from eigen.protocol.types import Address, RunId
 
@@ -31,11 +30,14 @@ class Stage(Enum):
     FAILED = "failed"
 
 
+ENDED = (Stage.EXECUTED, Stage.FAILED)
+
+
 @dataclass(frozen=True, slots=True)
 class RelayBallots:
     """Cast these ballots in one transaction."""
 
-    run: RunId
+    proposal: int
     ballots: tuple[SignedBallot, ...]
 
 
@@ -43,14 +45,14 @@ class RelayBallots:
 class QueueProposal:
     """Hand a succeeded proposal to the timelock."""
 
-    run: RunId
+    proposal: int
 
 
 @dataclass(frozen=True, slots=True)
 class ExecuteProposal:
     """Execute a proposal whose delay has passed."""
 
-    run: RunId
+    proposal: int
 
 
 Action = RelayBallots | QueueProposal | ExecuteProposal
@@ -58,13 +60,15 @@ Action = RelayBallots | QueueProposal | ExecuteProposal
 
 @dataclass(slots=True)
 class KnownProposal:
-    """One proposal: the spec, its ballots, and its state on chain."""
+    """One proposal: what it calls, its ballots, and its state on chain."""
 
     proposal: Proposal
     proposer: Address
-    chain_id: int  # the governor's proposal id
+    id: int  # the governor's
     ballots: dict[Address, SignedBallot] = field(default_factory=dict)
     counted: set[Address] = field(default_factory=set)  # voters whom the governor has counted
+    weighed: set[Address] = field(default_factory=set)  # voters who have votes in it
+    powerless: set[Address] = field(default_factory=set)  # those who have none
     stage: Stage = Stage.UNKNOWN
     since_s: float = 0.0  # when the stage was first seen
     relayed: dict[Address, int] = field(default_factory=dict)  # how often each ballot was handed on
@@ -72,96 +76,128 @@ class KnownProposal:
 
 
 class Governance:
-    """All proposals that this node knows of."""
+    """All proposals that this node knows of, by the governor's ids."""
 
     def __init__(self, me: Address, relays: bool, batch_s: float, turn_s: float) -> None:
         self.me = me
         self.relays = relays
         self.batch_s = batch_s
         self.turn_s = turn_s
-        self.proposals: dict[RunId, KnownProposal] = {}
+        self.proposals: dict[int, KnownProposal] = {}
 
-    def add_proposal(self, proposal: Proposal, proposer: Address, chain_id: int) -> bool:
+    def add_proposal(self, proposal: Proposal, proposer: Address, id_: int) -> bool:
         """False where it was known or there are too many open ones.
 
         Where there are too many, one that has ended makes room, else one that never came on chain;
         of these the proposer with the most loses its oldest, so that nobody crowds others out.
         """
-        run = run_id(proposal.spec)
-        if run in self.proposals:
+        if id_ in self.proposals:
             return False
         if len(self.proposals) >= limits.PROPOSALS_MAX:
             oldest = self._dispensable()
             if oldest is None:
                 return False
             del self.proposals[oldest]
-        self.proposals[run] = KnownProposal(proposal, proposer, chain_id)
+        self.proposals[id_] = KnownProposal(proposal, proposer, id_)
         return True
 
-    def _dispensable(self) -> RunId | None:
-        for run, known in self.proposals.items():
-            if known.stage in (Stage.EXECUTED, Stage.FAILED):
-                return run
-        waiting = [(run, k) for run, k in self.proposals.items() if k.stage is Stage.UNKNOWN]
+    def _dispensable(self) -> int | None:
+        for id_, known in self.proposals.items():
+            if known.stage in ENDED:
+                return id_
+        waiting = [(id_, k) for id_, k in self.proposals.items() if k.stage is Stage.UNKNOWN]
         count = Counter(known.proposer for _, known in waiting if known.proposer != self.me)
         if not count:
             return None
         [(crowd, _)] = count.most_common(1)
-        return next(run for run, known in waiting if known.proposer == crowd)
+        return next(id_ for id_, known in waiting if known.proposer == crowd)
 
-    def by_chain_id(self, chain_id: int) -> KnownProposal | None:
-        """The proposal with this governor id."""
-        return next((p for p in self.proposals.values() if p.chain_id == chain_id), None)
+    def forget(self, id_: int) -> None:
+        """The chain refused a proposal before it was there."""
+        self.proposals.pop(id_, None)
 
     def add_ballot(self, ballot: SignedBallot, now: float) -> bool:
-        """Hold a ballot whose signature was verified. False for an unknown proposal or a repeat."""
-        known = self.by_chain_id(int.from_bytes(ballot.proposal, "big"))
-        if known is None or ballot.voter in known.ballots:
+        """Hold a ballot whose signature was verified. False for an unknown proposal or a repeat.
+
+        A ballot with a later nonce takes the place of the voter's earlier one, unless that one is
+        counted: the nonce of the earlier one went with a ballot on another proposal.
+        """
+        known = self.proposals.get(int.from_bytes(ballot.proposal, "big"))
+        if known is None or ballot.voter in known.counted | known.powerless:
             return False
-        if len(known.ballots) >= limits.BALLOTS_PER_PROPOSAL_MAX:
+        held = known.ballots.get(ballot.voter)
+        if held is None and len(known.ballots) >= limits.BALLOTS_PER_PROPOSAL_MAX:
+            return False
+        if held is not None and held.nonce >= ballot.nonce:
             return False
         known.ballots[ballot.voter] = ballot
+        known.relayed.pop(ballot.voter, None)
         if known.first_ballot_s is None:
             known.first_ballot_s = now
         return True
 
-    def saw_stage(self, run: RunId, stage: Stage, now: float) -> bool:
+    def saw_stage(self, id_: int, stage: Stage, now: float) -> bool:
         """Take in what the chain says. True where it changed; False too where it is forgotten."""
-        known = self.proposals.get(run)
+        known = self.proposals.get(id_)
         if known is None or known.stage is stage:
             return False
         known.stage, known.since_s = stage, now
         return True
 
-    def saw_counted(self, run: RunId, voters: Sequence[Address]) -> None:
+    def saw_counted(self, id_: int, voters: Sequence[Address]) -> None:
         """These voters' ballots are counted."""
-        known = self.proposals.get(run)
+        known = self.proposals.get(id_)
         if known is None:
             return
         known.counted.update(voters)
         if all(voter in known.counted for voter in known.ballots):
             known.first_ballot_s = None
 
+    def unweighed(self, id_: int) -> list[Address]:
+        """Voters of whose votes in a proposal nothing is known yet: `weigh` them before `due`."""
+        known = self.proposals.get(id_)
+        if known is None:
+            return []
+        return [voter for voter in known.ballots if voter not in known.weighed | known.counted]
+
+    def weigh(self, id_: int, voter: Address, votes: int) -> None:
+        """How many votes a voter has in a proposal. A ballot without any is let go.
+
+        It would count nothing and cost its relayer as much as any other: anybody can sign
+        thousands of them.
+        """
+        known = self.proposals.get(id_)
+        if known is None:
+            return
+        if votes:
+            known.weighed.add(voter)
+            return
+        known.ballots.pop(voter, None)
+        if len(known.powerless) >= limits.BALLOTS_PER_PROPOSAL_MAX:
+            known.powerless.clear()
+        known.powerless.add(voter)
+
     def due(self, relayers: Sequence[Address], now: float) -> list[Action]:
         """What this node should bring to the chain now."""
         if not self.relays:
             return []
         actions: list[Action] = []
-        for run, known in self.proposals.items():
-            order = ranked(run, b"relay", {*relayers, self.me})
+        for id_, known in self.proposals.items():
+            order = ranked(RunId(id_.to_bytes(32)), b"relay", {*relayers, self.me})
             turn_s = order.index(self.me) * self.turn_s
             if known.stage is Stage.ACTIVE and known.first_ballot_s is not None:
                 open_s = max(known.first_ballot_s, known.since_s)
-                waiting = [b for v, b in known.ballots.items() if v not in known.counted]
+                uncounted = known.weighed - known.counted
+                waiting = [b for v, b in known.ballots.items() if v in uncounted]
                 if waiting and now >= open_s + self.batch_s + turn_s:
                     # Ballots that the governor will not count must not keep others back.
                     waiting.sort(key=lambda b: known.relayed.get(b.voter, 0))
                     batch = waiting[: limits.BALLOTS_PER_RELAY_MAX]
                     for ballot in batch:
                         known.relayed[ballot.voter] = known.relayed.get(ballot.voter, 0) + 1
-                    actions.append(RelayBallots(run, tuple(batch)))
+                    actions.append(RelayBallots(id_, tuple(batch)))
             elif known.stage is Stage.SUCCEEDED and now >= known.since_s + turn_s:
-                actions.append(QueueProposal(run))
+                actions.append(QueueProposal(id_))
             elif known.stage is Stage.READY and now >= known.since_s + turn_s:
-                actions.append(ExecuteProposal(run))
+                actions.append(ExecuteProposal(id_))
         return actions

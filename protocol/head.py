@@ -18,6 +18,7 @@ from eigen.protocol.effects import (
     Penalize,
     Received,
     SetTimer,
+    SpecChanged,
     Started,
     TimerFired,
 )
@@ -132,6 +133,10 @@ class HeadMachine:
             )
         ]
 
+    def _on_change(self, event: SpecChanged, _now: float) -> list[Effect]:
+        self.context.course.learn(event.change)
+        return []
+
     def _adopted(self, event: Adopted, _now: float) -> list[Effect]:
         if event.record.attempt.round <= self.round:
             return []
@@ -148,4 +153,5 @@ HeadMachine.TRANSITIONS = {
     TimerFired: HeadMachine._on_timer,
     Received: HeadMachine._received,
     Adopted: HeadMachine._adopted,
+    SpecChanged: HeadMachine._on_change,
 }

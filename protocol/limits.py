@@ -33,10 +33,16 @@ ROLES_MAX = 4
 # Governance -----------------------------------------------------------------------------------
 PROPOSALS_MAX = 256
 """Open proposals remembered; the chain keeps the rest."""
+PROPOSED_CALLS_MAX = 8
+"""Calls of one proposal: with a run spec they fit a gossip message."""
+PROPOSED_CALL_BYTES_MAX = 4 * 1024
+"""Calldata of one call; naming 64 validators takes 2,148 bytes."""
 BALLOTS_PER_PROPOSAL_MAX = 4096
 """Ballots held until they are relayed, about 200 bytes each."""
 BALLOTS_PER_RELAY_MAX = 64
 """About 4.2M gas in one transaction, well under the 16.78M cap of EIP-7825."""
+CLAIMS_PER_RELAY_MAX = 128
+"""About 5M gas in one transaction where all of them are first claims."""
 MODEL_OPTIONS_MAX = 32
 """Options of one architecture."""
 

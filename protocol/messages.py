@@ -84,13 +84,26 @@ class Heartbeat:
 
 
 # proposals and ballots --------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class ProposedCall:
+    """One call that the DAO's timelock makes once a proposal passed. `value` is in wei."""
+
+    target: Address
+    value: Amount
+    data: Annotated[bytes, Length(limits.PROPOSED_CALL_BYTES_MAX)]
+
+
 @message(20)
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A run put to the DAO; the chain holds the spec's digest, this is the spec."""
+    """What the DAO is to do, put to its vote; what the calls mean is read from their data.
 
-    spec: RunSpec
+    `specs` holds the run spec of which a call names the digest: the chain has no room for it.
+    """
+
+    calls: Annotated[tuple[ProposedCall, ...], Length(limits.PROPOSED_CALLS_MAX, 1)]
     description: Annotated[str, Length(limits.DESCRIPTION_BYTES_MAX)]
+    specs: Annotated[tuple[RunSpec, ...], Length(1)] = ()
 
 
 @message(21)
@@ -186,6 +199,9 @@ class SeatProposal:
     base: Cid
     members: Members
     uploads: Annotated[tuple[Upload, ...], Length(limits.TRAINERS_MAX)]
+    spec: Digest = (
+        NO_DIGEST  # by which the round is trained; zero: the one that the run opened with
+    )
 
 
 @message(41)
@@ -210,6 +226,7 @@ class LocalWork:
     shards: Shards
     order_seed: Digest
     ahead: bool
+    spec: Digest = NO_DIGEST
 
 
 @message(42)
@@ -338,6 +355,7 @@ class RoundRecord:
     seat: Digest = NO_DIGEST
     checks: Annotated[tuple[Check, ...], Length(limits.CHECKS_MAX)] = ()
     ejected: Annotated[tuple[Address, ...], Length(limits.EJECTED_MAX)] = ()  # ascending
+    spec: Digest = NO_DIGEST  # the seat's
 
 
 @message(54)

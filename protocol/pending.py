@@ -87,6 +87,11 @@ class ProposedSeats:
         """Seats for an attempt: more than one if its leader equivocates."""
         return [s for own in self._of.values() for s in own.values() if s.attempt.number == number]
 
+    def all(self) -> list[SeatProposal]:
+        """Every seat that is held, by attempt."""
+        seats = [seat for own in self._of.values() for seat in own.values()]
+        return sorted(seats, key=lambda seat: seat.attempt.number)
+
     def clear(self) -> None:
         """The round is over."""
         self._of.clear()

@@ -29,7 +29,7 @@ RESULT = "/eigen/result/1"
 HEAD = "/eigen/head/1"
 GRANT = "/eigen/grant/1"
 EVIDENCE = "/eigen/evidence/1"
-PROPOSAL = "/eigen/proposal/1"
+PROPOSAL = "/eigen/proposal/2"
 OPENING = "/eigen/opening/1"
 
 PartIndex = Annotated[int, Range(limits.PARTS_MAX - 1)]
@@ -164,9 +164,9 @@ class EvidenceReply:
 @message(72)
 @dataclass(frozen=True, slots=True)
 class ProposalQuery:
-    """Asks for a proposal as its author signed it, after it was gossiped."""
+    """Asks for the proposal that brings a run spec, as its author signed it."""
 
-    run: RunId
+    spec: Digest
 
 
 @message(73)

@@ -37,6 +37,7 @@ from eigen.protocol.effects import (
     ResultArrived,
     SeatOpened,
     SetTimer,
+    SpecChanged,
     Step,
     StepFailed,
     Stepped,
@@ -189,6 +190,14 @@ class TrainerMachine:
             effects.append(Penalize(sender, limits.PENALTY_BAD_DATA, reason))
         return [*effects, *self._open_if_seated(seat.attempt, now)]
 
+    def _on_change(self, event: SpecChanged, now: float) -> list[Effect]:
+        """A seat may be waiting for this: its validators knew of the change before."""
+        self.context.course.learn(event.change)
+        effects: list[Effect] = []
+        for seat in self._seats.all():
+            effects += self._open_if_seated(seat.attempt, now)
+        return effects
+
     def _on_seat_vote(self, sender: Address, vote: SeatVote, now: float) -> list[Effect]:
         if sender not in self.context.validators:
             return []
@@ -206,6 +215,10 @@ class TrainerMachine:
             return []
         if self.attempt is not None and attempt.number <= self.attempt.number:
             return []
+        terms = self.context.course.named(seat.spec)
+        if terms is None:
+            return [Note("a spec that is not known here yet", attempt, seat.spec.hex())]
+        self.context.course.seat(attempt, terms)
         carried = self.head.carried_into(attempt)
         exchange = Exchange(self.context, self.me, seat, carried, self._down, self._silent())
         self._exchange = exchange
@@ -237,7 +250,8 @@ class TrainerMachine:
     def _dealt(self, exchange: Exchange, *, ahead: bool = False) -> LocalWork:
         seed = round_seed(self.context.seed, exchange.attempt.round, self.head.previous)
         order = ahead_seed(seed, self.me) if ahead else order_seed(seed, self.me)
-        return LocalWork(Cid(exchange.seat.base), exchange.shards or (), order, ahead)
+        seat = exchange.seat
+        return LocalWork(Cid(seat.base), exchange.shards or (), order, ahead, seat.spec)
 
     def _silent(self) -> frozenset[Address]:
         """Members that did not vote in an attempt in which this node and a majority did."""
@@ -503,6 +517,7 @@ TrainerMachine.TRANSITIONS = {
     Stepped: TrainerMachine._on_stepped,
     StepFailed: TrainerMachine._on_step_failed,
     Adopted: TrainerMachine._on_adopted,
+    SpecChanged: TrainerMachine._on_change,
     TimerFired: TrainerMachine._on_timer,
     PeerDown: TrainerMachine._on_down,
     PeerUp: TrainerMachine._on_up,

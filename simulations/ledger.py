@@ -4,30 +4,42 @@ A DAO of one mind: what is proposed is accepted at once, and opens its run. Roun
 are checked as the contracts check them, signatures included; there are no blocks, gas or forks.
 """
 
+import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Final, Never, Self
 
 import trio
 
+from eigen.chain.calls import call_of, decision_of, proposal_id
+from eigen.chain.decisions import ChangeRun, Decision, OpenRun
 from eigen.chain.port import (
     Ballot,
     ChainEvent,
     ChainInfo,
     Claimed,
+    Contracts,
+    Earning,
+    Holder,
+    Holders,
+    MembershipRules,
+    NoMembership,
     ProposalState,
     ProposalStatus,
     Receipt,
     RoundPosted,
     RoundRoot,
+    RunChanged,
     RunOpened,
-    RunProposal,
+    Standing,
     Support,
     TransactionReverted,
+    Treasury,
 )
 from eigen.crypto import statements
 from eigen.crypto.identity import recover
 from eigen.crypto.merkle import verify_payout
+from eigen.protocol.messages import Proposal, ProposedCall
 from eigen.protocol.types import Address, Digest, RunId
 
 CALL_S: Final = 0.05
@@ -58,7 +70,8 @@ class Ledger:
         self.balances: dict[Address, int] = {}
         self.payees: dict[Address, Address] = {}
         self.events: list[ChainEvent] = []
-        self.runs: dict[int, RunOpened] = {}
+        self.executed: set[int] = set()
+        self.contracts = Contracts(contract, contract, contract, contract)
         self.news = trio.Event()
         self._seed = seed
         self._height = 0
@@ -69,21 +82,22 @@ class Ledger:
         self.news = trio.Event()
         return Receipt(f"0x{self._height:064x}", self._height, 0)
 
-    def open(self, proposal: int, call: RunProposal) -> Receipt:
+    def decide(self, proposal: Proposal) -> Receipt:
         """A proposal is accepted. Raises `TransactionReverted` the second time."""
-        if proposal in self.runs:
-            raise TransactionReverted("this run is proposed already")
-        drawn = hashlib.sha256(f"ledger/{self._seed}".encode() + call.run).digest()
-        opened = RunOpened(
-            call.run,
-            call.spec,
-            call.rounds,
-            call.reward_per_round,
-            Digest(drawn),
-            self._height + 1,
-        )
-        self.runs[proposal] = opened
-        self.events.append(opened)
+        id_ = proposal_id(proposal)
+        if id_ in self.executed:
+            raise TransactionReverted("this is proposed already")
+        self.executed.add(id_)
+        block = self._height + 1
+        for call in proposal.calls:
+            match decision_of(self.contracts, call):
+                case OpenRun(run, spec, rounds, reward_per_round):
+                    drawn = hashlib.sha256(f"ledger/{self._seed}".encode() + run).digest()
+                    seed = Digest(drawn)
+                    opened = RunOpened(run, spec, rounds, reward_per_round, seed, block)
+                    self.events.append(opened)
+                case ChangeRun(run, from_round, spec):
+                    self.events.append(RunChanged(run, from_round, spec, block))
         return self._land()
 
     def post(self, root: RoundRoot, signatures: Sequence[bytes]) -> Receipt:
@@ -163,7 +177,7 @@ class LedgerAccount:
     async def proposal(self, proposal: int) -> ProposalStatus:
         """See `Chain.proposal`."""
         await trio.sleep(CALL_S)
-        if proposal not in self._ledger.runs:
+        if proposal not in self._ledger.executed:
             raise TransactionReverted("no such proposal")
         return ProposalStatus(ProposalState.EXECUTED, 0, 1, 0, 0, 0, 0)
 
@@ -180,11 +194,55 @@ class LedgerAccount:
     async def has_voted(self, proposal: int, voter: Address) -> bool:
         """See `Chain.has_voted`."""
         await trio.sleep(CALL_S)
-        return proposal in self._ledger.runs
+        return proposal in self._ledger.executed
 
-    def proposal_id(self, call: RunProposal) -> int:
+    def proposal_id(self, proposal: Proposal) -> int:
         """See `Chain.proposal_id`."""
-        return int.from_bytes(hashlib.sha256(call.run + call.spec).digest())
+        return proposal_id(proposal)
+
+    def call_of(self, decision: Decision) -> ProposedCall:
+        """See `Chain.call_of`."""
+        return call_of(self._ledger.contracts, decision)
+
+    def decisions(self, proposal: Proposal) -> tuple[Decision, ...]:
+        """See `Chain.decisions`."""
+        return tuple(decision_of(self._ledger.contracts, call) for call in proposal.calls)
+
+    async def treasury(self, token: Address | None) -> Treasury:
+        """See `Chain.treasury`."""
+        await trio.sleep(CALL_S)
+        return Treasury(0, 18)
+
+    async def holders(self) -> Holders:
+        """See `Chain.holders`."""
+        await trio.sleep(CALL_S)
+        held = self._ledger.balances.items()
+        return Holders(0, [Holder(account, tokens, tokens, account) for account, tokens in held])
+
+    async def membership(self) -> MembershipRules:
+        """See `Chain.membership`."""
+        raise NoMembership("everybody takes part")
+
+    async def standing(self, account: Address) -> Standing:
+        """See `Chain.standing`."""
+        raise NoMembership("everybody takes part")
+
+    async def standings(self) -> Mapping[Address, Standing]:
+        """See `Chain.standings`."""
+        return {}
+
+    async def request_membership(self, statement: Digest) -> Receipt:
+        """See `Chain.request_membership`."""
+        raise NoMembership("everybody takes part")
+
+    async def admit(self, account: Address, approved: bool) -> Receipt:
+        """See `Chain.admit`."""
+        raise NoMembership("everybody takes part")
+
+    async def delegate(self, to: Address) -> Receipt | None:
+        """See `Chain.delegate`."""
+        await trio.sleep(CALL_S)
+        raise TransactionReverted("a DAO of one mind has no delegates")
 
     def ballot_digest(self, proposal: int, support: Support, voter: Address, nonce: int) -> Digest:
         """See `Chain.ballot_digest`."""
@@ -208,22 +266,22 @@ class LedgerAccount:
             payout_total=root.payout_total,
         )
 
-    async def propose(self, call: RunProposal) -> Receipt:
+    async def propose(self, proposal: Proposal) -> Receipt:
         """See `Chain.propose`."""
         await trio.sleep(LANDING_S)
-        return self._ledger.open(self.proposal_id(call), call)
+        return self._ledger.decide(proposal)
 
     async def relay_ballots(self, ballots: Sequence[Ballot]) -> Receipt:
         """See `Chain.relay_ballots`."""
         await trio.sleep(CALL_S)
         raise TransactionReverted("the vote is over")
 
-    async def queue(self, call: RunProposal) -> Receipt:
+    async def queue(self, proposal: Proposal) -> Receipt:
         """See `Chain.queue`."""
         await trio.sleep(CALL_S)
         raise TransactionReverted("the proposal is executed")
 
-    async def execute(self, call: RunProposal) -> Receipt:
+    async def execute(self, proposal: Proposal) -> Receipt:
         """See `Chain.execute`."""
         await trio.sleep(CALL_S)
         raise TransactionReverted("the proposal is executed")
@@ -240,6 +298,24 @@ class LedgerAccount:
         await trio.sleep(LANDING_S)
         return self._ledger.claim(run, account, cumulative, proof)
 
+    async def claim_many(self, run: RunId, earnings: Sequence[Earning]) -> Receipt:
+        """See `Chain.claim_many`."""
+        await trio.sleep(LANDING_S)
+        receipt: Receipt | None = None
+        for earning in earnings:
+            with contextlib.suppress(TransactionReverted):
+                receipt = self._ledger.claim(
+                    run, earning.account, earning.cumulative, earning.proof
+                )
+        if receipt is None:
+            raise TransactionReverted("nothing is owed", name="NothingToClaim")
+        return receipt
+
+    async def paying(self, run: RunId) -> RoundRoot | None:
+        """See `Chain.paying`: there is no challenge window."""
+        head = await self.head(run)
+        return head.root if head else None
+
     async def set_payout(self, payee: Address) -> Receipt | None:
         """See `Chain.set_payout`."""
         await trio.sleep(LANDING_S)
@@ -247,6 +323,11 @@ class LedgerAccount:
             return None
         self._ledger.payees[self._account] = payee
         return Receipt("0x0", 0, 0)
+
+    async def payout_of(self, account: Address) -> Address:
+        """See `Chain.payout_of`."""
+        await trio.sleep(CALL_S)
+        return self._ledger.payees.get(account, account)
 
     async def claimed(self, run: RunId, account: Address) -> int:
         """See `Chain.claimed`."""

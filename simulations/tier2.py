@@ -28,6 +28,7 @@ from eigen.config.schema import (
 from eigen.crypto.identity import Identity
 from eigen.crypto.sealing_key import SealingKeyPair
 from eigen.node.app import Home, Node, World, run_node
+from eigen.node.governance import open_run
 from eigen.node.libp2p.surroundings import Surroundings
 from eigen.protocol.effects import Adopted, Effect, Event, Penalize, Publish, Received
 from eigen.protocol.messages import RoundRecord, SeatProposal
@@ -229,7 +230,8 @@ class ServicesPlay:
         assert first.node is not None
         spec, dataset = work(self.scenario)
         manifest = await first.node.datasets.seed(dataset)
-        await first.node.governance.propose(replace(spec, dataset=manifest), self.scenario.name)
+        spec = replace(spec, dataset=manifest)
+        await first.node.governance.propose([open_run(spec)], self.scenario.name, (spec,))
         self._opened_s = trio.current_time()
 
     async def _settle(self) -> None:

@@ -11,8 +11,13 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-NAMES = ("DaoToken", "DaoGovernor", "TimelockController", "ContributionLedger")
-"""The contracts of one DAO."""
+WHOLE = ("DaoToken", "TimelockController", "DaoGovernor", "ContributionLedger")
+"""Contracts that every DAO has of its own."""
+CLONED = ("ModelRegistry", "JobEscrow", "RevenueShare", "Membership", "CreationNFT", "RoyaltyVault")
+"""Contracts of which every DAO has clones."""
+SHARED = ("CodeStore", "DaoFactory", "ModelMarket")
+"""Contracts that a chain has once."""
+NAMES = (*WHOLE, *CLONED, *SHARED)
 
 
 class UnknownArtifact(LookupError):

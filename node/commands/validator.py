@@ -32,7 +32,7 @@ def _shards(run_file: "RunFile") -> list[bytes]:
     spec = run_file.spec(run_file.dataset.manifest or raw_cid(b""))
     seed = int(run_file.table.get("seed", 0))
     if run_file.dataset.source:
-        samples, _ = load_source(run_file, run_file.dataset, seed)
+        samples, _ = load_source(run_file.path, run_file.dataset, spec.model, seed)
         return [write_shard(shard) for shard in split(samples, run_file.dataset.shards, seed)]
     declared, count = declare(spec.model), SHARDS * spec.inner.steps * spec.inner.batch
     samples = drawn(

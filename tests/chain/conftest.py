@@ -14,14 +14,17 @@ from web3.providers.async_base import AsyncBaseProvider
 from web3.types import RPCEndpoint, RPCResponse
 
 from eigen.chain.bindings import REVERTS
+from eigen.chain.calls import call_of
+from eigen.chain.decisions import OpenRun
 from eigen.chain.deploy import DaoSpec, deploy_dao
 from eigen.chain.devnet.binary import find_anvil
 from eigen.chain.evm import EvmChain
 from eigen.chain.outbox import Outbox, OutboxSettings
-from eigen.chain.port import Ballot, Contracts, RunProposal, Support
+from eigen.chain.port import Ballot, Contracts, Support
 from eigen.chain.provider import TrioHTTPProvider
 from eigen.chain.rpc import Rpc
 from eigen.crypto.identity import Identity
+from eigen.protocol.messages import Proposal
 from eigen.protocol.types import Address, Digest, RunId
 
 CHAIN_ID = 31337
@@ -133,6 +136,13 @@ async def account(anvil: Anvil) -> Identity:
 
 
 @dataclass(frozen=True)
+class RunProposal(Proposal):
+    """A proposal with its only decision beside it."""
+
+    opens: OpenRun = field(kw_only=True)
+
+
+@dataclass(frozen=True)
 class Dao:
     contracts: Contracts
     founders: list[Identity]
@@ -144,9 +154,10 @@ class Dao:
             "spec": Digest(b"\x5e" * 32),
             "rounds": 10,
             "reward_per_round": 1000,
-            "description": f"run {number}",
         }
-        return RunProposal(**terms | changes)
+        description = changes.pop("description", f"run {number}")
+        opens = OpenRun(**terms | changes)
+        return RunProposal((call_of(self.contracts, opens),), description, opens=opens)
 
 
 DAO_SPEC: dict[str, Any] = {
@@ -192,7 +203,7 @@ def dao_snapshot(start_anvil: Callable[..., Anvil]) -> tuple[Dao, str]:
 @pytest.fixture
 async def dao(anvil: Anvil, dao_snapshot: tuple[Dao, str]) -> Dao:
     await anvil.control("anvil_loadState", dao_snapshot[1])
-    await anvil.mine()
+    await anvil.sleep(2)  # founders' votes are those of the past, also if it was founded just now
     return dao_snapshot[0]
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from eigen.chain.artifacts import NAMES, UnknownArtifact, load
+from eigen.chain.artifacts import NAMES, WHOLE, UnknownArtifact, load
 from eigen.chain.devnet.npm import find_npm
 
 ROOT = Path(__file__).resolve().parents[2] / "chain"
+SOURCES = sorted((ROOT / "contracts/src").glob("*.sol"))
 EIP_170_CODE_BYTES_MAX = 24_576
 
 FUNCTIONS = {
@@ -22,6 +23,9 @@ FUNCTIONS = {
         "getVotes(address)",
         "getPastVotes(address,uint256)",
         "balanceOf(address)",
+        "counted(address)",
+        "count(address[])",
+        "credit(address,uint256)",
         "MINTER_ROLE()",
         "CLOCK_MODE()",
         "permit(address,address,uint256,uint256,uint8,bytes32,bytes32)",
@@ -52,6 +56,77 @@ FUNCTIONS = {
         "claimed(bytes32,address)",
         "setPayout(address)",
         "payoutOf(address)",
+        "multiClaim(bytes32,(address,uint256,bytes32[])[])",
+        "openStream(bytes32,uint8,bytes32,uint64,uint128,address)",
+        "openFunded(bytes32,uint8,bytes32,uint64,uint128,address)",
+        "fundedStream(address,bytes32)",
+        "fund(bytes32,uint128)",
+        "closeStream(bytes32,address)",
+        "streams(bytes32)",
+        "paying(bytes32)",
+        "pending(bytes32)",
+        "veto(bytes32,uint64)",
+        "proveEquivocation((bytes32,uint64,bytes32,bytes32,bytes32,uint256),bytes,"
+        "(bytes32,uint64,bytes32,bytes32,bytes32,uint256),bytes)",
+        "terms()",
+        "setTerms((uint32,uint32,uint128,address))",
+        "bond(address,uint128)",
+        "unbond(uint128)",
+        "withdrawBond()",
+        "bondOf(address)",
+        "isSlashed(address)",
+    },
+    "ModelRegistry": {
+        "register(bytes32,address,uint256,uint64,uint96,string)",
+        "recordRound(uint256)",
+        "models(uint256)",
+        "rounds(uint256,uint64)",
+        "lineage(uint256)",
+        "royaltyInfo(uint256,uint256)",
+    },
+    "JobEscrow": {
+        "open(bytes32,bytes32,address,uint128,uint40,uint32,uint16)",
+        "deliver(bytes32)",
+        "dispute(bytes32)",
+        "release(bytes32)",
+        "resolve(bytes32,uint128)",
+        "refund(bytes32)",
+        "jobs(bytes32)",
+        "jobId(address,bytes32)",
+        "streamOf(bytes32)",
+        "rulingStreamOf(bytes32)",
+    },
+    "RevenueShare": {
+        "deposit(uint128)",
+        "stake(uint128)",
+        "unstake(uint128)",
+        "withdraw()",
+        "claim(address)",
+        "owed(address)",
+        "stakeOf(address)",
+    },
+    "Membership": {
+        "request(bytes32)",
+        "approve(address)",
+        "refuse(address)",
+        "leave()",
+        "setRules(address,bool)",
+        "isMember(address)",
+        "statusOf(address)",
+    },
+    "CreationNFT": {
+        "mint(address,uint256,uint64,bytes32,bytes32,string)",
+        "provenance(uint256)",
+        "royaltyInfo(uint256,uint256)",
+    },
+    "RoyaltyVault": {"forward(address)", "streamOf(address)"},
+    "ModelMarket": {
+        "list(address,uint256,address,uint96)",
+        "offerLicence(address,uint256,address,uint96,uint40,bytes32)",
+        "buy(uint256,address)",
+        "cancel(uint256)",
+        "listings(uint256)",
+        "licensedUntil(address,uint256,bytes32,address)",
     },
 }
 
@@ -62,7 +137,56 @@ EVENTS = {
         "ValidatorsChanged(address[],uint256)",
         "RoundPosted(bytes32,uint64,bytes32,bytes32,bytes32,uint256)",
         "Claimed(bytes32,address,address,uint256)",
+        "ClaimSkipped(bytes32,address)",
         "PayoutChanged(address,address)",
+        "StreamOpened(bytes32,uint8,address,bool,address,bytes32)",
+        "StreamFunded(bytes32,address,uint256,uint256)",
+        "StreamClosed(bytes32,address,uint256)",
+        "RoundInWindow(bytes32,uint64,uint64)",
+        "RoundDropped(bytes32,uint64,address)",
+        "Equivocated(address,bytes32,uint64,bytes32,bytes32)",
+        "TermsChanged(uint32,uint32,uint128,address)",
+        "Bonded(address,address,uint256,uint256)",
+        "Unbonding(address,uint256,uint256,uint64)",
+        "BondWithdrawn(address,uint256)",
+        "ValidatorSlashed(address,uint256)",
+    },
+    "DaoFactory": {
+        "DaoCreated(uint256,address,string,"
+        "(address,address,address,address,address,address,address,address,address))"
+    },
+    "ModelRegistry": {
+        "ModelRegistered(uint256,uint256,bytes32,bytes32,address)",
+        "RoundRecorded(uint256,uint64,bytes32,bytes32,bytes32)",
+    },
+    "JobEscrow": {
+        "JobOpened(bytes32,address,bytes32,address,uint256,bytes32,uint40)",
+        "JobDelivered(bytes32,bytes32,uint256,uint40)",
+        "JobDisputed(bytes32,uint40)",
+        "JobClosed(bytes32,bytes32,uint256,uint256)",
+        "JobRefunded(bytes32,address,uint256)",
+    },
+    "RevenueShare": {
+        "Deposited(address,uint256,uint256)",
+        "Staked(address,uint256,uint256)",
+        "Unstaked(address,uint256,uint256,uint64)",
+        "Withdrawn(address,uint256)",
+        "Paid(address,uint256)",
+    },
+    "Membership": {
+        "Requested(address,bytes32)",
+        "Approved(address,address)",
+        "Refused(address,address)",
+        "Left(address)",
+        "RulesChanged(address,bool)",
+    },
+    "CreationNFT": {"Created(uint256,address,uint256,uint64,bytes32,bytes32,bytes32)"},
+    "RoyaltyVault": {"Forwarded(address,bytes32,uint256)"},
+    "ModelMarket": {
+        "Listed(uint256,address,uint256,address,address,uint256,bool,uint40,bytes32)",
+        "Cancelled(uint256)",
+        "Bought(uint256,address,uint256,address,uint256)",
+        "Licensed(address,uint256,address,bytes32,uint64,uint256)",
     },
 }
 
@@ -160,6 +284,11 @@ def test_artifacts_fit_on_a_chain(name: str) -> None:
     assert artifact.compiler["settings"]["evmVersion"] == "prague"
 
 
+@pytest.mark.parametrize("name", WHOLE)
+def test_creation_code_fits_into_a_store(name: str) -> None:
+    assert len(load(name).bytecode) < EIP_170_CODE_BYTES_MAX, "a store has one byte more"
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_contracts_have_the_functions_that_clients_call(name: str) -> None:
     assert FUNCTIONS[name] - signatures(name, "function") == set()
@@ -170,12 +299,13 @@ def test_contracts_have_the_events_that_clients_watch(name: str) -> None:
     assert EVENTS[name] - signatures(name, "event") == set()
 
 
-def test_every_refusal_of_the_ledger_has_a_name() -> None:
-    source = (ROOT / "contracts/src/ContributionLedger.sol").read_text()
-    raised = set(re.findall(r"revert (\w+)\(", source))
-    named = {signature.partition("(")[0] for signature in signatures("ContributionLedger", "error")}
-    assert raised
-    assert raised <= named
+@pytest.mark.parametrize("path", SOURCES, ids=[path.stem for path in SOURCES])
+def test_every_refusal_has_a_name(path: Path) -> None:
+    source = path.read_text()
+    named = {
+        signature.partition("(")[0] for name in NAMES for signature in signatures(name, "error")
+    }
+    assert set(re.findall(r"revert (\w+)\(", source)) <= named
     assert "require(" not in source
 
 

@@ -8,7 +8,19 @@ import trio
 from web3.types import RPCResponse
 
 from eigen.chain.abi import Abi
-from eigen.chain.bindings import GOVERNOR, LEDGER, TIMELOCK, TOKEN
+from eigen.chain.bindings import (
+    CREATIONS,
+    ESCROW,
+    FACTORY,
+    GOVERNOR,
+    LEDGER,
+    MEMBERSHIP,
+    REGISTRY,
+    REVENUE,
+    REVERTS,
+    TIMELOCK,
+    TOKEN,
+)
 from eigen.chain.deploy import (
     DEFAULT_ADMIN_ROLE,
     DELAY_S_MAX,
@@ -18,14 +30,16 @@ from eigen.chain.deploy import (
     deploy_dao,
     fund,
 )
+from eigen.chain.foundry import check_foundry, deploy_foundry
+from eigen.chain.outbox import Outbox
 from eigen.chain.port import InsufficientGasMoney, TransactionReverted
-from eigen.chain.rpc import Call
+from eigen.chain.rpc import Call, Rpc
 from eigen.crypto.identity import Identity
 from eigen.protocol.types import Address
 
-from .conftest import COIN, QUICK, Anvil, Between, Dao, OpenChain, Send, dao_spec
+from .conftest import CHAIN_ID, COIN, QUICK, Anvil, Between, Dao, OpenChain, Send, dao_spec
 
-STEPS = 4 + 2 + 4 + 2  # contracts, minting begun and ended, roles granted, two admins given up
+STEPS = 4 + 6 + 2 + 1  # code that is stored, code that is cloned, factory and market, the founding
 
 
 async def nonce(anvil: Anvil, account: Address) -> int:
@@ -54,6 +68,11 @@ async def test_the_contracts_are_as_the_founders_decided(anvil: Anvil, dao: Dao)
         (at.timelock, TIMELOCK, "getMinDelay", 50),
         (at.ledger, LEDGER, "token", at.token),
         (at.ledger, LEDGER, "dao", at.timelock),
+        (at.registry, REGISTRY, "ledger", at.ledger),
+        (at.escrow, ESCROW, "arbiter", at.timelock),
+        (at.revenue, REVENUE, "token", at.token),
+        (at.membership, MEMBERSHIP, "dao", at.timelock),
+        (at.creations, CREATIONS, "registry", at.registry),
         (at.ledger, LEDGER, "quorum", 2),
         (at.ledger, LEDGER, "validators", tuple(v.address for v in dao.validators)),
     ]
@@ -85,7 +104,7 @@ async def test_the_deployer_keeps_no_power(open_chain: OpenChain, dao: Dao) -> N
             assert refused.value.name in ("AccessControlUnauthorizedAccount", "OnlyDao")
 
 
-@pytest.mark.parametrize("broadcast", [1, 4, 9, STEPS + 2])
+@pytest.mark.parametrize("broadcast", [1, 5, STEPS - 1, STEPS])
 async def test_a_founding_that_was_cancelled_goes_on(
     anvil: Anvil, account: Identity, tmp_path: Path, broadcast: int
 ) -> None:
@@ -111,7 +130,7 @@ async def test_a_founding_that_was_cancelled_goes_on(
         )
         again = await deploy_dao(provider, account.secret, spec, outbox_path=path, settings=QUICK)
     assert again == contracts
-    assert await nonce(anvil, account.address) == STEPS + 2
+    assert await nonce(anvil, account.address) == STEPS
     assert await read(anvil, contracts.token, TOKEN, "totalSupply") == 200 * COIN
 
 
@@ -119,12 +138,13 @@ async def test_roles_that_come_out_wrong_are_found(anvil: Anvil, account: Identi
     """Somebody gives the deployer its power back just before the check."""
     between = Between(anvil)
     tampered = False
+    asked = TOKEN.calldata("hasRole", MINTER_ROLE, NOBODY)[:4].hex()
     minting = TOKEN.calldata("grantRole", DEFAULT_ADMIN_ROLE, account.address)
 
     async def tamper(send: Send) -> RPCResponse:
         nonlocal tampered
         call = between.params["eth_call"][0]
-        if not tampered:
+        if not tampered and call["data"].startswith("0x" + asked):
             tampered = True
             token, timelock = call["to"], await _admin_of(anvil, call["to"])
             await anvil.give(timelock)
@@ -141,6 +161,23 @@ async def test_roles_that_come_out_wrong_are_found(anvil: Anvil, account: Identi
         await deploy_dao(between, account.secret, spec, settings=QUICK)
     assert tampered
     await between.aclose()
+
+
+async def test_a_strangers_factory_is_not_trusted(anvil: Anvil, account: Identity) -> None:
+    """Its parts look right, but the code at one of them is another."""
+    async with anvil.provider() as provider:
+        rpc = Rpc(provider, REVERTS)
+        async with Outbox(rpc, account.secret, None, chain_id=CHAIN_ID, settings=QUICK) as outbox:
+            foundry = await deploy_foundry(rpc, outbox)
+        await check_foundry(rpc, foundry, account.address)
+        parts = await read(anvil, foundry.factory, FACTORY, "parts")
+        await anvil.control("anvil_setCode", "0x" + foundry.market.hex(), "0x00")
+        spec = dao_spec([account], [Identity.generate()], quorum=1)
+        with pytest.raises(DeploymentUnsound, match="is not our ModelMarket"):
+            await deploy_dao(provider, account.secret, spec, settings=QUICK, foundry=foundry)
+        await anvil.control("anvil_setCode", "0x" + bytes(parts).hex(), "0x00")
+        with pytest.raises(DeploymentUnsound, match="is not our DaoToken"):
+            await deploy_dao(provider, account.secret, spec, settings=QUICK, foundry=foundry)
 
 
 async def _admin_of(anvil: Anvil, token: str) -> Address:
@@ -178,7 +215,7 @@ ONE, TWO = Address(b"\x01" * 20), Address(b"\x02" * 20)
     [
         ({"token_name": ""}, "token_name: give 1 to 64"),
         ({"token_symbol": "X" * 65}, "token_symbol: give 1 to 64"),
-        ({"founders": []}, "founders: name 1 to 256"),
+        ({"founders": []}, "founders: name 1 to 24"),
         ({"founders": [(ONE, 0)]}, "founders: every amount"),
         ({"founders": [(ONE, 1 << 208)]}, "founders: amounts sum"),
         ({"founders": [(ONE, 1), (ONE, 2)]}, "founders: an account is named twice"),
@@ -191,6 +228,9 @@ ONE, TWO = Address(b"\x01" * 20), Address(b"\x02" * 20)
         ({"voting_delay_s": -1}, "voting_delay_s: give 0 to"),
         ({"voting_period_s": 0}, "voting_period_s: give 1 to"),
         ({"timelock_delay_s": DELAY_S_MAX + 1}, "timelock_delay_s: give 0 to"),
+        ({"challenge_window_s": 2, "unbonding_delay_s": 1}, "unbonding_delay_s: give challenge"),
+        ({"unstake_delay_s": -1}, "unstake_delay_s: give 0 to"),
+        ({"bond": -1}, "bond: give 0 to"),
         ({"proposal_threshold": 101 * COIN}, "proposal_threshold: nobody could propose"),
         ({"quorum_percent": 101}, "quorum_percent: give 0 to 100"),
     ],

@@ -110,10 +110,10 @@ async def test_a_proposal_becomes_a_run(open_chain: OpenChain, anvil: Anvil, dao
         assert (await chain.proposal(proposal)).state is ProposalState.EXECUTED
         opened = await first_event(chain, RunOpened)
         assert opened == RunOpened(
-            run=call.run,
-            spec=call.spec,
-            rounds=call.rounds,
-            reward_per_round=call.reward_per_round,
+            run=call.opens.run,
+            spec=call.opens.spec,
+            rounds=call.opens.rounds,
+            reward_per_round=call.opens.reward_per_round,
             seed=opened.seed,
             block=executed.block,
         )
@@ -184,7 +184,13 @@ async def test_ids_and_digests_are_the_contracts_own(open_chain: OpenChain, dao:
             return abi.results(function, data)[0]
 
         targets = [dao.contracts.ledger]
-        data = LEDGER.calldata("openRun", call.run, call.spec, call.rounds, call.reward_per_round)
+        data = LEDGER.calldata(
+            "openRun",
+            call.opens.run,
+            call.opens.spec,
+            call.opens.rounds,
+            call.opens.reward_per_round,
+        )
         text_hash = keccak256(call.description.encode())
         assert chain.proposal_id(call) == await asked(
             dao.contracts.governor, GOVERNOR, "hashProposal", targets, [0], [data], text_hash
@@ -219,11 +225,11 @@ async def test_rounds_need_a_quorum_of_validators(
     call = dao.proposal()
     async with open_chain() as chain:
         assert await chain.validators() == (frozenset(v.address for v in dao.validators), 2)
-        root = round_root(call.run, 1, PayoutTree({one.address: 600, two.address: 400}))
+        root = round_root(call.opens.run, 1, PayoutTree({one.address: 600, two.address: 400}))
         with pytest.raises(TransactionReverted, match="unknown run"):
             await chain.post_round(root, attested(chain, root, [one, two]))
         await open_run(chain, anvil, dao, call)
-        assert await chain.head(call.run) is None
+        assert await chain.head(call.opens.run) is None
 
         refusals: list[tuple[list[bytes], str, str]] = [
             (attested(chain, root, [one]), "TooFewSignatures", "given 1, quorum 2"),
@@ -242,10 +248,10 @@ async def test_rounds_need_a_quorum_of_validators(
         assert await chain.gas_money_wei() == before
 
         receipt = await chain.post_round(root, attested(chain, root, [one, three]))
-        assert await chain.head(call.run) == RoundPosted(root, receipt.tx, receipt.block)
+        assert await chain.head(call.opens.run) == RoundPosted(root, receipt.tx, receipt.block)
         assert await chain.post_round(root, attested(chain, root, [one, two])) == receipt
 
-        too_much = round_root(call.run, 2, PayoutTree({one.address: 2001}))
+        too_much = round_root(call.opens.run, 2, PayoutTree({one.address: 2001}))
         with pytest.raises(TransactionReverted, match=r"payout total too large: .*max 2000"):
             await chain.post_round(too_much, attested(chain, too_much, [one, two]))
 
@@ -257,7 +263,7 @@ async def test_another_account_cannot_post_a_posted_round(
     await anvil.give(dao.founders[1].address)
     async with open_chain() as chain, open_chain(dao.founders[1]) as other:
         await open_run(chain, anvil, dao, call)
-        root = round_root(call.run, 1, PayoutTree({}))
+        root = round_root(call.opens.run, 1, PayoutTree({}))
         signatures = attested(chain, root, dao.validators[:2])
         await chain.post_round(root, signatures)
         with pytest.raises(TransactionReverted, match=r"round not later: .*round 1, posted 1"):
@@ -278,22 +284,22 @@ async def test_claims_are_cumulative_over_rounds(
         }
         receipts = {}
         for number, tree in trees.items():
-            root = round_root(call.run, number, tree)
+            root = round_root(call.opens.run, number, tree)
             await chain.post_round(root, attested(chain, root, dao.validators[1:]))
             if number != 2:  # one claim may skip a round
                 receipts[number] = await chain.claim(
-                    call.run, worker, tree.cumulative[worker], tree.proof(worker)
+                    call.opens.run, worker, tree.cumulative[worker], tree.proof(worker)
                 )
-                assert await chain.claimed(call.run, worker) == tree.cumulative[worker]
+                assert await chain.claimed(call.opens.run, worker) == tree.cumulative[worker]
         assert await chain.balance(worker) == 1500
         assert await chain.balance(other) == 0
 
         last = trees[5]
-        again = await chain.claim(call.run, worker, 1500, last.proof(worker))
+        again = await chain.claim(call.opens.run, worker, 1500, last.proof(worker))
         assert again == receipts[5]
         assert await chain.balance(worker) == 1500
         with pytest.raises(TransactionReverted) as inflated:
-            await chain.claim(call.run, other, 901, last.proof(other))
+            await chain.claim(call.opens.run, other, 901, last.proof(other))
         assert inflated.value.name == "InvalidProof"
 
         events = []
@@ -317,11 +323,11 @@ async def test_nobody_is_paid_twice_by_two_claimers(
     async with open_chain() as chain, open_chain(dao.founders[1]) as other:
         await open_run(chain, anvil, dao, call)
         tree = PayoutTree({worker: 10})
-        root = round_root(call.run, 1, tree)
+        root = round_root(call.opens.run, 1, tree)
         await chain.post_round(root, attested(chain, root, dao.validators))
-        await chain.claim(call.run, worker, 10, tree.proof(worker))
+        await chain.claim(call.opens.run, worker, 10, tree.proof(worker))
         with pytest.raises(TransactionReverted) as refused:
-            await other.claim(call.run, worker, 10, tree.proof(worker))
+            await other.claim(call.opens.run, worker, 10, tree.proof(worker))
         assert (refused.value.name, refused.value.error) == ("NothingToClaim", "nothing to claim")
         assert await chain.balance(worker) == 10
 
@@ -338,10 +344,10 @@ async def test_earnings_go_to_the_payout_address(
         assert await chain.set_payout(wallet) is not None  # back again is a new intent
         await open_run(chain, anvil, dao, call)
         tree = PayoutTree({chain.address: 42})
-        root = round_root(call.run, 1, tree)
+        root = round_root(call.opens.run, 1, tree)
         await chain.post_round(root, attested(chain, root, dao.validators))
         before = await chain.balance(chain.address)
-        await chain.claim(call.run, chain.address, 42, tree.proof(chain.address))
+        await chain.claim(call.opens.run, chain.address, 42, tree.proof(chain.address))
         assert await chain.balance(wallet) == 42
         assert await chain.balance(chain.address) == before
         claimed = await first_event(chain, Claimed)
@@ -391,11 +397,11 @@ async def test_the_same_life_on_another_evm() -> None:
                 await step(call)
         worker = founders[1].address
         tree = PayoutTree({worker: 10})
-        root = round_root(call.run, 1, tree)
+        root = round_root(call.opens.run, 1, tree)
         with pytest.raises(TransactionReverted, match="too few signatures: given 1, quorum 2"):
             await chain.post_round(root, attested(chain, root, validators[:1]))
         await chain.post_round(root, attested(chain, root, validators))
-        await chain.claim(call.run, worker, 10, tree.proof(worker))
+        await chain.claim(call.opens.run, worker, 10, tree.proof(worker))
         assert await chain.balance(worker) == 100 * COIN + 10
         assert (await chain.info()).label == "py-evm"
         assert (await first_event(chain, Claimed)).amount == 10

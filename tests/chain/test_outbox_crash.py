@@ -1,5 +1,6 @@
 """Interrupted, cancelled and killed: whatever happens to the process, an intent lands once."""
 
+import json
 import random
 import signal
 import subprocess
@@ -212,11 +213,11 @@ async def test_killed_at_random_moments_every_intent_lands_once(
     print(f"seed {seed}")
     moments = random.Random(seed)
     kills = 0
-    for _ in range(rounds):
+    for number in range(rounds):
         child = _child(anvil, path, account, count)
         assert child.stdout is not None
         assert await trio.to_thread.run_sync(child.stdout.readline) == b"open\n"
-        await trio.sleep(moments.uniform(0, 0.4))
+        await trio.sleep(moments.uniform(0, 0.4) if number else 0)  # the first is in time
         if child.poll() is None:
             child.kill()
             kills += 1
@@ -227,3 +228,21 @@ async def test_killed_at_random_moments_every_intent_lands_once(
     assert await _paid(anvil, count) == list(range(1, count + 1))
     assert await nonce(anvil, account.address) == count
     assert kills > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_thousand_intents_survive_outages_reorganisations_and_kills() -> None:
+    """The bench of the relayer, whole: what it prints is in docs/chain.md."""
+    script = Path(__file__).parents[1] / "bench" / "relayer.py"
+    done = subprocess.run(
+        [sys.executable, script, "--json"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    print(figures)
+    assert figures["chaos_count"] == 1000
+    assert figures["chaos_wrong"] == figures["chaos_paid_twice"] == 0
+    assert figures["chaos_kills"] > 0
+    assert sum(figures["chaos_reorgs"].values()) > 0
+    assert {"429", "hung up", "outage", "reply lost"} <= figures["chaos_faults"].keys()

@@ -69,8 +69,8 @@ async def deploy_dao(provider: Any, sender: str) -> dict[str, Any]:
         provider,
         sender,
         "ContributionLedger",
-        ["address", "address", "address[]", "uint256"],
-        *(*addresses, [sender], 1),
+        ["address", "address", "address[]", "uint256", "(uint32,uint32,uint128,address)"],
+        *(*addresses, [sender], 1, (0, 0, 0, ZERO)),
     )
     return {"token": token, "timelock": timelock, "governor": governor, "ledger": ledger}
 

@@ -1,6 +1,7 @@
 """Watching a real chain that is slow, broken, reorganised, or has its history replaced."""
 
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,9 +9,10 @@ import trio
 from web3.types import RPCResponse
 
 from eigen.chain.bindings import LEDGER, REVERTS
+from eigen.chain.index import LOGS_WANTED, LogIndex
 from eigen.chain.port import ChainUnreachable, WrongChain
 from eigen.chain.rpc import Log, Rpc
-from eigen.chain.watch import LOGS_WANTED, LogWatch, last_log
+from eigen.chain.watch import LogWatch, last_log
 from eigen.crypto.identity import Identity
 from eigen.protocol.types import Address
 
@@ -64,21 +66,34 @@ OpenWatch = Callable[..., LogWatch]
 async def open_watch(anvil: Anvil, emitter: Emitter) -> AsyncIterator[OpenWatch]:
     between: list[Between] = []
 
-    def make(source: Between | None = None, *, confirmations: int = 0, start: int = 0) -> LogWatch:
+    indices: list[LogIndex] = []
+
+    def make(
+        source: Between | None = None,
+        *,
+        confirmations: int = 0,
+        start: int = 0,
+        path: Path | None = None,
+    ) -> LogWatch:
         between.append(source or Between(anvil))
-        return LogWatch(
+        index = LogIndex(
             Rpc(between[-1], REVERTS),
-            emitter.address,
-            [[TOPIC]],
+            [emitter.address],
+            [TOPIC],
             start,
+            path,
             confirmations=confirmations,
-            poll_s=0.01,
             span_max=SPAN,
         )
+        index._database._connect()  # at once: this is no coroutine
+        indices.append(index)
+        return LogWatch(index, start, poll_s=0.01)
 
     yield make
     for source in between:
         await source.aclose()
+    for index in indices:
+        await index.aclose()
 
 
 async def texts(watch: LogWatch, count: int) -> list[str]:
@@ -268,7 +283,7 @@ async def test_crowded_spans_are_halved(
     await anvil.mine()
     watch = open_watch()
     assert len(await texts(watch, LOGS_WANTED + 50)) == LOGS_WANTED + 50
-    assert watch._span == SPAN // 2
+    assert watch.index.span_blocks == SPAN // 2
 
 
 async def test_another_chain_ends_the_watch(anvil: Anvil, open_watch: OpenWatch) -> None:
@@ -301,8 +316,8 @@ async def test_a_chain_is_watched_from_the_contracts_first_block(
     open_chain: OpenChain,
 ) -> None:
     async with open_chain(start_block=7) as chain:
-        assert chain.watch(0)._logs._start == 7  # type: ignore[attr-defined]
-        assert chain.watch(9)._logs._start == 9  # type: ignore[attr-defined]
+        assert chain.watch(0)._logs.index._start == 7  # type: ignore[attr-defined]
+        assert chain.watch(9)._logs.from_block == 9  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("wide", [True, False])
@@ -310,7 +325,7 @@ async def test_the_last_log_is_found_where_wide_queries_are_refused(
     emitter: Emitter, open_watch: OpenWatch, anvil: Anvil, wide: bool
 ) -> None:
     source = Between(anvil)
-    rpc = open_watch(source)._rpc
+    rpc = open_watch(source).index._rpc
 
     async def limited(send: Send) -> RPCResponse:
         asked = source.params["eth_getLogs"][0]
@@ -330,3 +345,60 @@ async def test_the_last_log_is_found_where_wide_queries_are_refused(
     assert found.data == b"b"
     assert source.asked["eth_getLogs"] == (2 if wide else 5)
     assert await last_log(rpc, address, [[TOPIC]], found.block + 1, span_max=SPAN) is None
+
+
+async def test_a_restart_reads_no_block_twice(
+    emitter: Emitter, open_watch: OpenWatch, anvil: Anvil, tmp_path: Path
+) -> None:
+    path = tmp_path / "index.sqlite"
+    await emitter.emit("a")
+    await anvil.mine(3 * SPAN)
+    first = open_watch(path=path)
+    assert await texts(first, 1) == ["a"]
+    with trio.fail_after(10):
+        while await first.index.advance():
+            pass
+    await first.index.aclose()
+
+    source = Between(anvil)
+    again = open_watch(source, path=path)
+    assert await texts(again, 1) == ["a"]
+    assert source.asked["eth_getLogs"] == 0
+    await emitter.emit("b")
+    assert await texts(again, 1) == ["b"]
+    asked = source.params["eth_getLogs"][0]
+    assert int(asked["fromBlock"], 16) > 3 * SPAN
+
+
+async def test_what_a_reorganisation_took_back_while_nobody_looked_leaves_the_index(
+    emitter: Emitter, open_watch: OpenWatch, anvil: Anvil, tmp_path: Path
+) -> None:
+    path = tmp_path / "index.sqlite"
+    first = open_watch(path=path)
+    for text in "abc":  # a mark after each
+        await emitter.emit(text)
+        assert await texts(first, 1) == [text]
+    await first.index.aclose()
+
+    await anvil.control("anvil_reorg", 1, [])  # the last block is another one now
+    again = open_watch(path=path)
+    with trio.fail_after(10):
+        while await again.index.advance():
+            pass
+    assert [found.data for found in await again.index.find(TOPIC)] == [b"a", b"b"]
+    await emitter.emit("d")
+    assert await texts(again, 3) == ["a", "b", "d"]
+
+
+async def test_an_index_of_another_chain_is_started_anew(
+    emitter: Emitter, open_watch: OpenWatch, start_anvil: Callable[..., Anvil], tmp_path: Path
+) -> None:
+    path = tmp_path / "index.sqlite"
+    await emitter.emit("a")
+    first = open_watch(path=path)
+    assert await texts(first, 1) == ["a"]
+    await first.index.aclose()
+    other = start_anvil("--timestamp", "1700000000")
+    again = open_watch(Between(other), path=path)
+    await nothing(again)
+    assert await again.index.find(TOPIC) == []

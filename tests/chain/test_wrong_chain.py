@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 from web3.types import RPCResponse
 
-from eigen.chain.evm import EvmChain, _readable
+from eigen.chain.evm import EvmChain
 from eigen.chain.port import (
     Contracts,
     TransactionReverted,
     WrongChain,
 )
 from eigen.chain.provider import TrioHTTPProvider
+from eigen.chain.reader import _readable
 from eigen.crypto.identity import Identity
 
 from .conftest import (
@@ -72,7 +73,7 @@ async def test_another_chain_is_refused_before_anything_is_signed(
             assert await chain.unfinished_writes() == 0
 
 
-@pytest.mark.parametrize("field", ["token", "governor", "timelock", "ledger"])
+@pytest.mark.parametrize("field", ["token", "governor", "timelock", "ledger", "membership"])
 async def test_a_contract_that_is_not_there_is_named(
     open_chain: OpenChain, dao: Dao, field: str
 ) -> None:

@@ -100,7 +100,7 @@ def test_the_id_is_stable_and_follows_name_chain_and_ledger_alone() -> None:
         (
             "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed",
             "0xfB6916095ca1df60bB79Ce92cE3Ea74c37c5d359",
-            "four different addresses",
+            "different addresses",
         ),
         ("[contracts]", "[contrakts]", "net.toml:5: contrakts: no such key; did you mean contr"),
         ("[contracts]", "contracts = 1\n[parameters]", "contracts: is a table: write [contracts]"),

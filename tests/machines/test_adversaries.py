@@ -130,7 +130,9 @@ def test_a_leader_with_two_seats_gets_one_vote_of_each_and_the_next_leader_takes
             return False
         seat = effect.message
         assert node.committee is not None
-        members, _ = node.committee.evidence.assign(tuple(m.trainer for m in seat.members[1:]))
+        members, _ = node.committee.evidence.assign(
+            tuple(m.trainer for m in seat.members[1:]), node.committee.context.course.opened
+        )
         net.gossip(node, replace(seat, members=members))
         net.perform(node, effect)
         return True

@@ -174,7 +174,7 @@ def test_where_places_are_few_each_trainer_gets_its_turn() -> None:
     for i in range(40):
         run = replace(few, seed=Digest(bytes([i]) * 32))
         evidence = RoundEvidence(run, None, Digest(bytes(32)), Checks(run, ADDRESSES[0]))
-        members, _ = evidence.assign(tuple(ADDRESSES))
+        members, _ = evidence.assign(tuple(ADDRESSES), evidence.context.course.opened)
         assert len(members) == 3
         seated.update(m.trainer for m in members)
     assert set(seated) == set(ADDRESSES)

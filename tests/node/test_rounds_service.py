@@ -26,6 +26,7 @@ from eigen.node.exchange import RESULTS_PER_SENDER_MAX, PartsMissing, part_diges
 from eigen.node.ports import BulkWriter, RequestRefused, RequestTimeout
 from eigen.node.retention import NOTED, ONCE_UNNAMED
 from eigen.node.rounds import Rounds
+from eigen.node.run_changes import no_spec
 from eigen.node.run_ports import RunPorts
 from eigen.node.states import StateFiles
 from eigen.node.worker import TrainingWorker
@@ -212,7 +213,14 @@ async def _member(
         StateFiles(folder, one.records),
     )
     trains = one.address not in context.validators
-    rounds = Rounds(ports, one.members, Parameters(), trains=trains, on_adopted=lambda *_: None)
+    rounds = Rounds(
+        ports,
+        one.members,
+        Parameters(),
+        trains=trains,
+        on_adopted=lambda *_: None,
+        find_spec=no_spec,
+    )
     driver = RunDriver(
         context,
         ports,

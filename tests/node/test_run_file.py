@@ -8,11 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from eigen.node.exit_codes import ExitCode
+from eigen.node.member_file import FILE_BYTES_MAX, MemberFileError
 from eigen.node.run_file import (
     DEFAULT_AGGREGATION,
-    RUN_FILE_BYTES_MAX,
     TOKEN,
-    RunFileError,
     load_run_file,
 )
 from eigen.protocol.cid import raw_cid
@@ -90,7 +89,7 @@ def test_three_in_ten_may_lie_unless_the_file_says_otherwise(tmp_path: Path) -> 
     assert aggregation("tolerated_percent = 12.5") == AggregationSpec("cosine-filter", 1_250)
     assert aggregation('rule = "median"') == AggregationSpec("median", 3_000)
     assert aggregation('rule = "mean"') == AggregationSpec("mean", 0)
-    with pytest.raises(RunFileError, match="mean tolerates none"):
+    with pytest.raises(MemberFileError, match="mean tolerates none"):
         aggregation('rule = "mean"\ntolerated_percent = 30')
 
 
@@ -208,7 +207,7 @@ def test_a_mistake_names_file_key_and_what_may_stand_there(
     tmp_path: Path, key: str, value: str, hint: str
 ) -> None:
     path = write(tmp_path, changed(key, value))
-    with pytest.raises(RunFileError, match=hint) as caught:
+    with pytest.raises(MemberFileError, match=hint) as caught:
         load_run_file(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
@@ -220,31 +219,31 @@ def test_a_mistake_names_file_key_and_what_may_stand_there(
 @pytest.mark.parametrize("name", ["model", "inner", "outer", "dataset"])
 def test_a_missing_table_is_named(tmp_path: Path, name: str) -> None:
     path = write(tmp_path, GOOD.replace(f"[{name}]", f"[other_{name}]"))
-    with pytest.raises(RunFileError, match=name):
+    with pytest.raises(MemberFileError, match=name):
         load_run_file(path)
 
 
 @pytest.mark.parametrize("both", [True, False])
 def test_a_dataset_has_a_source_or_a_manifest(tmp_path: Path, both: bool) -> None:
     line = f'source = "digits"\nmanifest = "{MANIFEST}"' if both else "shards = 4"
-    with pytest.raises(RunFileError, match="dataset: give either manifest or source"):
+    with pytest.raises(MemberFileError, match="dataset: give either manifest or source"):
         load_run_file(write(tmp_path, GOOD.replace('source = "digits"', line)))
 
 
 def test_what_is_no_file_no_text_or_no_toml_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RunFileError, match=r"nowhere.toml: cannot be read: No such file"):
+    with pytest.raises(MemberFileError, match=r"nowhere.toml: cannot be read: No such file"):
         load_run_file(tmp_path / "nowhere.toml")
-    with pytest.raises(RunFileError, match="cannot be read: Is a directory"):
+    with pytest.raises(MemberFileError, match="cannot be read: Is a directory"):
         load_run_file(tmp_path)
-    with pytest.raises(RunFileError, match="not valid TOML"):
+    with pytest.raises(MemberFileError, match="not valid TOML"):
         load_run_file(write(tmp_path, GOOD.replace("[inner]", "[inner")))
     path = tmp_path / "latin.toml"
     path.write_bytes(GOOD.replace("digits", "Zahlen für").encode("latin-1"))
-    with pytest.raises(RunFileError, match="not valid TOML"):
+    with pytest.raises(MemberFileError, match="not valid TOML"):
         load_run_file(path)
-    with pytest.raises(RunFileError, match=str(RUN_FILE_BYTES_MAX)):
-        load_run_file(write(tmp_path, GOOD + "#" * RUN_FILE_BYTES_MAX))
-    with pytest.raises(RunFileError, match="not valid TOML"):
+    with pytest.raises(MemberFileError, match=str(FILE_BYTES_MAX)):
+        load_run_file(write(tmp_path, GOOD + "#" * FILE_BYTES_MAX))
+    with pytest.raises(MemberFileError, match="not valid TOML"):
         load_run_file(write(tmp_path, "x = " + "[" * 5000))
 
 

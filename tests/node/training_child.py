@@ -22,6 +22,7 @@ from eigen.crypto.identity import Identity
 from eigen.node.datasets import Dataset
 from eigen.node.driver import RunDriver
 from eigen.node.rounds import Rounds
+from eigen.node.run_changes import no_spec
 from eigen.node.run_ports import RunPorts
 from eigen.node.states import OPTIMIZER, StateFiles
 from eigen.node.worker import TrainingWorker
@@ -62,7 +63,9 @@ def services(one: Peer, folder: Path, worker: TrainingWorker) -> Rounds:
     )
     quick = Parameters(commit_s=10.0, attempt_s=10.0, resend_s=0.2, notices_s=0.5)
     trains = one.address == TRAINER.address
-    return Rounds(ports, one.members, quick, trains=trains, on_adopted=lambda *_: None)
+    return Rounds(
+        ports, one.members, quick, trains=trains, on_adopted=lambda *_: None, find_spec=no_spec
+    )
 
 
 async def main(folder: Path, overlap: bool) -> None:

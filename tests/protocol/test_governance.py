@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eigen.protocol import limits
-from eigen.protocol.cid import raw_cid
 from eigen.protocol.governance import (
     ExecuteProposal,
     Governance,
@@ -15,33 +14,16 @@ from eigen.protocol.governance import (
     RelayBallots,
     Stage,
 )
-from eigen.protocol.messages import Proposal, SignedBallot
-from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec, RunSpec, run_id
-from eigen.protocol.types import Address, RunId
+from eigen.protocol.messages import Proposal, ProposedCall, SignedBallot
+from eigen.protocol.types import Address
 
 RELAYERS = [Address(bytes([i + 1]) * 20) for i in range(3)]
-SPEC = RunSpec(
-    "digits",
-    ModelSpec("mlp", ()),
-    raw_cid(b"manifest"),
-    3,
-    InnerSpec(20, 32, 1e-3, 0.0),
-    OuterSpec("sgd", 1.0, 0.0),
-    "int8",
-    "int8",
-    AggregationSpec("mean"),
-    65_536,
-    2,
-    16,
-    10**20,
-    1_000,
-    0,
-)
 BATCH_S, TURN_S = 5.0, 10.0
 
 
 def proposal(seed: int) -> Proposal:
-    return Proposal(replace(SPEC, seed=seed), "train it")
+    call = ProposedCall(RELAYERS[0], 0, seed.to_bytes(4, "big"))
+    return Proposal((call,), "do it")
 
 
 def ballot(chain_id: int, voter: int) -> SignedBallot:
@@ -50,13 +32,22 @@ def ballot(chain_id: int, voter: int) -> SignedBallot:
 
 
 def machine(me: Address = RELAYERS[0], *, relays: bool = True) -> Governance:
-    return Governance(me, relays, BATCH_S, TURN_S)
+    return Weighed(me, relays, BATCH_S, TURN_S)
 
 
-def with_proposal(me: Address = RELAYERS[0]) -> tuple[Governance, RunId]:
+class Weighed(Governance):
+    """Everybody has votes in everything."""
+
+    def add_ballot(self, ballot: SignedBallot, now: float) -> bool:
+        held = super().add_ballot(ballot, now)
+        self.weigh(int.from_bytes(ballot.proposal, "big"), ballot.voter, 1)
+        return held
+
+
+def with_proposal(me: Address = RELAYERS[0]) -> tuple[Governance, int]:
     known = machine(me)
     assert known.add_proposal(proposal(1), RELAYERS[1], 77)
-    return known, run_id(proposal(1).spec)
+    return known, 77
 
 
 def test_a_ballot_counts_once_and_only_for_what_is_known() -> None:
@@ -82,6 +73,36 @@ def test_ballots_wait_for_company_and_for_the_vote_to_open() -> None:
     assert known.due([], 9_000.0) == []
 
 
+def test_ballots_without_votes_are_not_paid_for() -> None:
+    """Anybody can sign thousands of them with fresh keys."""
+    known = Governance(RELAYERS[0], True, BATCH_S, TURN_S)
+    known.add_proposal(proposal(1), RELAYERS[1], 77)
+    known.saw_stage(77, Stage.ACTIVE, 0.0)
+    for voter in range(1, 4):
+        assert known.add_ballot(ballot(77, voter), 0.0)
+    assert known.due([], 100.0) == []  # nothing is known of them yet
+    names = known.unweighed(77)
+    assert len(names) == 3
+    for voter, votes in zip(names, (0, 5, 0), strict=True):
+        known.weigh(77, voter, votes)
+    assert known.unweighed(77) == []
+    assert known.due([], 100.0) == [RelayBallots(77, (ballot(77, 2),))]
+    assert not known.add_ballot(replace(ballot(77, 1), nonce=9), 1.0)
+    assert len(known.proposals[77].ballots) == 1
+
+
+def test_a_ballot_with_a_later_nonce_takes_the_place_of_one_that_is_not_counted() -> None:
+    known, proposal_id = with_proposal()
+    known.saw_stage(proposal_id, Stage.ACTIVE, 0.0)
+    assert known.add_ballot(ballot(77, 1), 0.0)
+    later = replace(ballot(77, 1), nonce=1)
+    assert known.add_ballot(later, 1.0)
+    assert not known.add_ballot(ballot(77, 1), 2.0)
+    assert known.due([], 100.0) == [RelayBallots(77, (later,))]
+    known.saw_counted(77, [later.voter])
+    assert not known.add_ballot(replace(later, nonce=2), 3.0)
+
+
 @pytest.mark.parametrize(
     ("stage", "kind"), [(Stage.SUCCEEDED, QueueProposal), (Stage.READY, ExecuteProposal)]
 )
@@ -99,7 +120,7 @@ def test_relayers_take_turns(stage: Stage, kind: type) -> None:
 def test_who_does_not_relay_does_nothing() -> None:
     idle = machine(relays=False)
     idle.add_proposal(proposal(1), RELAYERS[1], 77)
-    idle.saw_stage(run_id(proposal(1).spec), Stage.SUCCEEDED, 0.0)
+    idle.saw_stage(77, Stage.SUCCEEDED, 0.0)
     assert idle.due(RELAYERS, 1_000.0) == []
 
 
@@ -137,14 +158,14 @@ def test_a_flood_of_proposals_keeps_no_honest_one_out() -> None:
     flooder, honest = RELAYERS[2], RELAYERS[1]
     known.add_proposal(proposal(1), RELAYERS[0], 1)  # ours, not on chain yet
     known.add_proposal(proposal(2), honest, 2)
-    known.saw_stage(run_id(proposal(2).spec), Stage.ACTIVE, 0.0)
+    known.saw_stage(2, Stage.ACTIVE, 0.0)
     for seed in range(10, 10 + 2 * limits.PROPOSALS_MAX):
         assert known.add_proposal(proposal(seed), flooder, seed)
     assert known.add_proposal(proposal(3), honest, 3)
     assert len(known.proposals) == limits.PROPOSALS_MAX
-    assert all(known.by_chain_id(chain_id) for chain_id in (1, 2, 3))
-    assert known.by_chain_id(10) is None
-    gone = run_id(proposal(10).spec)
+    assert all(id_ in known.proposals for id_ in (1, 2, 3))
+    gone = 10
+    assert gone not in known.proposals
     assert not known.saw_stage(gone, Stage.ACTIVE, 1.0)  # word of a forgotten one is no error
     known.saw_counted(gone, [flooder])
 
@@ -153,11 +174,11 @@ def test_what_has_ended_makes_room_and_what_is_open_does_not() -> None:
     known = machine()
     for seed in range(limits.PROPOSALS_MAX):
         known.add_proposal(proposal(seed), RELAYERS[1], seed + 1)
-        known.saw_stage(run_id(proposal(seed).spec), Stage.ACTIVE, 0.0)
+        known.saw_stage(seed + 1, Stage.ACTIVE, 0.0)
     assert not known.add_proposal(proposal(1_000), RELAYERS[1], 1_001)
-    known.saw_stage(run_id(proposal(5).spec), Stage.EXECUTED, 1.0)
+    known.saw_stage(6, Stage.EXECUTED, 1.0)
     assert known.add_proposal(proposal(1_000), RELAYERS[1], 1_001)
-    assert known.by_chain_id(6) is None
+    assert 6 not in known.proposals
 
 
 events = st.lists(
@@ -179,7 +200,7 @@ def test_actions_always_fit_the_stage(story: list[tuple[str, int, object]]) -> N
         known.add_proposal(proposal(seed), RELAYERS[1], seed)
     now = 0.0
     for what, which, detail in story:
-        run = run_id(proposal(which).spec) if what != "wait" else None
+        run = which if what != "wait" else None
         if what == "ballot" and isinstance(detail, int):
             known.add_ballot(ballot(which, detail), now)
         elif what == "stage" and isinstance(detail, Stage) and run:
@@ -189,7 +210,7 @@ def test_actions_always_fit_the_stage(story: list[tuple[str, int, object]]) -> N
         else:
             now += which
         for action in known.due(RELAYERS, now):
-            of = known.proposals[action.run]
+            of = known.proposals[action.proposal]
             match action:
                 case RelayBallots(ballots=ballots):
                     assert of.stage is Stage.ACTIVE

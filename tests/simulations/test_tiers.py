@@ -6,16 +6,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
+from eigen.chain.decisions import ChangeRun
 from eigen.node.libp2p.config import Libp2pConfig
 from eigen.node.libp2p.network import Libp2pNetwork
 from eigen.node.libp2p.surroundings import Surroundings, TcpTransport, Transport
 from eigen.node.local_network import free_ports
 from eigen.node.ports import BulkReader, Verdict
+from eigen.protocol.messages import NO_DIGEST
+from eigen.protocol.run import AggregationSpec, spec_digest
 from eigen.protocol.types import Address
 from eigen.simulations import virtual_time
 from eigen.simulations.lines import Lines
@@ -24,6 +28,7 @@ from eigen.simulations.play import Play
 from eigen.simulations.proxies import BEHIND, HOST, Fronted, Proxies
 from eigen.simulations.record import RunFolder
 from eigen.simulations.scenario import Scenario, ScenarioError, parse_scenario
+from eigen.simulations.services import work
 from eigen.simulations.tier1 import devices_of
 from eigen.simulations.tier2 import ServicesPlay
 from eigen.simulations.tier3 import ProcessesPlay
@@ -382,3 +387,51 @@ def test_a_message_takes_as_long_through_proxies_as_on_virtual_time() -> None:
     for name, seconds in expected.items():
         assert seconds > 0.1
         assert abs(measured[name] / seconds - 1.0) < 0.10, (name, measured[name], seconds)
+
+
+# what the DAO changes -----------------------------------------------------------------------------
+class Changing(ServicesPlay):
+    """After the first round the DAO votes for another learning rate, rule and data set."""
+
+    async def _open_run(self) -> None:
+        await super()._open_run()
+        self._nursery.start_soon(self._decide)
+
+    async def _decide(self) -> None:
+        first = next(n for n in self.nodes.values() if n.device.group.role == "validator")
+        assert first.node is not None
+        rounds, datasets = first.node.rounds, first.node.datasets
+        while not rounds.drivers:  # noqa: ASYNC110 - the daemon opens it in its own time
+            await trio.sleep(0.1)
+        [(run, driver)] = rounds.drivers.items()
+        spec = driver.context.spec
+        other = await datasets.seed(replace(work(self.scenario)[1], name="other"))
+        self.after = replace(
+            spec,
+            dataset=other,
+            inner=replace(spec.inner, lr=spec.inner.lr / 2),
+            aggregation=AggregationSpec("median", 3_000),
+        )
+        change = ChangeRun(run, FROM_ROUND, spec_digest(self.after))
+        await first.node.governance.propose([change], "slower", (self.after,))
+        bad = replace(self.after, reward_per_round=10**30)
+        await first.node.governance.propose(
+            [ChangeRun(run, FROM_ROUND, spec_digest(bad))], "more money", (bad,)
+        )
+        self.answers = [n.node.rounds for n in self.nodes.values() if n.node is not None]
+
+
+FROM_ROUND = 3
+
+
+def test_a_change_that_the_dao_voted_for_changes_the_run_on_every_node() -> None:
+    playing = Changing(scenario(model="digits", rounds=4))
+    answer = playing.run()
+    assert all(held for _, held, _ in answer.held), answer.held
+    name = spec_digest(playing.after)
+    records = playing.outcome.records
+    assert [records[n].spec for n in (1, 2, 3, 4)] == [NO_DIGEST, NO_DIGEST, name, name]
+    for rounds in playing.answers:
+        [driver] = rounds.drivers.values()
+        assert [change.spec for change in driver.context.course.changes] == [playing.after]
+    assert len({playing.chronicle.models[4][n] for n in playing.chronicle.models[4]}) == 1

@@ -23,6 +23,7 @@ from eigen.protocol.messages import (
     Credit,
     Heartbeat,
     Proposal,
+    ProposedCall,
     RoundRecord,
     SeatProposal,
     SeatVote,
@@ -63,6 +64,7 @@ NOTICE = StepNotice(AT, raw_cid(b"checkpoint"))
 COMMITMENT = Commitment(
     AT, raw_cid(b"base"), Digest(b"p" * 32), Digest(b"q" * 32), bytes(256), 100, (1.5, 0.25)
 )
+CALLS = (ProposedCall(Address(b"\x01" * 20), 5, b"\xaa"),)
 SPEC = RunSpec(
     "digits",
     ModelSpec("mlp", (("hidden", 64),)),
@@ -269,13 +271,43 @@ BENT_FIELDS = [
     (COMMITMENT, [6], [math.inf], "Commitment.loss_trace[0]", "not a finite number"),
     (COMMITMENT, [6], [-math.inf], "Commitment.loss_trace[0]", "not a finite number"),
     (COMMITMENT, [6], [0.5] * 1025, "Commitment.loss_trace", "length 1025, 0 to 1024 allowed"),
-    (Proposal(SPEC, "x"), [0, 14], 2**63, "Proposal.spec.seed", "is not within"),
-    (Proposal(SPEC, "x"), [0, 12], b"\x01" * 33, "Proposal.spec.reward_per_round", "not an amount"),
-    (Proposal(SPEC, "x"), [0, 12], 5, "Proposal.spec.reward_per_round", "not an amount"),
-    (Proposal(SPEC, "x"), [0, 12], b"\x01" + bytes(16), "Proposal.spec", "does not fit uint128"),
-    (Proposal(SPEC, "x"), [0, 11], 1, "Proposal.spec", "trainers_min is above trainers_max"),
-    (Proposal(SPEC, "x"), [1], "é" * 2049, "Proposal.description", "length 4098"),
-    (Proposal(SPEC, "x"), [0, 1, 1], [["a", 1, 2]], "Proposal.spec.model.options[0]", "3 items"),
+    (Proposal(CALLS, "x", (SPEC,)), [2, 0, 14], 2**63, "Proposal.specs[0].seed", "is not within"),
+    (
+        Proposal(CALLS, "x", (SPEC,)),
+        [2, 0, 12],
+        b"\x01" * 33,
+        "Proposal.specs[0].reward_per_round",
+        "not an amount",
+    ),
+    (
+        Proposal(CALLS, "x", (SPEC,)),
+        [2, 0, 12],
+        5,
+        "Proposal.specs[0].reward_per_round",
+        "not an amount",
+    ),
+    (
+        Proposal(CALLS, "x", (SPEC,)),
+        [2, 0, 12],
+        b"\x01" + bytes(16),
+        "Proposal.specs[0]",
+        "does not fit uint128",
+    ),
+    (
+        Proposal(CALLS, "x", (SPEC,)),
+        [2, 0, 11],
+        1,
+        "Proposal.specs[0]",
+        "trainers_min is above trainers_max",
+    ),
+    (Proposal(CALLS, "x", (SPEC,)), [1], "é" * 2049, "Proposal.description", "length 4098"),
+    (
+        Proposal(CALLS, "x", (SPEC,)),
+        [2, 0, 1, 1],
+        [["a", 1, 2]],
+        "Proposal.specs[0].model.options[0]",
+        "3 items",
+    ),
 ]
 
 

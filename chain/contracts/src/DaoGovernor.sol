@@ -116,6 +116,7 @@ contract DaoGovernor is
     {
         if (support > uint8(VoteType.Abstain) || hasVoted(proposalId, voter)) return false;
         bytes32 ballot = keccak256(abi.encode(BALLOT_TYPEHASH, proposalId, support, voter, nonces(voter)));
+        // slither-disable-next-line unused-return (the detail of a fault; the fault is looked at)
         (address signer, ECDSA.RecoverError fault,) = ECDSA.tryRecoverCalldata(_hashTypedDataV4(ballot), signature);
         return fault == ECDSA.RecoverError.NoError && signer == voter;
     }

@@ -4,6 +4,8 @@ pragma solidity 0.8.34;
 import {ContributionLedger} from "../src/ContributionLedger.sol";
 import {DaoGovernor} from "../src/DaoGovernor.sol";
 import {DaoToken} from "../src/DaoToken.sol";
+import {Rounds} from "../src/Rounds.sol";
+import {Validators} from "../src/Validators.sol";
 import {ForgeTest} from "./Forge.sol";
 import {TimelockController} from "@openzeppelin/contracts/governance/TimelockController.sol";
 import {IVotes} from "@openzeppelin/contracts/governance/utils/IVotes.sol";
@@ -40,7 +42,7 @@ abstract contract Dao is ForgeTest {
             IVotes(address(token)), timelock, VOTING_DELAY_S, VOTING_PERIOD_S, PROPOSAL_THRESHOLD, QUORUM_PERCENT
         );
         keys = keysByAddress(100, VALIDATORS);
-        ledger = new ContributionLedger(token, address(timelock), addressesOf(keys), QUORUM);
+        ledger = new ContributionLedger(token, address(timelock), addressesOf(keys), QUORUM, instant());
 
         timelock.grantRole(timelock.PROPOSER_ROLE(), address(governor));
         timelock.grantRole(timelock.CANCELLER_ROLE(), address(governor));
@@ -49,6 +51,11 @@ abstract contract Dao is ForgeTest {
         token.grantRole(token.MINTER_ROLE(), address(this)); // the tests hand out votes as they need them
         token.grantRole(token.DEFAULT_ADMIN_ROLE(), address(timelock));
         token.renounceRole(token.DEFAULT_ADMIN_ROLE(), address(this));
+    }
+
+    /// @dev Roots pay at once, validators need no bond.
+    function instant() internal pure returns (Validators.Terms memory) {
+        return Validators.Terms(0, 0, 0, address(0));
     }
 
     function openRun() internal {
@@ -64,9 +71,9 @@ abstract contract Dao is ForgeTest {
     function roundRoot(uint64 round, bytes32 payoutRoot, uint256 payoutTotal)
         internal
         pure
-        returns (ContributionLedger.RoundRoot memory)
+        returns (Rounds.RoundRoot memory)
     {
-        return ContributionLedger.RoundRoot(
+        return Rounds.RoundRoot(
             RUN,
             round,
             keccak256(abi.encode("checkpoint", round)),
@@ -77,7 +84,7 @@ abstract contract Dao is ForgeTest {
     }
 
     /// @dev Signatures of the first `count` of `signers`, in their order.
-    function signatures(ContributionLedger.RoundRoot memory root, uint256[] memory signers, uint256 count)
+    function signatures(Rounds.RoundRoot memory root, uint256[] memory signers, uint256 count)
         internal
         view
         returns (bytes[] memory signed)
@@ -90,7 +97,7 @@ abstract contract Dao is ForgeTest {
     }
 
     function post(uint64 round, bytes32 payoutRoot, uint256 payoutTotal) internal {
-        ContributionLedger.RoundRoot memory root = roundRoot(round, payoutRoot, payoutTotal);
+        Rounds.RoundRoot memory root = roundRoot(round, payoutRoot, payoutTotal);
         ledger.postRound(root, signatures(root, keys, QUORUM));
     }
 

@@ -3,6 +3,8 @@ pragma solidity 0.8.34;
 
 import {ContributionLedger} from "../src/ContributionLedger.sol";
 import {DaoGovernor} from "../src/DaoGovernor.sol";
+import {Rounds} from "../src/Rounds.sol";
+import {Streams} from "../src/Streams.sol";
 import {Dao} from "./Dao.sol";
 import {Vm} from "./Forge.sol";
 import {IGovernor} from "@openzeppelin/contracts/governance/IGovernor.sol";
@@ -51,7 +53,7 @@ contract DaoGovernorTest is Dao {
         vm.warp(block.timestamp + 1);
         targets.push(address(ledger));
         values.push(0);
-        calldatas.push(abi.encodeCall(ContributionLedger.openRun, (RUN, SPEC, ROUNDS, REWARD)));
+        calldatas.push(abi.encodeCall(Streams.openRun, (RUN, SPEC, ROUNDS, REWARD)));
         vm.prank(voter(0));
         proposalId = governor.propose(targets, values, calldatas, description);
     }

@@ -17,6 +17,7 @@ interface Vm {
     function prevrandao(bytes32 value) external;
     function etch(address target, bytes calldata code) external;
     function assume(bool condition) external pure;
+    function expectRevert() external;
     function expectRevert(bytes calldata revertData) external;
     function expectPartialRevert(bytes4 selector) external;
     function expectEmit(address emitter) external;

@@ -2,6 +2,7 @@
 pragma solidity 0.8.34;
 
 import {ContributionLedger} from "../src/ContributionLedger.sol";
+import {Rounds} from "../src/Rounds.sol";
 import {Dao} from "./Dao.sol";
 import {Payouts} from "./Payouts.sol";
 
@@ -57,7 +58,7 @@ contract LedgerActors is Dao {
         b.cumulative = cumulative;
         (b.round, b.payoutTotal) = (round, total);
 
-        ContributionLedger.RoundRoot memory root = roundRoot(round, Payouts.root(b.leaves), total);
+        Rounds.RoundRoot memory root = roundRoot(round, Payouts.root(b.leaves), total);
         root.run = runId(run);
         uint256 signers = bound(more, ledger.quorum(), keys.length);
         ledger.postRound(root, signatures(root, keys, signers));
@@ -68,7 +69,7 @@ contract LedgerActors is Dao {
     function postBadRound(uint256 run, uint8 fault, uint256 amount) external {
         run %= RUNS;
         Books storage b = _books[run];
-        ContributionLedger.RoundRoot memory root = roundRoot(b.round + 1, 0, b.payoutTotal);
+        Rounds.RoundRoot memory root = roundRoot(b.round + 1, 0, b.payoutTotal);
         root.run = runId(run);
         uint256 signers = ledger.quorum();
         fault %= 4;

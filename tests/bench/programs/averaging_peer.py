@@ -34,6 +34,7 @@ from eigen.node.members import Members
 from eigen.node.records import SqliteRecords
 from eigen.node.retention import Retention
 from eigen.node.rounds import Rounds
+from eigen.node.run_changes import no_spec
 from eigen.node.run_ports import RunPorts
 from eigen.node.states import StateFiles
 from eigen.node.worker import TrainingWorker
@@ -182,7 +183,14 @@ async def main(home: Path, wanted: dict[str, Any]) -> None:
             retention,
             StateFiles(home / "states", records),
         )
-        rounds = Rounds(ports, members, deadlines, trains=not validates, on_adopted=lambda *_: None)
+        rounds = Rounds(
+            ports,
+            members,
+            deadlines,
+            trains=not validates,
+            on_adopted=lambda *_: None,
+            find_spec=no_spec,
+        )
         gossip.join()
         async with trio.open_nursery() as nursery:
             await nursery.start(network.run)
