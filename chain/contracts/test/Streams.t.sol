@@ -164,6 +164,15 @@ contract StreamsTest is Dao {
         ledger.multiClaim(RUN, new ContributionLedger.Earning[](0));
     }
 
+    function test_a_batch_stops_at_the_attested_total() public {
+        openRun();
+        bytes32[] memory leaves = postPayouts(RUN, 1, 75); // the leaves sum to 150
+        vm.expectEmit(address(ledger));
+        emit ContributionLedger.ClaimSkipped(RUN, accounts[3]);
+        vm.assertEq(ledger.multiClaim(RUN, earnings(leaves)), 3, "10, 20 and 30 are paid");
+        vm.assertEq(token.totalSupply(), 60, "15 are left, for none of them");
+    }
+
     // ------------------------------------------------------------------ the end
 
     function test_a_closed_stream_pays_what_it_owes_and_returns_the_rest() public {

@@ -178,6 +178,15 @@ contract WindowsTest is Dao {
         requirePaying(2);
     }
 
+    function test_after_a_veto_nothing_is_pending() public {
+        post(1, 0, 0);
+        vm.prank(guardian);
+        ledger.veto(RUN, 1);
+        requirePending(0, 0, 0, 0);
+        vm.prank(address(timelock));
+        ledger.closeStream(RUN, address(timelock)); // which would wait for a window
+    }
+
     function test_the_dao_may_veto_and_nobody_else() public {
         post(1, 0, 0);
         vm.expectRevert(abi.encodeWithSelector(Rounds.OnlyGuardian.selector, address(this), guardian));
