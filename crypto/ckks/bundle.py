@@ -4,7 +4,8 @@ bundle := "EIGENHE1" ‖ u32le count ‖ u32le size … ‖ bytes …
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Final
 
 from eigen.crypto.errors import MalformedCiphertext
@@ -16,14 +17,33 @@ ITEM_BYTES_MAX: Final = 16 << 20
 """The rotation keys of twelve steps have 15 MB; a ciphertext has 0.4 MB."""
 
 
-def pack(items: Sequence[bytes]) -> bytes:
+Buffer = bytes | memoryview
+
+
+def pack(items: Sequence[Buffer]) -> bytes:
     """The bundle of these."""
-    sizes = struct.pack(f"<{len(items)}I", *map(len, items))
-    return b"".join([MAGIC, len(items).to_bytes(4, "little"), sizes, *items])
+    return b"".join([_head(list(map(len, items))), *items])
 
 
-def unpack(data: bytes, *, count: int) -> list[bytes]:
-    """The items of a bundle that must hold exactly `count`.
+def write(path: Path, items: Iterable[Buffer], *, count: int) -> None:
+    """The bundle of `count` items into a file, one at a time: they need not fit in memory."""
+    sizes = []
+    with path.open("wb") as file:
+        file.write(_head([0] * count))
+        for item in items:
+            file.write(item)
+            sizes.append(len(item))
+        assert len(sizes) == count
+        file.seek(0)
+        file.write(_head(sizes))
+
+
+def _head(sizes: Sequence[int]) -> bytes:
+    return MAGIC + struct.pack(f"<I{len(sizes)}I", len(sizes), *sizes)
+
+
+def unpack(data: Buffer, *, count: int) -> list[memoryview]:
+    """The items of a bundle that must hold exactly `count`; views, nothing is copied.
 
     Raises `MalformedCiphertext` for anything that `pack` would not have written, or an item above
     `ITEM_BYTES_MAX`; nothing is allocated for what a header only claims.
@@ -38,8 +58,8 @@ def unpack(data: bytes, *, count: int) -> list[bytes]:
         raise MalformedCiphertext(f"an item of {max(sizes)} bytes, at most {ITEM_BYTES_MAX}")
     if start + sum(sizes) != len(data):
         raise MalformedCiphertext(f"{len(data)} bytes where {start + sum(sizes)} are announced")
-    items = []
+    view, items = memoryview(data), []
     for size in sizes:
-        items.append(data[start : start + size])
+        items.append(view[start : start + size])
         start += size
     return items

@@ -3,7 +3,7 @@
 Whatever is parsed here was verified before, digest and signature: ciphertexts are malleable.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tenseal.sealapi as seal
@@ -20,7 +20,7 @@ KEYS_MAX = 16
 class EvaluationKeys:
     """The keys of one owner, and an evaluator for its ciphertexts."""
 
-    def __init__(self, data: bytes, steps: Sequence[int]) -> None:
+    def __init__(self, data: bundle.Buffer, steps: Sequence[int]) -> None:
         """Keys as `SecretKey.evaluation_keys` packs them, for exactly these rotations.
 
         Raises `SecretKeyInside` where the owner published its secret key, `WrongContext` for keys
@@ -49,7 +49,7 @@ class EvaluationKeys:
         self.evaluator: Any = seal.Evaluator(context)
         self.encoder: Any = seal.CKKSEncoder(context)
 
-    def load(self, data: bytes, level: int, scale: float) -> Any:
+    def load(self, data: bundle.Buffer, level: int, scale: float) -> Any:
         """A ciphertext of two polynomials, at this level and scale.
 
         Raises `MalformedCiphertext` or `SecretKeyInside`. That it was made with this owner's key
@@ -69,23 +69,22 @@ class EvaluationKeys:
         cipher.scale = scale
         return cipher
 
-    def add(self, bundles: Sequence[bytes], count: int, level: int, scale: float) -> bytes:
-        """The sum of bundles of `count` ciphertexts each, item by item; the order changes nothing.
+    def add(
+        self, bundles: Sequence[bundle.Buffer], count: int, level: int, scale: float
+    ) -> Iterator[bytes]:
+        """The sums of bundles of `count` ciphertexts each, item by item; order changes nothing.
 
         Raises `MalformedCiphertext`.
         """
-        totals: list[Any] = []
-        for data in bundles:
-            items = [self.load(item, level, scale) for item in bundle.unpack(data, count=count)]
-            if not totals:
-                totals = items
-                continue
-            for total, item in zip(totals, items, strict=True):
-                self.evaluator.add_inplace(total, item)
-        return bundle.pack([save(total) for total in totals])
+        opened = [bundle.unpack(data, count=count) for data in bundles]
+        for items in zip(*opened, strict=True):
+            total, *others = (self.load(item, level, scale) for item in items)
+            for other in others:
+                self.evaluator.add_inplace(total, other)
+            yield save(total)
 
 
-def refuse_secrets(data: bytes) -> None:
+def refuse_secrets(data: bundle.Buffer) -> None:
     """Raise `SecretKeyInside` where a small bundle holds a secret key of our parameters."""
     count = int.from_bytes(data[8:12], "little")
     if count > KEYS_MAX:

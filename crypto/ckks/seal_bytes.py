@@ -34,7 +34,7 @@ def save(value: Any) -> bytes:
         return path.read_bytes()
 
 
-def load(kind: type, context: Any, data: bytes) -> Any:
+def load(kind: type, context: Any, data: bytes | memoryview) -> Any:
     """A SEAL object of these bytes, valid for the context.
 
     SEAL checks sizes and that every coefficient is below its modulus. Raises `MalformedCiphertext`.

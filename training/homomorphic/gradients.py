@@ -3,7 +3,8 @@
 Deterministic: whoever computes the same gets the same bytes, so a digest proves the work.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ class EncryptedShard:
     """A shard as it was encrypted, ready for round after round."""
 
     def __init__(
-        self, keys: EvaluationKeys, layout: BlockLayout, data: bytes, *, linear: bool
+        self, keys: EvaluationKeys, layout: BlockLayout, data: bundle.Buffer, *, linear: bool
     ) -> None:
         """`data` is a bundle of `C` ciphertexts of features and `K` of targets.
 
@@ -43,28 +44,28 @@ class EncryptedShard:
         # The features once more where the gradient needs them: as many primes less, each round.
         self._low = [self._lowered(x, TARGET_LEVEL) for x in self._x]
 
-    def gradient(self, weights: "Weights | bytes", k: float) -> bytes:
-        """Σ over rows of x · (p(z) - y), one summand a slot yet, as a bundle of K · C ciphertexts.
+    def gradient(self, weights: "Weights | bundle.Buffer", k: float) -> Iterator[bytes]:
+        """Σ over rows of x · (p(z) - y), one summand a slot yet, as K · C ciphertexts.
 
         `weights` are d x K numbers, times the polynomial's scale, or a bundle of K · C ciphertexts.
         Not all weights of an output may be zero. Raises `MalformedCiphertext`.
         """
         count = self.layout.K * self.layout.C
-        given = bundle.unpack(weights, count=count) if isinstance(weights, bytes) else None
-        out: list[bytes] = []
-        for index in range(self.layout.K):
-            if given is None:
-                assert not isinstance(weights, bytes)
-                z = self._forward_plain(weights[:, index])
-            else:
-                start = index * self.layout.C
-                z = self._forward(given[start : start + self.layout.C])
-            residual = self._residual(z, self._u[index], k)
-            out += [save(self._times(low, residual)) for low in self._low]
-        return bundle.pack(out)
+        if isinstance(weights, np.ndarray):
+            forward = [partial(self._forward_plain, column) for column in weights.T]
+        else:
+            given, size = bundle.unpack(weights, count=count), self.layout.C
+            forward = [
+                partial(self._forward, given[start : start + size])
+                for start in range(0, count, size)
+            ]
+        for output, u in zip(forward, self._u, strict=True):
+            residual = self._residual(output(), u, k)
+            for low in self._low:
+                yield save(self._times(low, residual))
 
     # level 0 --------------------------------------------------------------------------------------
-    def _forward(self, items: Sequence[bytes]) -> Any:
+    def _forward(self, items: Sequence[bundle.Buffer]) -> Any:
         total = None
         for x, item in zip(self._x, items, strict=True):
             product = seal.Ciphertext()

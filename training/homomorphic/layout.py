@@ -58,15 +58,15 @@ class BlockLayout:
         return tuple(self.B << power for power in range(self.F.bit_length() - 1))
 
     def features(self, x_nd: Values) -> list[Values]:
-        """A shard's rows as the slots of `C` ciphertexts."""
+        """A shard's rows, at most `n`, as the slots of `C` ciphertexts."""
         padded = np.zeros((self.C * self.F, self.B))
-        padded[: self.d, : self.n] = x_nd.T
+        padded[: self.d, : len(x_nd)] = x_nd.T
         return list(padded.reshape(self.C, SLOTS))
 
     def rows(self, values_n: Values) -> Values:
         """One number a row, in every block."""
         padded = np.zeros(self.B)
-        padded[: self.n] = values_n
+        padded[: len(values_n)] = values_n
         return np.tile(padded, self.F)
 
     def weights(self, w_d: Values) -> list[Values]:

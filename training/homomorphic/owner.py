@@ -3,7 +3,7 @@
 It holds data and key. What it decrypts is the sum over all shards, never one trainer's share.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,16 +62,14 @@ class Owner:
         """The public keys that trainers of this layout need."""
         return self._key.evaluation_keys(self.layout.steps)
 
-    def encrypted_shard(self, index: int) -> bytes:
-        """A shard's features and targets as a bundle of ciphertexts."""
+    def encrypted_shard(self, index: int) -> Iterator[bytes]:
+        """A shard's `C` ciphertexts of features and `K` of targets."""
         x_nd, y_n = self._shards[index]
-        offsets_nK = self.head.offsets(y_n)
-        items = [self._key.encrypt(slots) for slots in self.layout.features(x_nd)]
-        items += [
-            self._key.encrypt(self.layout.rows(column), TARGET_LEVEL, self._circuit.residual)
-            for column in offsets_nK.T
-        ]
-        return bundle.pack(items)
+        for slots in self.layout.features(x_nd):
+            yield self._key.encrypt(slots)
+        for column in self.head.offsets(y_n).T:
+            slots = self.layout.rows(column)
+            yield self._key.encrypt(slots, TARGET_LEVEL, self._circuit.residual)
 
     def question(self, w_dK: Values) -> Question:
         """A round's polynomial for these weights, with the bound of its sum.
@@ -95,17 +93,13 @@ class Owner:
             )
         return Question(w_dK, cubic, bound)
 
-    def encrypted_weights(self, question: Question) -> bytes:
-        """The round's weights as a bundle of K · C ciphertexts."""
-        return bundle.pack(
-            [
-                self._key.encrypt(slots, 0, self._circuit.weights)
-                for column in question.scaled.T
-                for slots in self.layout.weights(column)
-            ]
-        )
+    def encrypted_weights(self, question: Question) -> Iterator[bytes]:
+        """The round's weights as K · C ciphertexts."""
+        for column in question.scaled.T:
+            for slots in self.layout.weights(column):
+                yield self._key.encrypt(slots, 0, self._circuit.weights)
 
-    def gradient(self, data: bytes, question: Question) -> Values:
+    def gradient(self, data: bundle.Buffer, question: Question) -> Values:
         """The mean gradient over all rows, d x K, of the sum of all shards' bundles.
 
         Raises `MalformedCiphertext`, or `ImplausibleSum` where it is not what shards of this data

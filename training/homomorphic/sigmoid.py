@@ -1,8 +1,9 @@
 """The logistic function as a polynomial of degree 3, fitted anew to the activations of each round.
 
-logistic(z) - ½ ≈ c₁z + c₃z³ with c₃ < 0, by least squares on [-R, R]. Beyond R the cubic turns and
-training would diverge, so the owner, who knows its data, takes R above the largest |z|. With
-a = ∛|c₃| and weights times a, it is (k - z̃²)·z̃ with z̃ = a·z and k = c₁ / a: two multiplications.
+logistic(z) - ½ ≈ c₁z + c₃z³ with c₃ < 0, by least squares on [-R, R], weighted by where rows are:
+most near the middle. Beyond R the cubic turns and training would diverge, so the owner, who knows
+its data, takes R above the largest |z|. With a = ∛|c₃| and weights times a, the polynomial is
+(k - z̃²)·z̃ with z̃ = a·z and k = c₁ / a: two multiplications.
 (Kim et al., Secure logistic regression based on homomorphic encryption, 2018, fits once.)
 """
 
@@ -20,6 +21,10 @@ RANGE_STEP = 1.1
 """R takes one of few values: k is public, and should say little of the activations."""
 RANGE_MAX = 1e4
 """A cubic is no sigmoid any more long before."""
+BULK = 0.4
+"""Deviation of the activations, as a share of R, that the fit is made for."""
+ENDS = 0.05
+"""Weight of the ends against the middle's: enough that the cubic does not turn wild there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +58,9 @@ def fitted(magnitude: float) -> Cubic:
 def _fit(step: int) -> Cubic:
     radius = RANGE_MIN * RANGE_STEP**step
     z = np.linspace(-radius, radius, 2001)
-    terms = np.stack([z, z**3], axis=1)
-    first, third = np.linalg.lstsq(terms, logistic(z) - 0.5, rcond=None)[0]
+    weights = np.sqrt(np.exp(-0.5 * (z / (BULK * radius)) ** 2) + ENDS)
+    terms = np.stack([z, z**3], axis=1) * weights[:, None]
+    first, third = np.linalg.lstsq(terms, (logistic(z) - 0.5) * weights, rcond=None)[0]
     scale = abs(float(third)) ** (1 / 3)
     return Cubic(radius, scale, float(first) / scale)
 
