@@ -33,8 +33,8 @@ HEADS = ("logistic", "softmax", "linear")
 class PrivateJob:
     """A job as its owner offers it: ciphertexts and public keys by content, and the shapes.
 
-    `head` is an index of `HEADS`, `rows` of the largest shard, `features` a row, `outputs` of the head. `audit_bps` is the chance
-    that a validator recomputes a trainer's round.
+    `head` is an index of `HEADS`, `rows` are the largest shard's, `features` a row's, `outputs` the
+    head's. `audit_bps` is the chance that a validator recomputes a trainer's round.
     """
 
     owner: Address

@@ -42,6 +42,15 @@ class Affine:
     bias: bool
     clip: float
 
+    @property
+    def arrays(self) -> dict[str, Values]:
+        """Its numbers, by name; the head's weights have one row more where there is a bias."""
+        return {
+            "mean": self.mean_p[None],
+            "matrix": self.matrix_pd,
+            "clip": np.array([[self.clip]]),
+        }
+
     def __call__(self, x_np: Values) -> Values:
         """The features that are encrypted."""
         x_nd = np.clip((x_np - self.mean_p) @ self.matrix_pd, -self.clip, self.clip)
@@ -81,6 +90,11 @@ class Fourier:
 
     frequencies_pm: Values
     phases_m: Values
+
+    @property
+    def arrays(self) -> dict[str, Values]:
+        """Its numbers, by name."""
+        return {"frequencies": self.frequencies_pm, "phases": self.phases_m[None]}
 
     def __call__(self, x_np: Values) -> Values:
         """Random features of rows."""
