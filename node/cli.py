@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "vote": "Vote on a proposal; costs no gas.",
     "runs": "List runs, their rounds and rewards.",
     "proofs": "List, show and verify proofs of contributions.",
+    "job": "Have a head trained on data that no trainer can read.",
     "pin": "Keep checkpoints on disk that would be deleted in time.",
     "claim": "Claim the rewards that this node has earned.",
     "peers": "List connected peers.",

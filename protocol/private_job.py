@@ -17,6 +17,7 @@ from eigen.protocol.wire import U64, Length, Range, Text, exactly, message
 JOB = "/eigen/job/1"
 JOB_ROUND = "/eigen/job-round/1"
 JOB_SUM = "/eigen/job-sum/1"
+JOB_COMPLAINT = "/eigen/job-complaint/1"
 
 JobId = NewType("JobId", bytes)
 """SHA-256 of a `PrivateJob`."""
@@ -179,6 +180,28 @@ class JobProgress:
     round: Annotated[int, Range(limits.JOB_ROUNDS_MAX)]
     serial: U64
     contributions: Annotated[tuple[JobContribution, ...], Length(limits.MEMBERS_MAX)]
+
+
+@message(111)
+@dataclass(frozen=True, slots=True)
+class JobComplaint:
+    """A trainer tells the owner that its job cannot be worked on, and why."""
+
+    job: JobDigest
+    why: Text
+
+
+@message(112)
+@dataclass(frozen=True, slots=True)
+class JobFigures:
+    """What one round came to; never sent, only stored."""
+
+    round: Round
+    seconds: float
+    loss: float
+    score: float
+    sent_bytes: U64
+    received_bytes: U64
 
 
 def parent(index: int) -> int | None:
