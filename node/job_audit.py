@@ -41,6 +41,9 @@ async def is_sound(ports: JobPorts, job: PrivateJob, question: JobQuestion, sign
     if index is None:
         return False
     prefer = (signed.author, job.owner)
+    held = (job.keys, *(shard.cid for shard in job.shards))
+    await ports.note(question.job, 0, *held)
+    await ports.note(question.job, question.round, question.weights, *signed.sum.inputs)
     keys = await key_files(ports, job)
     shards = await shard_files(ports, job, question.seats[index].shards)
     weights = await ports.files(question.weights, prefer, sum_bytes_max(job))
@@ -48,6 +51,7 @@ async def is_sound(ports: JobPorts, job: PrivateJob, question: JobQuestion, sign
         given = (job, keys, shards, weights, question.k, draft)
         await ports.evaluations.gradient(*given, timeout_s=question.deadline_s)
         own = await ports.blobs.put_file(draft)
+    await ports.note(question.job, question.round, own)
     if own != signed.sum.own:
         return False
     if not signed.sum.inputs:
@@ -58,6 +62,7 @@ async def is_sound(ports: JobPorts, job: PrivateJob, question: JobQuestion, sign
         with ports.blobs.draft() as draft:
             await ports.evaluations.add(job, keys, parts, draft, timeout_s=question.deadline_s)
             total = await ports.blobs.put_file(draft)
+        await ports.note(question.job, question.round, total)
     except BadCiphertext:
         return False  # it says that it added what cannot be added
     return total == signed.sum.total
@@ -119,6 +124,7 @@ class JobAuditor:
             sound = await is_sound(ports, job, question_of, signed)
             self.sound, self.false = self.sound + sound, self.false + (not sound)
             serial = question_of.serial
+            await ports.drop(job_id, before=record.round)
             await ports.gossip.publish(
                 JobVerdict(job_id, record.round, serial, signed.author, sound)
             )

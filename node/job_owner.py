@@ -308,8 +308,6 @@ class OwnedJob:
         await ports.records.commit([(ENDED, owned.id, encode(ended))])
         await ports.gossip.publish(ended)
         log.info("private job ended", job=owned.id.hex()[:12], done=effect.done, why=why)
-        if effect.done:
-            await ports.drop(owned.id, before=0, whole=True)
 
 
 class _FalseSum(Exception):

@@ -14,7 +14,7 @@ from eigen.node.job_audit import JobAuditor, is_sound
 from eigen.node.job_file import JobFile
 from eigen.node.job_folder import JobFolder
 from eigen.node.job_owner import ENDED, FIGURES, PROGRESS, STATE, Owned, OwnedJob
-from eigen.node.job_ports import JobPorts, key_files
+from eigen.node.job_ports import NOTED, JobPorts, key_files
 from eigen.node.job_trainer import FAILURES, TrainedJob
 from eigen.node.ports import NetworkError, RequestRefused, Verdict
 from eigen.protocol import limits
@@ -53,6 +53,9 @@ QUERY_TIMEOUT_S = 15.0
 SUM_BYTES_MAX = 64 * 1024
 """32 signed sums of some 400 bytes."""
 
+KEEP_S = 600.0
+"""An audit takes about a round; then nobody asks for a job's blobs any more."""
+
 
 class NoSuchJob(Exception):
     """No job of this node's has this id."""
@@ -61,7 +64,11 @@ class NoSuchJob(Exception):
 class PrivateJobs:
     """Every private job that this node has to do with."""
 
-    def __init__(self, ports: JobPorts, *, trains: bool, validates: bool) -> None:
+    def __init__(
+        self, ports: JobPorts, *, trains: bool, validates: bool, keep_s: float = KEEP_S
+    ) -> None:
+        """`keep_s`: how long blobs of a job that has ended are kept, for audits of its end."""
+        self._keep_s = keep_s
         self.owned: dict[bytes, OwnedJob] = {}
         self.ended: dict[bytes, JobEnded] = {}
         self.trained: dict[bytes, TrainedJob] = {}
@@ -84,10 +91,22 @@ class PrivateJobs:
         """Go on with this node's own jobs, and serve others', until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            await self._sweep()
             for key, data in await self._ports.records.scan(OFFER):
                 await self._restore(bytes(key), decode(data, Envelope))
             task_status.started()
             await trio.sleep_forever()
+
+    async def _sweep(self) -> None:
+        """Delete blobs of jobs that this node trained before it was ended; they come again."""
+        mine = {key for key, _ in await self._ports.records.scan(OFFER)}
+        noted = {key[:32] for key, _ in await self._ports.records.scan(NOTED)}
+        for job_id in noted - mine:
+            await self._ports.drop(job_id, before=0, whole=True)
+
+    async def _drop_later(self, job_id: bytes) -> None:
+        await trio.sleep(self._keep_s)
+        await self._ports.drop(job_id, before=0, whole=True)
 
     # owning ---------------------------------------------------------------------------------------
     async def create(self, file: JobFile) -> bytes:
@@ -162,6 +181,7 @@ class PrivateJobs:
         ended = stored[ENDED]
         if ended is not None:
             self.ended[job_id] = decode(ended, JobEnded)
+            self._nursery.start_soon(self._drop_later, job_id)
             return
         for content in (job.keys, *(shard.cid for shard in job.shards)):
             await self._ports.blocks.provide(content)
@@ -177,6 +197,7 @@ class PrivateJobs:
         stored = await self._ports.records.get(ENDED, running.owned.id)
         if stored is not None:
             self.ended[running.owned.id] = decode(stored, JobEnded)
+            self._nursery.start_soon(self._drop_later, running.owned.id)
 
     def find(self, prefix: str) -> OwnedJob:
         """The one job of this node's whose id starts so. Raises `NoSuchJob`."""
@@ -227,8 +248,10 @@ class PrivateJobs:
         job = self._known.get(job_id)
         if job is None or job.owner != said.author or job_id in self.owned:
             return
-        self._forget(job_id)
-        await self._ports.drop(job_id, before=0, whole=True)
+        trained = self.trained.pop(job_id, None)
+        if trained is not None:
+            trained.close()
+        self._nursery.start_soon(self._drop_later, job_id)
 
     async def _stepped(self, said: Said) -> None:
         if self._validates:
