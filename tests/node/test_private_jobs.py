@@ -114,9 +114,10 @@ async def test_a_job_is_trained_and_audited_and_its_blobs_go(tmp_path: Path) -> 
         assert validator.jobs.auditor.false == 0
         for each in (owner, one):
             await until(lambda each=each: job_id not in each.jobs.trained)
-        with trio.fail_after(10):
-            while not all(await one.ports.blobs.missing(cid) for cid in held):  # noqa: ASYNC110
-                await trio.sleep(0.05)
+        with trio.fail_after(20):
+            for cid in held:
+                while not await one.ports.blobs.missing(cid):
+                    await trio.sleep(0.05)
         secret = running.owned.folder.secret(owner.peer.identity)
         assert secret not in on_disk(tmp_path), "sealed, wherever it is"
 
@@ -176,7 +177,7 @@ async def test_a_trainer_whose_sum_is_impossible_is_found_by_the_owner(tmp_path:
 
 async def test_a_published_secret_key_is_refused_and_the_owner_warned(tmp_path: Path) -> None:
     async with nodes(tmp_path, "validator", "trainer") as made:
-        owner, trainer = made
+        owner, _ = made
         real = owner.ports.enterprise.prepare
 
         async def leaking(plan: Plan, folder: Path) -> Any:
@@ -200,11 +201,6 @@ async def test_a_published_secret_key_is_refused_and_the_owner_warned(tmp_path: 
         owner.ports.evaluations.check = check  # type: ignore[method-assign]
         await until(lambda: job_id in owner.jobs.ended, 30)
         assert "a trainer warns, and is right: a secret key" in owner.jobs.ended[job_id].why
-        assert (
-            "a secret key" in trainer.jobs.trained[job_id].why
-            if (job_id in trainer.jobs.trained)
-            else True
-        )
 
 
 async def test_nobody_else_can_ask_or_hand_over(tmp_path: Path) -> None:
