@@ -24,7 +24,7 @@ LABEL = "job-rounds"
 """What questions and sums are signed under: they travel in requests, not as gossip."""
 NOTED = "job-blob"
 """Rows of the record store: job, round, content id. Round 0 lasts as long as the job."""
-KEPT_ROUNDS = 2
+KEPT_ROUNDS = 4
 """Rounds whose blobs stay, so that a validator can compute them again."""
 
 

@@ -116,7 +116,7 @@ async def test_a_job_is_trained_and_audited_and_its_blobs_go(tmp_path: Path) -> 
             await until(lambda each=each: job_id not in each.jobs.trained)
         with trio.fail_after(20):
             for cid in held:
-                while not await one.ports.blobs.missing(cid):
+                while not await one.ports.blobs.missing(cid):  # noqa: ASYNC110
                     await trio.sleep(0.05)
         secret = running.owned.folder.secret(owner.peer.identity)
         assert secret not in on_disk(tmp_path), "sealed, wherever it is"
