@@ -8,14 +8,14 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import structlog
 import trio
 
 from eigen.node.job_audit import culprits
 from eigen.node.job_folder import JobFolder
-from eigen.node.job_ports import KEPT_ROUNDS, JobPorts, key_files, sum_bytes_max
+from eigen.node.job_opening import FalseSum, add_up
+from eigen.node.job_ports import KEPT_ROUNDS, JobPorts
 from eigen.node.job_trainer import FAILURES
 from eigen.node.ports import NetworkError
 from eigen.node.worker_process import WorkerError
@@ -64,6 +64,12 @@ ASK_TIMEOUT_S = 15.0
 """A question has some kilobytes; the answer is that it was heard."""
 OFFER_EVERY_S = 30.0
 """How often the job is told again, to who came since, and who is there is counted."""
+OWN_PATIENCE_S = 120.0
+"""The owner's own work gets this long at least: rounds may be short, and the machine busy."""
+WORKER_TRIES = 3
+"""A process that was killed is started again so often before the job fails."""
+WORKER_RETRY_S = 5.0
+"""Between two tries."""
 LOOK_EVERY_S = 1.0
 """How often the owner looks who could train."""
 
@@ -97,6 +103,10 @@ class OwnedJob:
         self.made: dict[tuple[int, Address], tuple[JobQuestion, Signed]] = {}
         """Sums of the last rounds by their question's serial and maker, as validators name them."""
         self._events_in, self._events_out = trio.open_memory_channel[OwnerEvent](1024)
+
+    @property
+    def _patience_s(self) -> float:
+        return max(OWN_PATIENCE_S, float(self.job.round_s))
 
     def post(self, event: OwnerEvent) -> None:
         """Tell the machine; dropped where a thousand events wait, as from a peer gone mad."""
@@ -167,14 +177,19 @@ class OwnedJob:
         self._began_s = trio.current_time()
         self._envelopes.clear()
         given = (owned.plan, owned.folder.path, self._secret, owned.state)
-        try:
-            with ports.blobs.draft() as draft:
-                k = await ports.enterprise.weights(*given, draft, timeout_s=self.job.round_s)
-                self._sent_bytes = draft.stat().st_size
-                weights = await ports.blobs.put_file(draft)
-        except (TrainingError, WorkerError) as error:
-            self.post(JobFailed(f"round {round_}: {error}"))
-            return
+        for left in reversed(range(WORKER_TRIES)):
+            try:
+                with ports.blobs.draft() as draft:
+                    k = await ports.enterprise.weights(*given, draft, timeout_s=self._patience_s)
+                    self._sent_bytes = draft.stat().st_size
+                    weights = await ports.blobs.put_file(draft)
+                break
+            except (TrainingError, WorkerError, OSError) as error:
+                log.warning("no weights", job=owned.id.hex()[:12], why=str(error))
+                if isinstance(error, TrainingError) or not left:
+                    self.post(JobFailed(f"round {round_}: {error}"))
+                    return
+                await trio.sleep(WORKER_RETRY_S)
         await ports.note(owned.id, round_, weights)
         self.post(WeightsReady(round_, weights, k, int(time.time() * 1000)))
 
@@ -199,7 +214,8 @@ class OwnedJob:
         ports, owned = self._ports, self.owned
         try:
             with ports.blobs.draft() as total:
-                await self._add_up(effect, total)
+                patience_s = self._patience_s
+                await add_up(ports, self.job, effect.round, effect.parts, total, patience_s)
                 received = total.stat().st_size * len(effect.parts)
                 step = await ports.enterprise.step(
                     owned.plan,
@@ -207,9 +223,9 @@ class OwnedJob:
                     self._secret,
                     owned.state,
                     Files((str(total),)),
-                    timeout_s=self.job.round_s,
+                    timeout_s=self._patience_s,
                 )
-        except _FalseSum as error:
+        except FalseSum as error:
             self.post(SumsRefused(effect.round, str(error), error.culprits))
             return
         except BadCiphertext as error:
@@ -237,30 +253,6 @@ class OwnedJob:
         await self._tell(effect)
         self.post(Stepped(effect.round, step.done))
         await ports.drop(owned.id, before=effect.round - KEPT_ROUNDS + 1)
-
-    async def _add_up(self, effect: OpenSums, total: Path) -> None:
-        """All parts, parsed and added by the process that holds no secret.
-
-        Raises `_FalseSum` where a part is no bundle of ciphertexts, or fetching's errors.
-        """
-        ports, job = self._ports, self.job
-        keys = await key_files(ports, job)
-        parts = []
-        for sums in effect.parts:
-            first = sums[0]
-            await ports.note(self.owned.id, effect.round, first.sum.total)
-            below = (signed.author for signed in sums)
-            parts.append(await ports.files(first.sum.total, below, sum_bytes_max(job)))
-        try:
-            await ports.evaluations.add(job, keys, parts, total, timeout_s=job.round_s)
-        except BadCiphertext as error:
-            guilty = []
-            for sums, part in zip(effect.parts, parts, strict=True):
-                try:
-                    await ports.evaluations.add(job, keys, [part], total, timeout_s=job.round_s)
-                except BadCiphertext:
-                    guilty.append(sums[0].author)
-            raise _FalseSum(str(error), tuple(guilty)) from None
 
     async def _culprits(self, effect: OpenSums) -> tuple[Address, ...]:
         """Whose sum is false, computed again; nobody where that cannot be found out now."""
@@ -308,11 +300,3 @@ class OwnedJob:
         await ports.records.commit([(ENDED, owned.id, encode(ended))])
         await ports.gossip.publish(ended)
         log.info("private job ended", job=owned.id.hex()[:12], done=effect.done, why=why)
-
-
-class _FalseSum(Exception):
-    """Some of the parts are no bundles of ciphertexts."""
-
-    def __init__(self, why: str, culprits: tuple[Address, ...]) -> None:
-        super().__init__(why)
-        self.culprits = culprits

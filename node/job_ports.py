@@ -7,7 +7,7 @@ from pathlib import Path
 from eigen.crypto.envelope import BadSignature, author_of, sign_envelope
 from eigen.crypto.identity import Identity
 from eigen.node.cipher_worker import EnterpriseWorker, EvaluationWorker
-from eigen.node.fetch import BlockExchange
+from eigen.node.fetch import BlockExchange, ContentUnavailable
 from eigen.node.gossip import Gossip
 from eigen.node.members import Members
 from eigen.node.ports import BlobStore, Network, RecordStore
@@ -109,6 +109,13 @@ async def key_files(ports: JobPorts, job: PrivateJob) -> Files:
 
 
 async def shard_files(ports: JobPorts, job: PrivateJob, shards: Iterable[int]) -> list[Files]:
-    """Shards of ciphertexts, on disk."""
+    """Shards of ciphertexts, on disk. Raises `ContentUnavailable`, also where they are too large
+    for what the job says that is in them: nothing is fetched then.
+    """
+    layout = BlockLayout(job.rows, job.features, job.outputs)
+    most = (layout.C + layout.K) * limits.JOB_CIPHERTEXT_BYTES_MAX + 4096
     held = [job.shards[shard] for shard in shards if shard < len(job.shards)]
+    total = sum(shard.stored_bytes for shard in held)
+    if total > limits.JOB_SEAT_BYTES_MAX or any(shard.stored_bytes > most for shard in held):
+        raise ContentUnavailable(f"{len(held)} shards of {total} bytes are more than this job's")
     return [await ports.files(s.cid, (job.owner,), s.stored_bytes) for s in held]

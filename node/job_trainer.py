@@ -41,8 +41,8 @@ log = structlog.get_logger()
 PUSH_TIMEOUT_S = 15.0
 """A sum's names are some kilobytes; its blob is fetched by who adds it."""
 
-FAILURES = (ContentUnavailable, TrainingError, WorkerError, NetworkError)
-"""Why work on ciphertexts comes to nothing."""
+FAILURES = (ContentUnavailable, TrainingError, WorkerError, NetworkError, OSError)
+"""Why work on ciphertexts comes to nothing: a peer's, a process's or the disk's fault."""
 
 
 class TrainedJob:
@@ -56,6 +56,7 @@ class TrainedJob:
         self.machine = JobTrainer(job, ports.identity.address)
         self.rounds = 0
         self.why = ""
+        self.asked_s = trio.current_time()
         self._ports = ports
         self._nursery = nursery
         self._scopes: set[trio.CancelScope] = set()
@@ -65,6 +66,7 @@ class TrainedJob:
         before = self.machine.question
         effects = self.machine.handle(event, trio.current_time())
         if self.machine.question is not before:
+            self.asked_s = trio.current_time()
             self.close()  # nobody waits for the old question's answer
         for effect in effects:
             self._begin(effect)
@@ -94,7 +96,11 @@ class TrainedJob:
 
         async def run() -> None:
             with scope:
-                await work()
+                try:
+                    await work()
+                except FAILURES as error:
+                    self.why = str(error)
+                    log.warning("a private job", job=self.id.hex()[:12], why=self.why)
             self._scopes.discard(scope)
 
         self._nursery.start_soon(run)
@@ -146,7 +152,8 @@ class TrainedJob:
 
     async def _add(self, effect: AddUp) -> None:
         asked, ports, job = effect.question, self._ports, self.job
-        parts, unusable, keys = [], [], await key_files(ports, job)
+        parts, unusable = [], []
+        keys = await key_files(ports, job)
         for author, cid in effect.inputs:
             try:
                 await ports.note(self.id, asked.round, cid)

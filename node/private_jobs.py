@@ -1,6 +1,5 @@
 """Private jobs of this node and of others: made, gone on with after a restart, trained, audited."""
 
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -12,14 +11,15 @@ from eigen.crypto.errors import KeyFileError
 from eigen.node.gossip import Said
 from eigen.node.job_audit import JobAuditor, is_sound
 from eigen.node.job_file import JobFile
-from eigen.node.job_folder import JobFolder
-from eigen.node.job_owner import ENDED, FIGURES, PROGRESS, STATE, Owned, OwnedJob
+from eigen.node.job_making import OFFER, make_job, stored_job
+from eigen.node.job_owner import ENDED, OwnedJob
 from eigen.node.job_ports import NOTED, JobPorts, key_files
 from eigen.node.job_trainer import FAILURES, TrainedJob
 from eigen.node.ports import NetworkError, RequestRefused, Verdict
 from eigen.protocol import limits
-from eigen.protocol.job_effects import JobFailed, QuestionHeard, SumsHeard, TrainerFalse
-from eigen.protocol.messages import Envelope, ShardInfo, digest
+from eigen.protocol.job_effects import JobFailed, QuestionHeard, Signed, SumsHeard, TrainerFalse
+from eigen.protocol.membership import VALIDATOR
+from eigen.protocol.messages import Envelope, digest
 from eigen.protocol.private_job import (
     JOB,
     JOB_COMPLAINT,
@@ -27,9 +27,8 @@ from eigen.protocol.private_job import (
     JOB_SUM,
     JobComplaint,
     JobEnded,
-    JobFigures,
-    JobProgress,
     JobQuery,
+    JobQuestion,
     JobReply,
     JobRound,
     JobVerdict,
@@ -37,17 +36,14 @@ from eigen.protocol.private_job import (
     SumPush,
 )
 from eigen.protocol.types import Address
-from eigen.protocol.wire import WireError, decode, decode_bare, encode, encode_bare
+from eigen.protocol.wire import WireError, decode, encode
 from eigen.training.errors import BadCiphertext, SecretPublished
-from eigen.training.homomorphic.plan import Plan
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
 log = structlog.get_logger()
 
-OFFER, PLAN = "job-offer", "job-plan"
-"""Kinds of rows of the record store, by job; with those of `job_owner`, all that a job is."""
 QUERY_TIMEOUT_S = 15.0
 """A job's offer has some kilobytes."""
 SUM_BYTES_MAX = 64 * 1024
@@ -114,76 +110,20 @@ class PrivateJobs:
 
         Raises `SpecError` before anything is encrypted, or the worker's errors.
         """
-        ports = self._ports
-        folder = JobFolder(ports.folder / f"{time.time_ns():x}")
-        made = await ports.enterprise.prepare(file.plan, folder.path)
-        folder.keep_secret(ports.identity, made.secret)
-        shards = []
-        for index, count in enumerate(made.counts):
-            path = folder.path / f"shard-{index}"
-            size = path.stat().st_size
-            shards.append(ShardInfo(await ports.blobs.put_file(path), size, count))
-            path.unlink()
-        keys = await ports.blobs.put_file(folder.path / "keys")
-        (folder.path / "keys").unlink()
-        job = PrivateJob(
-            ports.identity.address,
-            file.name,
-            made.head,
-            made.rows,
-            made.features,
-            made.outputs,
-            file.plan.encrypted_weights,
-            keys,
-            tuple(shards),
-            file.plan.rounds,
-            file.round_s,
-            file.audit_bps,
-            int(time.time() * 1000),
-        )
-        job_id = bytes(digest(job))
-        await ports.note(job_id, 0, keys, *(shard.cid for shard in shards))
-        await ports.evaluations.check(job, await key_files(ports, job), timeout_s=file.round_s + 60)
-        envelope = await ports.gossip.publish(job)
-        await ports.records.commit(
-            [
-                (PLAN, job_id, encode_bare(file.plan) + folder.path.name.encode().rjust(32)),
-                (STATE, job_id, made.state),
-                (PROGRESS, job_id, encode(JobProgress(job_id, 0, 0, ()))),
-                (OFFER, job_id, encode(envelope)),
-            ]
-        )
+        job_id, envelope = await make_job(self._ports, file)
         await self._restore(job_id, envelope)
         return job_id
 
     async def _restore(self, job_id: bytes, envelope: Envelope) -> None:
-        """Open a job of this node's as it is stored, and go on with it where it has not ended."""
-        records = self._ports.records
-        job = self._ports.gossip.read_any(envelope).message
-        stored = {kind: await records.get(kind, job_id) for kind in (PLAN, STATE, PROGRESS, ENDED)}
-        plan, state, progress = stored[PLAN], stored[STATE], stored[PROGRESS]
-        assert plan is not None
-        assert state is not None
-        assert progress is not None
-        rows = await records.scan(FIGURES, job_id)
-        owned = Owned(
-            job,
-            job_id,
-            envelope,
-            decode_bare(plan[:-32], Plan, bytes_max=len(plan)),
-            JobFolder(self._ports.folder / plan[-32:].decode().strip()),
-            state,
-            decode(progress, JobProgress),
-        )
-        figures = [decode(value, JobFigures) for _, value in rows]
+        """Go on with a job of this node's as it is stored, where it has not ended."""
+        owned, figures, ended = await stored_job(self._ports, job_id, envelope)
         self.owned[job_id] = running = OwnedJob(owned, self._ports, figures)
-        self._known[job_id] = job
-        ended = stored[ENDED]
+        self._known[job_id] = owned.job
         if ended is not None:
-            self.ended[job_id] = decode(ended, JobEnded)
+            self.ended[job_id] = ended
             self._nursery.start_soon(self._drop_later, job_id)
             return
-        for content in (job.keys, *(shard.cid for shard in job.shards)):
+        for content in (owned.job.keys, *(shard.cid for shard in owned.job.shards)):
             await self._ports.blocks.provide(content)
         self._nursery.start_soon(self._go_on, running)
 
@@ -239,19 +179,15 @@ class PrivateJobs:
 
     def _forget(self, job_id: bytes) -> None:
         self._known.pop(job_id, None)
-        trained = self.trained.pop(job_id, None)
-        if trained is not None:
-            trained.close()
+        if job_id in self.trained:
+            self._close(job_id)
 
     async def _ended(self, said: Said) -> None:
         job_id = bytes(said.message.job)
         job = self._known.get(job_id)
         if job is None or job.owner != said.author or job_id in self.owned:
             return
-        trained = self.trained.pop(job_id, None)
-        if trained is not None:
-            trained.close()
-        self._nursery.start_soon(self._drop_later, job_id)
+        self._close(job_id)
 
     async def _stepped(self, said: Said) -> None:
         if self._validates:
@@ -277,10 +213,27 @@ class PrivateJobs:
             raise RequestRefused("not the owner's question")
         trained = self.trained.get(job_id)
         if trained is None:
+            self._make_room()
             trained = TrainedJob(job, job_id, self._ports, self._nursery)
             self.trained[job_id] = trained
         trained.post(QuestionHeard(question))
         return b"\x01"
+
+    def _make_room(self) -> None:
+        """For one more job to train. Raises `RequestRefused` where all that are here are alive."""
+        if len(self.trained) < limits.JOBS_TRAINED_MAX:
+            return
+        idle = min(self.trained.values(), key=lambda trained: trained.asked_s)
+        if trio.current_time() - idle.asked_s < limits.JOB_IDLE_S:
+            raise RequestRefused(f"this node trains {len(self.trained)} private jobs already")
+        self._close(idle.id)
+
+    def _close(self, job_id: bytes) -> None:
+        """Train a job no more; its blobs go once audits are over."""
+        trained = self.trained.pop(job_id, None)
+        if trained is not None:
+            trained.close()
+        self._nursery.start_soon(self._drop_later, job_id)
 
     async def _known_or_learnt(self, owner: Address, job_id: bytes) -> PrivateJob:
         """A job by its id, asked of its owner where it is new. Raises `RequestRefused`."""
@@ -343,9 +296,14 @@ class PrivateJobs:
         """A validator says that a trainer of ours is false: look for ourselves."""
         verdict: JobVerdict = said.message
         mine = self.owned.get(bytes(verdict.job))
-        made = mine.made.get((verdict.serial, verdict.trainer)) if mine else None
-        if mine is None or made is None or verdict.sound:
+        if mine is None or verdict.sound:
             return
+        if said.author in self._ports.members.with_role(VALIDATOR):
+            made = mine.made.pop((verdict.serial, verdict.trainer), None)
+            if made is not None:  # looked at once, however many say it
+                self._nursery.start_soon(self._look_again, mine, *made)
+
+    async def _look_again(self, mine: OwnedJob, question: JobQuestion, signed: Signed) -> None:
         with suppress(*FAILURES):
-            if not await is_sound(self._ports, mine.job, *made):
-                mine.post(TrainerFalse(verdict.trainer))
+            if not await is_sound(self._ports, mine.job, question, signed):
+                mine.post(TrainerFalse(signed.author))

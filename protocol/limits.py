@@ -144,3 +144,9 @@ JOBS_KNOWN_MAX = 64
 """Jobs of others that a node remembers; the oldest is forgotten first."""
 JOBS_OF_OWNER_MAX = 8
 """Of these, of one owner."""
+JOBS_TRAINED_MAX = 8
+"""Jobs that a node trains at a time: with `JOB_SEAT_BYTES_MAX`, what they may take of its disk."""
+JOB_SEAT_BYTES_MAX = 4 * 1024**3
+"""Shards of one seat, as they are stored."""
+JOB_IDLE_S = 3600.0
+"""A job that nobody asks for so long makes room for another."""
