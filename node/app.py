@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, closing
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from random import Random, SystemRandom
 from typing import TYPE_CHECKING
 
@@ -221,8 +222,8 @@ async def run_node(
                 await stack.enter_async_context(EnterpriseWorker()),
                 home.paths.jobs,
             ),
-            trains=offers[TRAINER],
-            validates=offers[VALIDATOR],
+            trains=offers[TRAINER] and find_spec("tenseal") is not None,
+            validates=offers[VALIDATOR] and find_spec("tenseal") is not None,
         )
         canary = Canary()
         control = ControlServer(

@@ -11,6 +11,8 @@ from eigen.node.job_file import load_job_file
 from eigen.node.job_owner import OwnedJob
 from eigen.node.private_jobs import NoSuchJob, PrivateJobs
 from eigen.node.worker_process import WorkerError
+from eigen.protocol.job_pay import job_payouts
+from eigen.protocol.pay import BPS
 from eigen.protocol.private_job import HEADS
 from eigen.training.errors import SpecError, TrainingError
 
@@ -93,6 +95,8 @@ class JobMethods:
         figures = job.figures
         last = figures[-5:]
         mean_s = sum(f.seconds for f in last) / len(last) if last else 0.0
+        contributions = job.owned.progress.contributions
+        shares = {p.account: p.cumulative for p in job_payouts(BPS, contributions)}
         best = min(figures, key=lambda f: f.loss) if figures else None
         return {
             "job": job.owned.id.hex(),
@@ -118,8 +122,9 @@ class JobMethods:
                 {
                     "trainer": format_address(c.trainer),
                     "shard_rounds": c.shard_rounds,
+                    "share_bps": shares.get(c.trainer, 0),
                     "excluded": c.excluded,
                 }
-                for c in job.owned.progress.contributions
+                for c in contributions
             ],
         }

@@ -17,7 +17,7 @@ from eigen.node.job_folder import JobFolder
 from eigen.node.job_opening import FalseSum, add_up
 from eigen.node.job_ports import KEPT_ROUNDS, JobPorts
 from eigen.node.job_trainer import FAILURES
-from eigen.node.ports import NetworkError
+from eigen.node.ports import NetworkError, RequestRefused
 from eigen.node.worker_process import WorkerError
 from eigen.protocol import limits
 from eigen.protocol.job_effects import (
@@ -32,6 +32,7 @@ from eigen.protocol.job_effects import (
     Signed,
     Stepped,
     SumsRefused,
+    TrainerRefuses,
     TrainersPresent,
     Wake,
     WeightsReady,
@@ -206,6 +207,9 @@ class OwnedJob:
                 reply_bytes_max=16,
                 timeout_s=ASK_TIMEOUT_S,
             )
+        except RequestRefused as error:
+            log.info("a trainer refuses", trainer=effect.trainer.hex(), why=str(error))
+            self.post(TrainerRefuses(effect.trainer))
         except NetworkError as error:
             log.debug("a trainer was not asked", trainer=effect.trainer.hex(), why=str(error))
 

@@ -119,6 +119,13 @@ class TrainerFalse:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainerRefuses:
+    """A trainer does not take a question, as one without the software for it."""
+
+    trainer: Address
+
+
+@dataclass(frozen=True, slots=True)
 class JobFailed:
     """The owner's side cannot go on, or a person has cancelled the job."""
 
@@ -207,6 +214,7 @@ OwnerEvent = (
     | Stepped
     | SumsRefused
     | TrainerFalse
+    | TrainerRefuses
     | JobFailed
     | Woken
 )

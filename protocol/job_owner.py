@@ -21,6 +21,7 @@ from eigen.protocol.job_effects import (
     SumsHeard,
     SumsRefused,
     TrainerFalse,
+    TrainerRefuses,
     TrainersPresent,
     Wake,
     WeightsReady,
@@ -93,6 +94,8 @@ class JobOwner:
                 return self._refused(event, now)
             case TrainerFalse():
                 self.excluded.add(event.trainer)
+            case TrainerRefuses():
+                self._strikes[event.trainer] = STRIKES_MAX
             case JobFailed():
                 return self._end(False, event.why)
             case Woken():

@@ -110,8 +110,8 @@ def _tell(row: dict[str, Any]) -> None:
             f"  {measure} on the hold-out {row['holdout_score']:.4f} (round {row['best_round']})"
         )
     for one in row["contributions"]:
-        excluded = ", excluded" if one["excluded"] else ""
-        click.echo(f"  {one['trainer']}  {one['shard_rounds']} shard rounds{excluded}")
+        share = "excluded" if one["excluded"] else f"{one['share_bps'] / 100:.2f}%"
+        click.echo(f"  {one['trainer']}  {one['shard_rounds']} shard rounds  {share}")
 
 
 def _size(count: int) -> str:

@@ -10,6 +10,7 @@ import pytest
 from eigen.protocol import job_effects as je
 from eigen.protocol.cid import raw_cid
 from eigen.protocol.job_owner import JobOwner
+from eigen.protocol.job_pay import job_payouts
 from eigen.protocol.job_sums import BadSums, covered
 from eigen.protocol.job_trainer import JobTrainer
 from eigen.protocol.messages import Envelope, ShardInfo
@@ -216,6 +217,19 @@ def world_refusal(world: World, effect: je.OpenSums) -> je.SumsRefused | None:
     return None
 
 
+def test_who_refuses_is_asked_again_after_all_others() -> None:
+    world = World(2, 3)
+    world.to_owner(je.TrainersPresent((name(0), name(1), name(2))))
+    world.owner.handle(je.TrainerRefuses(name(0)), 0.0)
+    world.run()
+    assert world.stepped == [1, 2, 3]
+    assert name(0) not in world.owner.contributions
+    alone = World(1, 1)
+    alone.owner.handle(je.TrainerRefuses(name(0)), 0.0)
+    alone.run()
+    assert alone.stepped == [1, 2, 3], "there is nobody else"
+
+
 def test_without_trainers_it_waits_and_then_says_why_it_gives_up() -> None:
     world = World(2, 0)
     world.run(until_s=30)
@@ -233,6 +247,15 @@ def test_a_cancelled_job_asks_for_nothing_more() -> None:
     [end] = world.owner.handle(je.JobFailed("cancelled"), world.now)
     assert end == je.EndJob(False, "cancelled")
     assert world.owner.handle(je.TrainersPresent((name(0),)), 1.0) == []
+
+
+def test_a_price_is_shared_by_work_and_never_exceeded() -> None:
+    done = [JobContribution(name(i), count, i == 3) for i, count in enumerate((3, 1, 0, 5, 3))]
+    shares = {p.account: p.cumulative for p in job_payouts(1000, reversed(done))}
+    assert shares == {name(0): 428, name(1): 142, name(4): 428}
+    assert list(shares) == sorted(shares)
+    assert job_payouts(1000, ()) == ()
+    assert job_payouts(1000, [JobContribution(name(0), 0, False)]) == ()
 
 
 # what does not hang together ----------------------------------------------------------------------

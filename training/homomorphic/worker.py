@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any, BinaryIO
 
 from eigen.training.errors import EngineFault, OutOfMemory, TrainingError
@@ -76,6 +77,8 @@ def _method(side: Any, name: str, methods: Sequence[str]) -> Callable[..., list[
 
 
 def _side(name: str, memory_bytes: int) -> Any:
+    if find_spec("tenseal") is None:
+        raise EngineFault("TenSEAL is not installed here: pip install 'eigen[homomorphic]'")
     if name == "owner":
         from eigen.training.homomorphic.enterprise import Enterprise
 
