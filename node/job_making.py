@@ -1,6 +1,9 @@
 """Making an owner's private job, and finding it again after a restart."""
 
+import shutil
 import time
+
+import trio
 
 from eigen.node.job_file import JobFile
 from eigen.node.job_folder import JobFolder
@@ -65,6 +68,18 @@ async def make_job(ports: JobPorts, file: JobFile) -> tuple[bytes, Envelope]:
         ]
     )
     return job_id, envelope
+
+
+async def clear_unfinished(ports: JobPorts) -> None:
+    """Remove folders of jobs whose making was cut short: nobody knows of them."""
+    known = {value.decode() for _, value in await ports.records.scan(FOLDER)}
+
+    def remove() -> None:
+        for path in ports.folder.iterdir() if ports.folder.is_dir() else ():
+            if path.name not in known:
+                shutil.rmtree(path)
+
+    await trio.to_thread.run_sync(remove)
 
 
 async def stored_job(

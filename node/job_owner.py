@@ -150,7 +150,13 @@ class OwnedJob:
                 self._ports.network.penalize(effect.peer, limits.PENALTY_BAD_DATA, effect.why)
 
     def _start(self, work: Callable[[], Awaitable[None]]) -> None:
-        self._nursery.start_soon(work)
+        async def run() -> None:
+            try:
+                await work()
+            except FAILURES as error:
+                self.post(JobFailed(str(error)))
+
+        self._nursery.start_soon(run)
 
     async def _look(self) -> None:
         """Who could train, whenever that changes."""
@@ -296,9 +302,11 @@ class OwnedJob:
         """Write the result where there is one, tell trainers, and let the blobs go."""
         ports, owned = self._ports, self.owned
         if owned.progress.round:
-            await ports.enterprise.result(
-                owned.plan, owned.folder.path, owned.state, owned.folder.result
-            )
+            given = (owned.plan, owned.folder.path, owned.state, owned.folder.result)
+            try:
+                await ports.enterprise.result(*given)
+            except FAILURES as error:
+                log.error("no result is written", job=owned.id.hex()[:12], why=str(error))
         why = effect.why.encode()[: limits.TEXT_BYTES_MAX].decode(errors="ignore")
         ended = JobEnded(owned.id, effect.done, why)
         await ports.records.commit([(ENDED, owned.id, encode(ended))])

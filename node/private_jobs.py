@@ -11,7 +11,7 @@ from eigen.crypto.errors import KeyFileError
 from eigen.node.gossip import Said
 from eigen.node.job_audit import JobAuditor, is_sound
 from eigen.node.job_file import JobFile
-from eigen.node.job_making import OFFER, make_job, stored_job
+from eigen.node.job_making import OFFER, clear_unfinished, make_job, stored_job
 from eigen.node.job_owner import ENDED, OwnedJob
 from eigen.node.job_ports import NOTED, JobPorts, key_files
 from eigen.node.job_trainer import FAILURES, TrainedJob
@@ -88,6 +88,7 @@ class PrivateJobs:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             await self._sweep()
+            await clear_unfinished(self._ports)
             for key, data in await self._ports.records.scan(OFFER):
                 await self._restore(bytes(key), decode(data, Envelope))
             task_status.started()
@@ -130,7 +131,7 @@ class PrivateJobs:
     async def _go_on(self, running: OwnedJob) -> None:
         try:
             await running.run()
-        except (KeyFileError, *FAILURES) as error:
+        except KeyFileError as error:
             log.error("a private job stopped", job=running.owned.id.hex()[:12], why=str(error))
             running.machine.waiting = f"stopped: {error}"
             return

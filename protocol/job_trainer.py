@@ -50,6 +50,7 @@ class JobTrainer:
         self._made: PartialSum | None = None
         self._below: tuple[Signed, ...] = ()
         self._to_owner = False
+        self._gave_up = False
 
     def handle(self, event: TrainerEvent, now: float) -> list[TrainerEffect]:
         """What is to be done about an event."""
@@ -95,8 +96,7 @@ class JobTrainer:
         if seat_of(question, self.me) is None:
             return []
         if self.question is not None and question.serial <= self.question.serial:
-            again = question == self.question and self._made is not None
-            return self._pushed() if again else []
+            return self._asked_again() if question == self.question else []
         self.question = question
         self._forget()
         seats = len(question.seats)
@@ -105,6 +105,16 @@ class JobTrainer:
             ComputeOwn(question, question.seats[self._seat].shards),
             Wake(now + share * question.deadline_s, question.serial),
         ]
+
+    def _asked_again(self) -> list[TrainerEffect]:
+        """The owner has nothing from here yet: what was made goes out again, what failed begins."""
+        assert self.question is not None
+        if self._made is not None:
+            return self._pushed()
+        if not self._gave_up:
+            return []
+        self._gave_up = False
+        return [ComputeOwn(self.question, self.question.seats[self._seat].shards)]
 
     def _handed(self, event: SumsHeard) -> list[TrainerEffect]:
         first = event.sums[0]
@@ -156,7 +166,10 @@ class JobTrainer:
 
     def _failed(self, event: WorkFailed) -> list[TrainerEffect]:
         """Without what is at fault, or not at all: the owner's deadline sees to the rest."""
-        if not self._current(event.serial) or not self._adding:
+        if not self._current(event.serial):
+            return []
+        if not self._adding:
+            self._gave_up = self._own is None
             return []
         self._adding = False
         kept = {

@@ -187,6 +187,17 @@ def test_a_killed_trainer_that_comes_back_answers_the_question_sent_again() -> N
     assert world.now < 20
 
 
+def test_a_trainer_whose_computation_failed_begins_again_when_it_is_asked_again() -> None:
+    world = World(1, 1)
+    world.run(until_s=0.2)
+    [asked] = world.owner._questions.values()
+    machine = JobTrainer(world.job, name(0))
+    first, _ = machine.handle(je.QuestionHeard(asked), 0.0)
+    assert machine.handle(je.QuestionHeard(asked), 1.0) == [], "it is at work"
+    assert machine.handle(je.WorkFailed(asked.serial, "no blob"), 2.0) == []
+    assert machine.handle(je.QuestionHeard(asked), 3.0) == [first]
+
+
 def test_an_owner_that_was_killed_goes_on_from_its_last_step() -> None:
     world = World(4, 4)
     world.run(until_s=3.0)

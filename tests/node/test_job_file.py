@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from eigen.node import job_file
+from eigen.node import cli, job_file
 from eigen.node.exit_codes import ExitCode
 from eigen.node.job_file import load_job_file
 from eigen.node.toml_table import TomlFileError
@@ -77,3 +77,16 @@ def test_a_mistake_is_told_with_its_field(tmp_path: Path, old: str, new: str, sa
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(TomlFileError, match=r"gone\.toml: cannot be read"):
         load_job_file(tmp_path / "gone.toml")
+
+
+def test_the_command_tells_a_mistake_before_it_looks_for_a_daemon(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path, GOOD.replace("logistic", "deep"))
+    assert cli.main(["--home", str(tmp_path), "job", "create", str(path)]) == 3
+    assert "head.kind: 'deep'" in capsys.readouterr().err
+    path.write_text(GOOD)
+    assert cli.main(["--home", str(tmp_path), "job", "create", str(path)]) == 9
+    assert "eigen up" in capsys.readouterr().err
+    sealed = ["job", "create", str(path), "--mode", "sealed"]
+    assert cli.main(["--home", str(tmp_path), *sealed]) == 2, "there is one mode"
