@@ -219,7 +219,7 @@ async def run_node(
                 blobs,
                 blocks,
                 await stack.enter_async_context(start_evaluations(home)),
-                await stack.enter_async_context(EnterpriseWorker()),
+                await stack.enter_async_context(EnterpriseWorker(memory_bytes=memory_bytes(home))),
                 home.paths.jobs,
             ),
             trains=offers[TRAINER] and find_spec("tenseal") is not None,
@@ -279,13 +279,18 @@ def start_worker(home: Home) -> TrainingWorker:
         threads=training.threads,
         device=training.device,
         processes=training.processes,
-        memory_bytes=training.memory_mb * 1024 * 1024,
+        memory_bytes=memory_bytes(home),
     )
 
 
 def start_evaluations(home: Home) -> EvaluationWorker:
     """The process that works on ciphertexts of private jobs, as the settings say."""
-    return EvaluationWorker(memory_bytes=home.config.training.memory_mb * 1024 * 1024)
+    return EvaluationWorker(memory_bytes=memory_bytes(home))
+
+
+def memory_bytes(home: Home) -> int:
+    """What one process that computes may use."""
+    return home.config.training.memory_mb * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import heapq
 import itertools
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -56,6 +57,7 @@ class World:
     stepped: list[int] = field(default_factory=list)
     blamed: list[Address] = field(default_factory=list)
     computed: list[tuple[Address, int]] = field(default_factory=list)
+    lost: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
         self.job = job(self.shards, self.rounds)
@@ -94,16 +96,18 @@ class World:
                 case je.AskWeights(round=r):
                     ready = je.WeightsReady(r, raw_cid(b"w" + bytes([r])), 1.2, int(self.now * 1e3))
                     self.after(0.1, lambda ready=ready: self.to_owner(ready))
-                case je.SendQuestion(trainer=peer, question=q):
+                case je.SendQuestion(trainer=peer, question=q) if not self.lost():
                     self.after(0.05, lambda p=peer, q=q: self.to(p, je.QuestionHeard(q)))
                 case je.OpenSums():
-                    self.after(0.1, lambda e=effect: self.open(e))
+                    self.after(0.1, lambda o=self.owner, e=effect: self.open(o, e))
                 case je.Wake(at_s=at, serial=serial):
                     self.after(at - self.now, lambda s=serial: self.to_owner(je.Woken(s)))
                 case je.Blame(peer=peer):
                     self.blamed.append(peer)
 
-    def open(self, effect: je.OpenSums) -> None:
+    def open(self, owner: JobOwner, effect: je.OpenSums) -> None:
+        if owner is not self.owner:
+            return  # it was killed meanwhile
         refused = self.refuse(effect)
         if refused is not None:
             self.to_owner(refused)
@@ -135,7 +139,9 @@ class World:
 
     def deliver(self, me: Address, to: Address, heard: je.SumsHeard) -> None:
         serial = heard.sums[0].sum.serial
-        if to == OWNER:
+        if self.lost():
+            self.to(me, je.PushFailed(serial, to))
+        elif to == OWNER:
             self.to_owner(heard)
         elif to in self.dead or not self.peers[to].takes(serial):
             self.to(me, je.PushFailed(serial, to))
@@ -267,6 +273,45 @@ def test_a_price_is_shared_by_work_and_never_exceeded() -> None:
     assert list(shares) == sorted(shares)
     assert job_payouts(1000, ()) == ()
     assert job_payouts(1000, [JobContribution(name(0), 0, False)]) == ()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_dies_and_comes_back_each_shard_is_stepped_once(seed: int) -> None:
+    """Trainers die and return without memory, messages are lost, the owner restarts."""
+    draw = random.Random(seed)
+    world = World(draw.randint(1, 9), draw.randint(1, 9), rounds=12)
+    world.lost = lambda: draw.random() < 0.1
+    faults: list[str] = []
+
+    def kill() -> None:
+        victim = draw.choice(list(world.peers))
+        world.dead.add(victim)
+        faults.append("killed")
+        world.after(draw.uniform(1, 40), lambda: back(victim))
+
+    def back(peer: Address) -> None:
+        world.peers[peer] = JobTrainer(world.job, peer)
+        world.dead.discard(peer)
+
+    def restart() -> None:
+        if world.owner.ended is None:
+            old = world.owner
+            kept = tuple(JobContribution(t, n, False) for t, n in old.contributions.items())
+            world.owner = JobOwner(world.job, JobProgress(ID, old.round, old.serial, kept))
+            faults.append("restarted")
+            world.to_owner(je.TrainersPresent(tuple(world.peers)))
+            world.perform_owner(world.owner.start())
+
+    for _ in range(4):
+        world.after(draw.uniform(0, 10), kill)
+    world.after(draw.uniform(1, 10), restart)
+    world.run()
+    assert sorted(set(faults)) == ["killed", "restarted"]
+    assert world.stepped == list(range(1, 13))
+    assert world.owner.ended is not None
+    assert world.owner.ended.done
+    assert sum(world.owner.contributions.values()) == 12 * world.shards
+    assert not world.blamed, "nobody lied"
 
 
 # what does not hang together ----------------------------------------------------------------------

@@ -59,7 +59,7 @@ def serve(
             reply = pack(type(error).__name__, error.args)
         except MemoryError:
             side = None  # what it holds is what there was no room beside
-            why = "the ciphertext worker's memory limit does not suffice"
+            why = "the memory limit of ciphertext work does not suffice (training.memory_mb)"
             reply = pack(OutOfMemory.__name__, [why])
         except Exception as error:
             _log.exception("a call failed")
