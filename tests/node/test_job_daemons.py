@@ -64,10 +64,10 @@ def test_a_job_outlives_a_killed_trainer_and_a_killed_owner(tmp_path: Path) -> N
         assert folder.stat().st_mode & 0o777 == 0o700
         assert {p.stat().st_mode & 0o777 for p in folder.iterdir()} == {0o600}
 
-        owner.until(lambda: round_of(owner) >= 2, 30)
+        owner.until(lambda: round_of(owner) >= 2, 60)
         trainers[0].process.send_signal(signal.SIGKILL)
         before = round_of(owner)
-        owner.until(lambda: round_of(owner) >= before + 2, 30)
+        owner.until(lambda: round_of(owner) >= before + 2, 60)
 
         owner.process.send_signal(signal.SIGKILL)
         owner.process.wait()

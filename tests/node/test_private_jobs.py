@@ -138,7 +138,7 @@ async def test_a_trainer_that_makes_its_gradient_up_is_found_and_replaced(tmp_pa
             await true(*head, 0.7 * k, into, timeout_s=timeout_s)
 
         liar.ports.evaluations.gradient = false  # type: ignore[method-assign]
-        job_id = await owner.jobs.create(job(tmp_path, audit_bps=10_000, rounds=40))
+        job_id = await owner.jobs.create(job(tmp_path, audit_bps=10_000, rounds=400))
         running = owner.jobs.owned[job_id]
         await until(lambda: liar.peer.address in running.machine.excluded, 40)
         assert fired
