@@ -4,6 +4,7 @@ The state after a step, the contributions and the figures are one transaction: a
 killed at any moment goes on from the last step, with the key in its folder.
 """
 
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -101,6 +102,8 @@ class OwnedJob:
         self._sent_bytes = 0
         self._envelopes: dict[int, Envelope] = {}
         self._secret = b""
+        self.checked_s = -math.inf
+        """When a complaint about its keys was last looked into."""
         self.made: dict[tuple[int, Address], tuple[JobQuestion, Signed]] = {}
         """Sums of the last rounds by their question's serial and maker, as validators name them."""
         self._events_in, self._events_out = trio.open_memory_channel[OwnerEvent](1024)
@@ -126,15 +129,14 @@ class OwnedJob:
             self._nursery = nursery
             nursery.start_soon(self._look)
             nursery.start_soon(self._offer)
-            for effect in self.machine.start():
-                self._begin(effect)
-            async for event in self._events_out:
-                for effect in self.machine.handle(event, trio.current_time()):
-                    if isinstance(effect, EndJob):
-                        await self._end(effect)
-                        nursery.cancel_scope.cancel()
-                        return
+            effects = self.machine.start()
+            while not (effects and isinstance(effects[-1], EndJob)):
+                for effect in effects:
                     self._begin(effect)
+                event = await self._events_out.receive()
+                effects = self.machine.handle(event, trio.current_time())
+            await self._end(effects[-1])
+            nursery.cancel_scope.cancel()
 
     def _begin(self, effect: OwnerEffect) -> None:
         match effect:

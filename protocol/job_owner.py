@@ -69,7 +69,9 @@ class JobOwner:
         self._deadline_s = 0.0
 
     def start(self) -> list[OwnerEffect]:
-        """Ask for the first weights."""
+        """Ask for the first weights; or end, where the owner was killed after its last step."""
+        if self.round >= self.job.rounds:
+            return self._end(True, f"trained in {self.round} rounds")
         return [AskWeights(self.round + 1)]
 
     def handle(self, event: OwnerEvent, now: float) -> list[OwnerEffect]:

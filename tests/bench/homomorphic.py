@@ -252,7 +252,7 @@ def trainer(folder: str, rows: int, features: int, outputs: int, k: float) -> No
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--quick", action="store_true", help="fewer splits, a narrower wide case")
+    parser.add_argument("--quick", action="store_true", help="one split of digits")
     parser.add_argument("--trainer", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.trainer:
@@ -270,7 +270,7 @@ def main() -> None:
     ]
     hidden = [encrypted(digits(0), "softmax", DIGITS, ROUNDS, weights_too=True, key=key)]
     embedding = large(512, 768, 1, weights_too=True)
-    wide = large(4096, 196 if options.quick else 784, 10, weights_too=False)
+    wide = large(4096, 784, 10, weights_too=False)
     theirs = tutorial(114, 30, 4)
     figures: dict[str, Any] = {
         "breast_cancer_cpu_s": mean(cancer, "cpu_s"),

@@ -219,6 +219,11 @@ def test_an_owner_that_was_killed_goes_on_from_its_last_step() -> None:
     assert sum(world.owner.contributions.values()) == 12
 
 
+def test_an_owner_that_was_killed_after_its_last_step_asks_for_nothing_more() -> None:
+    owner = JobOwner(job(2, rounds=3), JobProgress(ID, 3, 9, ()))
+    assert owner.start() == [je.EndJob(True, "trained in 3 rounds")]
+
+
 def test_a_false_trainer_is_asked_no_more() -> None:
     world = World(3, 3, refuse=lambda e: world_refusal(world, e))
     world.run()
