@@ -36,7 +36,7 @@ audit_percent = 5             # of trainers' rounds that each validator computes
 from dataclasses import dataclass
 from pathlib import Path
 
-from eigen.node.toml_table import TomlFileError, TomlTable, read_toml
+from eigen.node.member_file import Table, read_table
 from eigen.protocol import limits
 from eigen.protocol.private_job import HEADS
 from eigen.training.homomorphic.plan import ENCODERS, Plan
@@ -66,9 +66,9 @@ _KEYS = {
 def load_job_file(path: Path) -> JobFile:
     """Read a job file and check every field. Paths in it are relative to it.
 
-    Raises `TomlFileError`, which names the file, the key, and what may stand there.
+    Raises `MemberFileError`, which names the file, the key, and what may stand there.
     """
-    top = TomlTable(path, read_toml(path, "job file"), "")
+    top = Table(path, read_table(path, "job file"))
     top.refuse_unknown({"name", *_KEYS})
     tables = {name: top.sub(name, {}) for name in _KEYS}
     for name, keys in _KEYS.items():
@@ -76,24 +76,22 @@ def load_job_file(path: Path) -> JobFile:
     data, head, encoder = tables["data"], tables["head"], tables["encoder"]
     training, trainers = tables["training"], tables["trainers"]
 
-    def whole(table: TomlTable, key: str, usual: int, least: int, most: int) -> int:
+    def whole(table: Table, key: str, usual: int, least: int, most: int) -> int:
         value = table.take(key, int, usual)
         if not least <= value <= most:
-            raise TomlFileError(path, f"{table.name(key)}: {value}, give {least} to {most}")
+            raise table.error(key, f"{value}, give {least} to {most}")
         return int(value)
 
-    def real(table: TomlTable, key: str, usual: float, most: float) -> float:
+    def real(table: Table, key: str, usual: float, most: float) -> float:
         value = table.number(key, usual)
         if not 0 <= value <= most:
-            raise TomlFileError(path, f"{table.name(key)}: {value:g}, give 0 to {most:g}")
+            raise table.error(key, f"{value:g}, give 0 to {most:g}")
         return value
 
-    def choice(table: TomlTable, key: str, usual: str | None, names: tuple[str, ...]) -> str:
+    def choice(table: Table, key: str, usual: str | None, names: tuple[str, ...]) -> str:
         value = table.take(key, str, usual)
         if value not in names:
-            raise TomlFileError(
-                path, f"{table.name(key)}: {value!r:.40}, there are {', '.join(names)}"
-            )
+            raise table.error(key, f"{value!r:.40}, there are {', '.join(names)}")
         return str(value)
 
     def near(value: str) -> str:
@@ -101,7 +99,7 @@ def load_job_file(path: Path) -> JobFile:
 
     name = top.take("name", str)
     if len(name.encode()) > limits.TEXT_BYTES_MAX:
-        raise TomlFileError(path, f"name: over {limits.TEXT_BYTES_MAX} bytes")
+        raise top.error("name", f"over {limits.TEXT_BYTES_MAX} bytes")
     source = data.take("source", str)
     kind = choice(encoder, "kind", "standard", ENCODERS)
     plan = Plan(

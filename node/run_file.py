@@ -36,13 +36,13 @@ held_rounds = 64              # over which pay is released
 replay_percent = 5            # of credited rounds
 """
 
+import tomllib
 from dataclasses import dataclass, fields
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from eigen.node.toml_table import TomlFileError as RunFileError
-from eigen.node.toml_table import TomlTable, read_toml
+from eigen.node.exit_codes import ExitCode, UserError
 from eigen.protocol.cid import raw_cid
 from eigen.protocol.limits import DESCRIPTION_BYTES_MAX, PART_VALUES_MAX
 from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec, PaySpec, RunSpec
@@ -50,10 +50,20 @@ from eigen.protocol.types import Cid
 from eigen.protocol.wire import WireError, encode_bare
 
 TOKEN = 10**18
+RUN_FILE_BYTES_MAX = 256 * 1024
 DEFAULT_AGGREGATION = AggregationSpec("cosine-filter", 3_000)
 """The rule that no attack of docs/aggregation.md's tables broke, and the share of liars there."""
 DEFAULT_PAY = PaySpec("contribution", share_max_bps=5_000, held_rounds=64, replay_bps=500)
 """With these no way of not doing the work pays: see docs/contribution-proofs.md."""
+NUMBER_MAX = 1e300
+"""Larger ones are infinite, or too large for a float: no setting comes near."""
+
+
+class RunFileError(UserError):
+    """A run file is wrong; the message names file and key, and what may stand there."""
+
+    def __init__(self, path: Path, message: str) -> None:
+        super().__init__(f"{path}: {message}", ExitCode.CONFIGURATION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +93,7 @@ class RunFile:
         """The run spec. Raises `RunFileError`, naming the field that is wrong."""
         from eigen.training.codecs.registry import CODECS, DEFAULT_CODEC
 
-        reader = TomlTable(self.path, self.table, "")
+        reader = _Table(self.path, self.table, "")
         model, inner, outer = (reader.sub(name) for name in ("model", "inner", "outer"))
         aggregation = reader.sub("aggregation", {})
         codec = reader.take("codec", str, DEFAULT_CODEC)
@@ -144,14 +154,14 @@ class RunFile:
             raise RunFileError(self.path, _in_file_terms(str(error), ())) from error
 
 
-def _aggregation(table: TomlTable) -> AggregationSpec:
+def _aggregation(table: "_Table") -> AggregationSpec:
     rule = table.take("rule", str, DEFAULT_AGGREGATION.rule)
     usual_bps = 0 if rule == "mean" else DEFAULT_AGGREGATION.tolerated_bps
     share_bps = round(100 * table.number("tolerated_percent", usual_bps / 100))
     return AggregationSpec(rule, share_bps)
 
 
-def _pay(reader: TomlTable) -> PaySpec:
+def _pay(reader: "_Table") -> PaySpec:
     """Replays are the default where rounds can be replayed."""
     pay, overlap = reader.sub("pay", {}), reader.take("overlap", bool, False)
     kept = reader.sub("inner").take("moments", str, "fresh") == "kept"
@@ -188,6 +198,58 @@ def _in_file_terms(message: str, options: tuple[tuple[str, int], ...]) -> str:
     return message
 
 
+_NAMES = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    dict: "a table",
+}
+
+
+class _Table:
+    """A TOML table that says where a key is missing, unknown or of the wrong type."""
+
+    def __init__(self, path: Path, table: dict[str, Any], prefix: str) -> None:
+        self._path = path
+        self._table = table
+        self._prefix = prefix
+
+    def take(self, key: str, kind: Any, default: Any = None) -> Any:
+        value = self._table.get(key, default)
+        name = self._prefix + key
+        if value is None:
+            raise RunFileError(self._path, f"{name} is missing")
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        if type(value) not in kinds:
+            wanted = " or ".join(_NAMES[k] for k in kinds)
+            given = _NAMES.get(type(value), "a date or time")
+            raise RunFileError(self._path, f"{name}: {given}, not {wanted}")
+        if value == "" and default is None:
+            raise RunFileError(self._path, f"{name} is empty")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        value = self.take(key, (float, int), default)
+        if not abs(value) <= NUMBER_MAX:  # NaN is not, either
+            raise RunFileError(self._path, f"{self._prefix}{key}: not a finite number")
+        return float(value)
+
+    def sub(self, key: str, default: dict[str, Any] | None = None) -> "_Table":
+        return _Table(self._path, self.take(key, dict, default), f"{key}.")
+
+    def rest(self, known: set[str]) -> list[str]:
+        return [key for key in self._table if key not in known]
+
+    def refuse_unknown(self, known: set[str]) -> None:
+        for key in self.rest(known):
+            accepted = ", ".join(sorted(known))
+            raise RunFileError(
+                self._path, f"{self._prefix}{key}: no such key; there are {accepted}"
+            )
+
+
 _TOP = {
     "name",
     "description",
@@ -214,8 +276,19 @@ _INNER = {field.name for field in fields(InnerSpec)}
 
 def load_run_file(path: Path) -> RunFile:
     """Read a run file and check all of it, the run spec too. Raises `RunFileError`."""
-    table = read_toml(path, "run file")
-    top = TomlTable(path, table, "")
+    try:
+        with path.open("rb") as file:
+            text = file.read(RUN_FILE_BYTES_MAX + 1)
+        if len(text) > RUN_FILE_BYTES_MAX:
+            raise RunFileError(path, f"over {RUN_FILE_BYTES_MAX} bytes: no run file")
+        table = tomllib.loads(text.decode())
+    except OSError as error:
+        raise RunFileError(path, f"cannot be read: {error.strerror}") from error
+    except RecursionError as error:
+        raise RunFileError(path, "not valid TOML: nested too deeply") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RunFileError(path, f"not valid TOML: {error}") from error
+    top = _Table(path, table, "")
     top.refuse_unknown(_TOP)
     top.sub("inner").refuse_unknown(_INNER)
     top.sub("outer").refuse_unknown({"rule", "lr", "momentum"})

@@ -7,7 +7,7 @@ import pytest
 from eigen.node import cli, job_file
 from eigen.node.exit_codes import ExitCode
 from eigen.node.job_file import load_job_file
-from eigen.node.toml_table import TomlFileError
+from eigen.node.member_file import MemberFileError
 
 GOOD = """
 name = "visits"
@@ -67,7 +67,7 @@ def test_the_example_in_the_documentation_is_one(tmp_path: Path) -> None:
 )
 def test_a_mistake_is_told_with_its_field(tmp_path: Path, old: str, new: str, said: str) -> None:
     text = GOOD.replace(old, new, 1) if old else GOOD + new
-    with pytest.raises(TomlFileError) as caught:
+    with pytest.raises(MemberFileError) as caught:
         load_job_file(write(tmp_path, text))
     assert said in str(caught.value)
     assert str(tmp_path / "job.toml") in str(caught.value)
@@ -75,7 +75,7 @@ def test_a_mistake_is_told_with_its_field(tmp_path: Path, old: str, new: str, sa
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TomlFileError, match=r"gone\.toml: cannot be read"):
+    with pytest.raises(MemberFileError, match=r"gone\.toml: cannot be read"):
         load_job_file(tmp_path / "gone.toml")
 
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from eigen.node.exit_codes import ExitCode
 from eigen.node.run_file import (
     DEFAULT_AGGREGATION,
+    RUN_FILE_BYTES_MAX,
     TOKEN,
     RunFileError,
     load_run_file,
 )
-from eigen.node.toml_table import FILE_BYTES_MAX
 from eigen.protocol.cid import raw_cid
 from eigen.protocol.run import AggregationSpec
 from eigen.protocol.wire import encode_bare
@@ -242,8 +242,8 @@ def test_what_is_no_file_no_text_or_no_toml_is_named(tmp_path: Path) -> None:
     path.write_bytes(GOOD.replace("digits", "Zahlen für").encode("latin-1"))
     with pytest.raises(RunFileError, match="not valid TOML"):
         load_run_file(path)
-    with pytest.raises(RunFileError, match=str(FILE_BYTES_MAX)):
-        load_run_file(write(tmp_path, GOOD + "#" * FILE_BYTES_MAX))
+    with pytest.raises(RunFileError, match=str(RUN_FILE_BYTES_MAX)):
+        load_run_file(write(tmp_path, GOOD + "#" * RUN_FILE_BYTES_MAX))
     with pytest.raises(RunFileError, match="not valid TOML"):
         load_run_file(write(tmp_path, "x = " + "[" * 5000))
 
