@@ -34,7 +34,7 @@ from eigen.protocol.job_effects import (
 from eigen.protocol.job_trainer import JobTrainer
 from eigen.protocol.private_job import JOB_COMPLAINT, JOB_SUM, JobComplaint, PrivateJob, SumPush
 from eigen.protocol.wire import encode
-from eigen.training.errors import SecretPublished, TrainingError
+from eigen.training.errors import TrainingError
 
 log = structlog.get_logger()
 
@@ -136,7 +136,7 @@ class TrainedJob:
         """The owner has to know; above all where it published its secret key."""
         self.why = str(error) or type(error).__name__
         log.warning("a private job's round failed", job=self.id.hex()[:12], why=self.why)
-        if not isinstance(error, SecretPublished | TrainingError):
+        if not isinstance(error, TrainingError):
             return
         text = f"{type(error).__name__}: {self.why}".encode()[: limits.TEXT_BYTES_MAX]
         try:

@@ -257,3 +257,20 @@ def test_any_sequential_stack_encodes(tmp_path: Path) -> None:
     (tmp_path / "e.safetensors").write_bytes(b"\x05" + bytes(30))
     with pytest.raises(SpecError, match="no safetensors file"):
         load_layers(tmp_path / "e.safetensors")
+
+
+def test_rows_go_through_the_encoder_that_the_owner_names(tmp_path: Path) -> None:
+    from eigen.training.homomorphic.rows import Rows, prepare_rows
+
+    draw = np.random.default_rng(0)
+    weight = draw.standard_normal((40, 64)).astype(np.float32)
+    save_file({"0.weight": weight, "0.bias": np.zeros(40, np.float32)}, tmp_path / "e.safetensors")
+    plan = replace(PLAN, data="digits", kind="softmax", encoder="file", dimension=12)
+    rows = prepare_rows(replace(plan, encoder_file=str(tmp_path / "e.safetensors"), shards=3))
+    assert [x.shape for x, _ in rows.shards] == [(480, 12), (479, 12), (479, 12)]
+    assert rows.holdout[0].shape == (359, 12)
+    assert np.all(rows.holdout[0][:, -1] == 1), "the bias"
+    again = Rows.from_bytes(rows.to_bytes())
+    assert np.array_equal(again.shards[1][0], rows.shards[1][0])
+    assert again.head == rows.head
+    assert again.encoder.keys() == {"mean", "matrix", "clip"}
