@@ -56,6 +56,11 @@ class Paths:
         return self.home / "states"
 
     @property
+    def jobs(self) -> Path:
+        """The folder of this node's own private jobs: encoded rows, sealed keys, results."""
+        return self.home / "jobs"
+
+    @property
     def calibration_file(self) -> Path:
         """How far honest replays may be off on this machine (TOML)."""
         return self.home / "calibration.toml"
@@ -103,7 +108,7 @@ class Paths:
     def items(self) -> Mapping[str, Path]:
         """All of them by name, the home first. Raises what `control_socket` raises."""
         names = (
-            "home config_file network_file key_file sealing_key_file database blobs states "
+            "home config_file network_file key_file sealing_key_file database blobs states jobs "
             "calibration_file outbox index peerstore control_socket lock_file log_file"
         )
         return {name: getattr(self, name) for name in names.split()}

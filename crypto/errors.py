@@ -16,14 +16,19 @@ CryptoError
 ├── GrantError            the peer's: a wrapped data key that is not for us, or not any more
 │   ├── WrongGrant
 │   └── GrantExpired
-└── SealedShardError      the peer's, or the disk's
-    ├── NotASealedShard
-    ├── UnsupportedVersion
-    ├── WrongKey
-    ├── WrongMetadata
-    ├── Corrupt
-    ├── Truncated
-    └── ShardTooLarge
+├── SealedShardError      the peer's, or the disk's
+│   ├── NotASealedShard
+│   ├── UnsupportedVersion
+│   ├── WrongKey
+│   ├── WrongMetadata
+│   ├── Corrupt
+│   ├── Truncated
+│   └── ShardTooLarge
+└── HomomorphicError      the peer's, unless it says otherwise
+    ├── InsecureParameters    ours: encryption parameters below 128 bits
+    ├── MalformedCiphertext
+    ├── WrongContext
+    └── SecretKeyInside       the owner's: it published what it must keep
 ```
 """
 
@@ -124,3 +129,23 @@ class Truncated(SealedShardError):
 
 class ShardTooLarge(SealedShardError):
     """The header announces more plaintext than the caller, or the format, allows."""
+
+
+class HomomorphicError(CryptoError):
+    """Something about CKKS keys or ciphertexts is wrong."""
+
+
+class InsecureParameters(HomomorphicError):
+    """Encryption parameters that give less than 128 bits. Our fault."""
+
+
+class MalformedCiphertext(HomomorphicError):
+    """The bytes are no ciphertext, or none at the level and scale that it must have."""
+
+
+class WrongContext(HomomorphicError):
+    """Evaluation keys of other parameters, or other keys than the job needs."""
+
+
+class SecretKeyInside(HomomorphicError):
+    """A secret key was published. Its owner must be told: all that it encrypted is open."""

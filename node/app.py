@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, closing
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from random import Random, SystemRandom
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ from eigen.crypto.sealing_key import SealingKeyPair
 from eigen.node.blobs import DirectoryBlobs
 from eigen.node.calibrations import tolerance
 from eigen.node.canary import Canary
+from eigen.node.cipher_worker import EnterpriseWorker, EvaluationWorker
 from eigen.node.control import ControlServer
 from eigen.node.datasets import Datasets
 from eigen.node.driver import RunDriver
@@ -37,6 +39,8 @@ from eigen.node.evaluation import Evaluations
 from eigen.node.fetch import BlockExchange
 from eigen.node.gossip import Gossip
 from eigen.node.governance import GovernanceService
+from eigen.node.job_methods import JobMethods
+from eigen.node.job_ports import JobPorts
 from eigen.node.libp2p.config import Libp2pConfig, Limits
 from eigen.node.libp2p.network import Libp2pNetwork
 from eigen.node.libp2p.surroundings import Surroundings
@@ -44,6 +48,7 @@ from eigen.node.members import Members
 from eigen.node.methods import Methods
 from eigen.node.networks import contracts_of
 from eigen.node.ports import Trainer
+from eigen.node.private_jobs import PrivateJobs
 from eigen.node.records import SqliteRecords
 from eigen.node.retention import Retention
 from eigen.node.rounds import Rounds
@@ -218,19 +223,37 @@ async def run_node(
             on_run=open_run,
             on_passed=rounds.prepare,
         )
-        canary = Canary()
-        methods = Methods(
-            home, network, members, datasets, rounds, governance, settlement, chain, ports
+        jobs = PrivateJobs(
+            JobPorts(
+                home.identity,
+                network_file.network_id,
+                network,
+                gossip,
+                members,
+                records,
+                blobs,
+                blocks,
+                await stack.enter_async_context(start_evaluations(home)),
+                await stack.enter_async_context(EnterpriseWorker(memory_bytes=memory_bytes(home))),
+                home.paths.jobs,
+            ),
+            trains=offers[TRAINER] and find_spec("tenseal") is not None,
+            validates=offers[VALIDATOR] and find_spec("tenseal") is not None,
         )
+        canary = Canary()
         control = ControlServer(
-            home.paths.control_socket, methods.table(evaluations=evaluations, canary=canary)
+            home.paths.control_socket,
+            Methods(
+                home, network, members, datasets, rounds, governance, settlement, chain, ports
+            ).table(evaluations=evaluations, canary=canary)
+            | JobMethods(jobs).table(),
         )
 
         gossip.join()
         await governance.restore()
         async with trio.open_nursery() as nursery:
-            await nursery.start(network.run)
-            await nursery.start(rounds.run)
+            for first in (network, rounds, jobs):
+                await nursery.start(first.run)
             for service in (members, settlement, evaluations, canary):
                 nursery.start_soon(service.run)
             nursery.start_soon(follow_chain, chain, governance, rounds.changed)
@@ -271,9 +294,19 @@ def start_worker(home: Home) -> TrainingWorker:
         threads=training.threads,
         device=training.device,
         processes=training.processes,
-        memory_bytes=training.memory_mb * 1024 * 1024,
+        memory_bytes=memory_bytes(home),
         nice=training.nice,
     )
+
+
+def start_evaluations(home: Home) -> EvaluationWorker:
+    """The process that works on ciphertexts of private jobs, as the settings say."""
+    return EvaluationWorker(memory_bytes=memory_bytes(home))
+
+
+def memory_bytes(home: Home) -> int:
+    """What one process that computes may use."""
+    return home.config.training.memory_mb * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)

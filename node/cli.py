@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "delegate": "Let another account vote for this node's tokens.",
     "runs": "List runs, their rounds and rewards.",
     "proofs": "List, show and verify proofs of contributions.",
+    "job": "Have a head trained on data that no trainer can read.",
     "pin": "Keep checkpoints on disk that would be deleted in time.",
     "claim": "Claim the rewards that this node has earned.",
     "wallet": "Show the node's account and its money; its key in and out.",

@@ -33,6 +33,7 @@ from eigen.protocol.messages import (
     Timeout,
     Topic,
 )
+from eigen.protocol.private_job import JobEnded, JobRound, JobVerdict, PrivateJob
 from eigen.protocol.types import Address
 from eigen.protocol.wire import WireError, decode, encode
 
@@ -55,6 +56,7 @@ TYPES: dict[Topic, tuple[type, ...]] = {
         messages.Verdict,
     ),
     Topic.ATTESTATIONS: (Attestation,),
+    Topic.JOBS: (PrivateJob, JobRound, JobVerdict, JobEnded),
 }
 TOPIC_OF = {kind: topic for topic, kinds in TYPES.items() for kind in kinds}
 

@@ -122,3 +122,39 @@ PENALTY_MALFORMED = 20.0
 """Bytes that no honest node sends: five of them disconnect."""
 PENALTY_BAD_DATA = 34.0
 """Data that does not match its hash or commitment: three of them disconnect."""
+
+# Private jobs -----------------------------------------------------------------------------------
+JOB_SHARDS_MAX = 32
+"""Shards of one private job, and seats of a question: more could wrap a sum around (512)."""
+JOB_ROWS_MAX = 4096
+"""Rows of one shard: a ciphertext's slots."""
+JOB_FEATURES_MAX = 4096
+"""Features of one row: 3.5 GB of ciphertexts in memory where a shard is full."""
+JOB_OUTPUTS_MAX = 128
+"""Outputs of a head, each with a gradient of its own."""
+JOB_CIPHERTEXTS_MAX = 65_536
+"""Ciphertexts of one blob: 6.2 GB of gradients."""
+JOB_ROUNDS_MAX = 10_000
+"""Rounds of one private job; heads on good features take 20."""
+JOB_ROUND_S_MAX = 86_400
+"""A round that takes longer than a day is no round."""
+JOB_INPUTS_MAX = 2
+"""Sums that one seat adds to its own: a binary tree."""
+JOB_QUESTIONS_MAX = 4
+"""Questions of one round whose sums one step is made of; then the round begins anew."""
+JOB_RETRIES_MAX = 20
+"""Questions of one round without an answer before the job fails."""
+JOB_KEY_BYTES_MAX = 24 * 1024 * 1024
+"""Evaluation keys for twelve rotations have 16 MB."""
+JOB_CIPHERTEXT_BYTES_MAX = 256 * 1024
+"""A seeded ciphertext of five primes has 198 kB, a summed one of one prime 95 kB."""
+JOBS_KNOWN_MAX = 64
+"""Jobs of others that a node remembers; the oldest is forgotten first."""
+JOBS_OF_OWNER_MAX = 8
+"""Of these, of one owner."""
+JOBS_TRAINED_MAX = 8
+"""Jobs that a node trains at a time: with `JOB_SEAT_BYTES_MAX`, what they may take of its disk."""
+JOB_SEAT_BYTES_MAX = 4 * 1024**3
+"""Shards of one seat, as they are stored."""
+JOB_IDLE_S = 3600.0
+"""A job that nobody asks for so long makes room for another."""

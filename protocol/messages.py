@@ -36,6 +36,7 @@ class Topic(StrEnum):
     DATASETS = "datasets"
     ROUNDS = "rounds"
     ATTESTATIONS = "attestations"
+    JOBS = "jobs"
 
 
 NAMED_MAX = 256

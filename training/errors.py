@@ -8,6 +8,8 @@ TrainingError
 │   └── ShardError        … or not a shard for this model
 ├── CodecError            the peer's: an encoded part that no honest encoder writes
 ├── BadInput              the peer's whose input has this index
+├── BadCiphertext         the peer's: no ciphertext, or none of this job, or a false sum
+├── SecretPublished       the owner's: a secret key stands where public ones belong
 ├── ResidualError         ours: the stored residual belongs to another run or codec
 ├── StateError            ours: the kept optimizer state is damaged, or another run's
 ├── Diverged              the run's: a loss or an update is not finite
@@ -63,6 +65,14 @@ class BadInput(TrainingError):
         return f"input {self.index}: {self.reason}"
 
 
+class BadCiphertext(TrainingError):
+    """Bytes that are no keys or ciphertexts of this private job. The fault of who made them."""
+
+
+class SecretPublished(TrainingError):
+    """An owner published the secret key of its private job. The owner must be told."""
+
+
 class ResidualError(TrainingError):
     """The residual does not belong to this run's model and codec. Our own store's fault."""
 
@@ -92,6 +102,8 @@ BY_NAME: dict[str, type[TrainingError]] = {
         ShardError,
         CodecError,
         BadInput,
+        BadCiphertext,
+        SecretPublished,
         ResidualError,
         StateError,
         Diverged,

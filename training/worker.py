@@ -6,10 +6,7 @@ One call at a time. Torch is imported at the first call, not at the start. Whate
 Python or in C, goes to stderr: the reply pipe is a descriptor of its own. A failing call is
 answered with its error and does not end the worker.
 
-The worker ends as soon as its parent does, even in the middle of a call: a thread waits for the
-hang-up of the call pipe, which the kernel gives when the last writer is gone, however it went.
-Linux's PR_SET_PDEATHSIG would not do: it fires when the *thread* that started the child ends, and
-Trio starts children on threads that it retires after ten idle seconds.
+The worker ends as soon as its parent does, even in the middle of a call (`process`).
 
 Under `torchrun` several processes are one worker: rank 0 answers, and the others share its local
 steps. All of them hold the call pipe's end, so all end with the node.
@@ -21,11 +18,8 @@ import dataclasses
 import io
 import logging
 import os
-import resource
-import select
 import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -35,6 +29,7 @@ from eigen.protocol.run import RunSpec
 from eigen.protocol.wire import decode_bare
 from eigen.training.errors import EngineFault, OutOfMemory, TrainingError
 from eigen.training.frames import OK, Files, pack, read
+from eigen.training.process import exit_on_hangup, limit_memory, take_pipes
 
 if TYPE_CHECKING:
     from eigen.training.engine import Engine
@@ -71,13 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     logging.basicConfig(stream=sys.stderr, format="training worker %(process)d: %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the node to handle
-    calls, replies = _take_pipes()
-    threading.Thread(target=_exit_on_hangup, args=(calls.fileno(),), daemon=True).start()
+    calls, replies = take_pipes()
+    exit_on_hangup(calls)
     os.nice(options.nice)
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     os.environ["OMP_WAIT_POLICY"] = "passive"  # idle threads sleep: this machine has other work
     if options.memory_bytes:
-        _limit_memory(options.memory_bytes)
+        limit_memory(options.memory_bytes)
     if int(os.environ.get("RANK", "0")):
         follow(_engine(options))
     serve(calls, replies, lambda: _engine(options))
@@ -140,33 +135,6 @@ def _fault(error: Exception) -> TrainingError:
         return OutOfMemory(f"the worker's memory limit does not suffice: {error}")
     _log.exception("a call failed")
     return EngineFault(f"{type(error).__name__}: {error}")
-
-
-def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """The call and reply pipes, away from descriptors 0 and 1, which libraries may use."""
-    calls, replies = os.dup(0), os.dup(1)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    os.dup2(2, 1)
-    return os.fdopen(calls, "rb"), os.fdopen(replies, "wb")
-
-
-def _exit_on_hangup(descriptor: int) -> None:
-    poll = select.poll()
-    poll.register(descriptor, 0)  # no events asked for: hang-ups and errors are always told
-    poll.poll()
-    os._exit(0)
-
-
-def _limit_memory(memory_bytes: int) -> None:
-    """Cap what can be allocated: RLIMIT_DATA where it covers mappings (Linux), else RLIMIT_AS.
-
-    RLIMIT_AS would also count the 400 MB of libraries that torch maps but hardly touches.
-    """
-    kind = resource.RLIMIT_DATA if sys.platform == "linux" else resource.RLIMIT_AS
-    with contextlib.suppress(ValueError):  # a hard limit below ours is in force already
-        resource.setrlimit(kind, (memory_bytes, memory_bytes))
 
 
 def _engine(options: argparse.Namespace) -> "Engine":

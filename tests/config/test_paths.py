@@ -11,7 +11,7 @@ from eigen.config.paths import HOME_DEFAULT, Paths, find_paths
 def test_everything_lies_in_the_home(tmp_path: Path) -> None:
     items = Paths(tmp_path).items()
     assert all(path.is_relative_to(tmp_path) for path in items.values())
-    assert len(set(items.values())) == len(items) == 15
+    assert len(set(items.values())) == len(items) == 16
 
 
 def test_flag_over_variable_over_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_constraints_pin_every_dependency_exactly() -> None:
     }
     project = PROJECT["project"]
     wanted = [*project["dependencies"]]
-    for extra in ("devnet", "dev", "sim"):
+    for extra in ("devnet", "dev", "sim", "homomorphic"):
         wanted += project["optional-dependencies"][extra]
     for requirement in wanted:
         name = re.match(r"[A-Za-z0-9-]+", requirement)

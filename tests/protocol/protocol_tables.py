@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from eigen.protocol import committee, limits, messages, requests
+from eigen.protocol import committee, limits, messages, private_job, requests
 from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec, RunSpec
 from eigen.protocol.types import Address, Cid, Digest, RunId
 from eigen.protocol.wire import Length, Range, catalogue
@@ -21,6 +21,8 @@ STRUCTS = (
     messages.Credit,
     messages.Payout,
     messages.ShardInfo,
+    private_job.JobSeat,
+    private_job.JobContribution,
     RunSpec,
     ModelSpec,
     InnerSpec,
@@ -85,7 +87,7 @@ def struct_table() -> list[str]:
 def protocol_table() -> list[str]:
     ids = [
         (name, value)
-        for name, value in vars(requests).items()
+        for name, value in (*vars(requests).items(), *vars(private_job).items())
         if name.isupper() and isinstance(value, str)
     ]
     rows = [f"| `{value}` | {name} |" for name, value in ids]
