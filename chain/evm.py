@@ -45,7 +45,7 @@ from eigen.chain.rpc import Call, Rpc
 from eigen.chain.watch import LogWatch
 from eigen.crypto.hashing import keccak256
 from eigen.protocol.limits import BALLOTS_PER_RELAY_MAX, CLAIMS_PER_RELAY_MAX, MERKLE_PROOF_MAX
-from eigen.protocol.messages import Proposal
+from eigen.protocol.messages import Attestation, Proposal
 from eigen.protocol.types import Address, Digest, RunId
 
 
@@ -190,6 +190,18 @@ class EvmChain(DaoReader, Chain):
         """Post a round root with its attestations, in ascending order of their signers."""
         data = LEDGER.calldata("postRound", root_fields(root), list(signatures))
         key = f"round {root.run.hex()} {root.round}"
+        return await self._write(key, self._contracts.ledger, data)
+
+    async def prove_equivocation(self, first: Attestation, second: Attestation) -> Receipt:
+        """Show the ledger two statements of one validator on one round."""
+        one, two = sorted((first, second), key=lambda said: said.signature)
+        statements = [
+            field
+            for said in (one, two)
+            for field in (root_fields(RoundRoot.attested(said)), said.signature)
+        ]
+        data = LEDGER.calldata("proveEquivocation", *statements)
+        key = f"equivocation {one.signature.hex()} {two.signature.hex()}"
         return await self._write(key, self._contracts.ledger, data)
 
     async def claim(

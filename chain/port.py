@@ -27,7 +27,7 @@ from eigen.crypto.eip712 import Domain
 from eigen.crypto.statements import round_root_digest
 from eigen.protocol.cid import digest_of
 from eigen.protocol.context import PayoutRoot
-from eigen.protocol.messages import Proposal, ProposedCall, RoundRecord, digest
+from eigen.protocol.messages import Attestation, Proposal, ProposedCall, RoundRecord, digest
 from eigen.protocol.types import Address, Digest, RunId
 
 
@@ -231,6 +231,18 @@ class RoundRoot:
             digest(record),
             payout_root(record.payouts),
             sum(p.cumulative for p in record.payouts),
+        )
+
+    @classmethod
+    def attested(cls, attestation: Attestation) -> Self:
+        """What an attestation says."""
+        return cls(
+            attestation.run,
+            attestation.round,
+            attestation.checkpoint,
+            attestation.record,
+            attestation.payout_root,
+            attestation.payout_total,
         )
 
     def signed_digest(self, ledger: Domain) -> Digest:
@@ -441,6 +453,14 @@ class Chain(Protocol):
         """Post a round root with its attestations, in ascending order of their signers.
 
         Intent key: (run, round).
+        """
+        ...
+
+    async def prove_equivocation(self, first: Attestation, second: Attestation) -> Receipt:
+        """Show the ledger two statements of one validator on one round: it loses bond and seat.
+
+        Intent key: the validator's signatures. Raises `TransactionReverted` where they are no
+        proof, or the validator has lost both already.
         """
         ...
 

@@ -168,6 +168,7 @@ async def run_node(
             retention,
             world.around.unix_s,
         )
+        settlement = Settlement(me, chain, records, blocks, times.relay_delay_s, poll_s)
         ports = RunPorts(
             home.identity,
             network,
@@ -184,8 +185,8 @@ async def run_node(
             world.random,
             world.watch,
             partial(tolerance, home.paths.calibration_file),
+            settlement.accuse,
         )
-        settlement = Settlement(me, chain, records, blocks, times.relay_delay_s, poll_s)
         evaluations = Evaluations(ports, enabled=config.validator.enabled)
 
         def adopted(driver: RunDriver, record: RoundRecord, reply: HeadReply) -> None:

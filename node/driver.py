@@ -10,6 +10,7 @@ from functools import partial
 import structlog
 import trio
 
+from eigen.node.attested import Attested, signs
 from eigen.node.audit import AuditFailed, Auditor
 from eigen.node.evidence_log import VALIDATORS_SAY, EvidenceLog, round_of
 from eigen.node.exchange import Exchange, PartsMissing
@@ -69,6 +70,7 @@ from eigen.protocol.head import HeadMachine
 from eigen.protocol.limits import READY_BEHIND_MAX
 from eigen.protocol.messages import (
     Attempt,
+    Attestation,
     Check,
     LocalWork,
     RoundRecord,
@@ -138,6 +140,7 @@ class RunDriver:
         self._events_in, self._events = trio.open_memory_channel[Event](EVENTS_QUEUED_MAX)
         self._timers: dict[tuple[str, Attempt, int], trio.CancelScope] = {}
         self.evidence = EvidenceLog()
+        self._attested = Attested()
         self.proofs = Proofs(context, ports, self.exchange, self.evidence)
         self.replayer = Replayer(context, ports, self.exchange)
         self.gaps = Gaps(context, ports)
@@ -175,6 +178,8 @@ class RunDriver:
 
     def hear(self, said: Said) -> None:
         """A signed round message or attestation of this run."""
+        if isinstance(said.message, Attestation):
+            self._compare(said.author, said.message)
         late = isinstance(said.message, StepNotice)  # is for the next seat
         oldest = self.head.round - READY_BEHIND_MAX if late else self.head.round + 1
         if said in self.evidence or round_of(said.message) < oldest:
@@ -184,6 +189,16 @@ class RunDriver:
         if round_of(said.message) > self.head.round:
             self.evidence.add(said)
         self.post(Received(said.author, said.message))
+
+    def _compare(self, validator: Address, attestation: Attestation) -> None:
+        """An honest validator signs one statement a round, also once the round is over."""
+        signed = self.sync.signed_digest(attestation)
+        if validator not in self.context.validators or not signs(validator, signed, attestation):
+            return
+        first = self._attested.add(validator, attestation)
+        if first is not None:
+            log.warning("a validator signed two statements", validator=validator.hex())
+            self.ports.accuse(first, attestation)
 
     async def run(self) -> None:
         """Until cancelled. Work under way is cancelled with it; promises are on disk."""

@@ -80,15 +80,7 @@ class HeadSync:
 
     def signed_digest(self, attestation: Attestation) -> Digest:
         """What an attestation's EIP-712 signature must cover."""
-        root = RoundRoot(
-            attestation.run,
-            attestation.round,
-            attestation.checkpoint,
-            attestation.record,
-            attestation.payout_root,
-            attestation.payout_total,
-        )
-        return self._ports.chain.round_digest(root)
+        return self._ports.chain.round_digest(RoundRoot.attested(attestation))
 
     def attestation(self, record: RoundRecord) -> Attestation:
         """This validator's signature over a record's root."""

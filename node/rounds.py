@@ -8,9 +8,8 @@ import trio
 
 from eigen.chain.port import RunChanged, RunOpened
 from eigen.config.network import Parameters
-from eigen.crypto.errors import BadSignature
-from eigen.crypto.identity import recover
 from eigen.crypto.merkle import payout_root
+from eigen.node.attested import signs
 from eigen.node.driver import HISTORY_ROUNDS, RunDriver
 from eigen.node.evidence_log import run_of
 from eigen.node.fetch import ContentUnavailable
@@ -217,11 +216,8 @@ class Rounds:
             return Verdict.ACCEPT
         if said.author not in driver.context.validators:
             return Verdict.REJECT
-        try:
-            signer = recover(driver.sync.signed_digest(attestation), attestation.signature)
-        except BadSignature:
-            return Verdict.REJECT
-        return Verdict.ACCEPT if signer == said.author else Verdict.REJECT
+        sound = signs(said.author, driver.sync.signed_digest(attestation), attestation)
+        return Verdict.ACCEPT if sound else Verdict.REJECT
 
     def _membership_changed(self, change: PeerDown | PeerUp | None) -> None:
         for driver in self.drivers.values():

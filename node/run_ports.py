@@ -14,6 +14,7 @@ from eigen.node.retention import Retention
 from eigen.node.states import StateFiles
 from eigen.node.upload import UploadMeter
 from eigen.protocol.effects import Effect, Event
+from eigen.protocol.messages import Attestation
 from eigen.protocol.run import RunSpec
 from eigen.protocol.types import Address
 from eigen.training.calibration import DEFAULTS, Tolerance
@@ -31,6 +32,14 @@ not block, nor raise."""
 
 def unwatched(_node: Address, _what: Event | Effect) -> None:
     """Nobody looks."""
+
+
+Accuse = Callable[[Attestation, Attestation], None]
+"""Told of two statements that one validator signed for one round. It must not block, nor raise."""
+
+
+def nobody_told(_first: Attestation, _second: Attestation) -> None:
+    """There is nobody who could punish it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +63,4 @@ class RunPorts:
     watch: Watch = unwatched
     tolerance: Callable[[RunSpec], Tolerance] = default_tolerance
     """By how much an honest replay may be off."""
+    accuse: Accuse = nobody_told

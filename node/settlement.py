@@ -25,7 +25,7 @@ from eigen.node.fetch import BlockExchange, ContentUnavailable
 from eigen.node.ports import RecordStore
 from eigen.protocol.cid import RAW, cid_of
 from eigen.protocol.limits import CLAIMS_PER_RELAY_MAX
-from eigen.protocol.messages import RoundRecord
+from eigen.protocol.messages import Attestation, RoundRecord
 from eigen.protocol.requests import HEAD_REPLY_BYTES_MAX, HeadReply
 from eigen.protocol.seat import ranked
 from eigen.protocol.types import Address, RunId
@@ -38,6 +38,10 @@ T = TypeVar("T")
 CLAIM_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Pauses between tries of one claim, a minute in all: rounds that follow each other block by block
 come to an end within that on a devnet, and do not happen on a chain where gas costs money."""
+ACCUSATIONS_MAX = 64
+"""Waiting for the chain; one is enough to lose bond and seat."""
+ACCUSERS_WAIT_S = 10.0
+"""Nodes that hear an equivocation spread over this, so that one of them pays for the proof."""
 RETRY_S_MAX = 30.0
 """Longest pause between two tries to reach the chain."""
 
@@ -67,6 +71,7 @@ class Settlement:
         self._news = trio.Event()
         self._waiting: dict[tuple[RunId, int], tuple[RunDriver, HeadReply, float]] = {}
         self.posted: dict[tuple[RunId, int], str] = {}  # transaction of each root posted by us
+        self._accused: dict[tuple[Attestation, Attestation], float] = {}  # and when it is our turn
 
     def adopted(self, driver: RunDriver, record: RoundRecord, reply: HeadReply) -> None:
         """A round was attested; if this node is a validator, its root is now in line."""
@@ -76,6 +81,16 @@ class Settlement:
         due_s = trio.current_time() + order.index(self._me) * self._turn_s
         self._waiting[driver.context.run, record.attempt.round] = (driver, reply, due_s)
         self._news.set()
+
+    def accuse(self, first: Attestation, second: Attestation) -> None:
+        """One validator signed both: the ledger is to know, from any node that heard it.
+
+        Nodes take turns; who comes later finds that the validator has nothing to lose any more.
+        """
+        if len(self._accused) < ACCUSATIONS_MAX:
+            wait_s = int.from_bytes(self._me[:2], "big") / 2**16 * ACCUSERS_WAIT_S
+            self._accused[first, second] = trio.current_time() + wait_s
+            self._news.set()
 
     async def resume(self, driver: RunDriver) -> None:
         """After a restart: put rounds in line that the ledger may not have yet."""
@@ -92,6 +107,7 @@ class Settlement:
         while True:
             self._news = trio.Event()
             try:
+                await self._accuse()
                 for key in sorted(self._waiting):
                     if self._waiting[key][2] <= trio.current_time():
                         await self._post(key)
@@ -99,8 +115,21 @@ class Settlement:
             except ChainError as error:
                 pause_s = min(pause_s * 2, RETRY_S_MAX)
                 log.warning("round roots wait", count=len(self._waiting), why=str(error))
-            with trio.move_on_after(pause_s if self._waiting else math.inf):
+            with trio.move_on_after(pause_s if self._waiting or self._accused else math.inf):
                 await self._news.wait()
+
+    async def _accuse(self) -> None:
+        for pair, due_s in list(self._accused.items()):
+            if due_s > trio.current_time():
+                continue
+            try:
+                receipt = await self._chain.prove_equivocation(*pair)
+                log.info("an equivocation is on chain", round=pair[0].round, tx=receipt.tx)
+            except ChainUnreachable:
+                raise
+            except ChainError as error:  # another node was first, or is richer
+                log.info("an equivocation was not taken", round=pair[0].round, why=str(error))
+            del self._accused[pair]
 
     async def _post(self, key: tuple[RunId, int]) -> None:
         driver, reply, _ = self._waiting[key]

@@ -39,7 +39,7 @@ from eigen.chain.port import (
 from eigen.crypto import statements
 from eigen.crypto.identity import recover
 from eigen.crypto.merkle import verify_payout
-from eigen.protocol.messages import Proposal, ProposedCall
+from eigen.protocol.messages import Attestation, Proposal, ProposedCall
 from eigen.protocol.types import Address, Digest, RunId
 
 CALL_S: Final = 0.05
@@ -290,6 +290,11 @@ class LedgerAccount:
         """See `Chain.post_round`."""
         await trio.sleep(LANDING_S)
         return self._ledger.post(root, signatures)
+
+    async def prove_equivocation(self, first: Attestation, second: Attestation) -> Receipt:
+        """Refused: validators have no bonds here."""
+        await trio.sleep(CALL_S)
+        raise TransactionReverted("nobody has a bond to lose")
 
     async def claim(
         self, run: RunId, account: Address, cumulative: int, proof: Sequence[Digest]

@@ -26,6 +26,7 @@ from eigen.chain.rpc import Call
 from eigen.crypto.hashing import keccak256
 from eigen.crypto.identity import Identity
 from eigen.crypto.merkle import PayoutTree
+from eigen.protocol.messages import Attestation
 from eigen.protocol.types import Address, Digest, RunId
 
 from .conftest import (
@@ -330,6 +331,34 @@ async def test_nobody_is_paid_twice_by_two_claimers(
             await other.claim(call.opens.run, worker, 10, tree.proof(worker))
         assert (refused.value.name, refused.value.error) == ("NothingToClaim", "nothing to claim")
         assert await chain.balance(worker) == 10
+
+
+def attestation(chain: EvmChain, root: RoundRoot, signer: Identity) -> Attestation:
+    [signature] = attested(chain, root, [signer])
+    said = (root.checkpoint, root.record, root.payout_root, root.payout_total)
+    return Attestation(root.run, root.round, *said, signature)
+
+
+async def test_who_signs_two_statements_on_one_round_loses_its_seat(
+    open_chain: OpenChain, anvil: Anvil, dao: Dao
+) -> None:
+    worker = Identity.generate().address
+    call = dao.proposal()
+    liar, *honest = dao.validators
+    async with open_chain() as chain:
+        await open_run(chain, anvil, dao, call)
+        before, quorum = await chain.validators()
+        roots = [round_root(call.opens.run, 3, PayoutTree({worker: pay})) for pay in (10, 20)]
+        first, second = (attestation(chain, root, liar) for root in roots)
+        assert RoundRoot.attested(first) == roots[0]
+        for pair in ((first, first), (first, attestation(chain, roots[1], honest[0]))):
+            with pytest.raises(TransactionReverted) as refused:
+                await chain.prove_equivocation(*pair)
+            assert refused.value.name in ("NoEquivocation", "SignersDiffer")
+        assert (await chain.validators())[0] == before
+        receipt = await chain.prove_equivocation(first, second)
+        assert await chain.prove_equivocation(second, first) == receipt, "the same intent"
+        assert await chain.validators() == (before - {liar.address}, quorum)
 
 
 async def test_earnings_go_to_the_payout_address(

@@ -23,6 +23,7 @@ from eigen.node.audit import AuditFailed
 from eigen.node.datasets import Dataset
 from eigen.node.driver import RunDriver
 from eigen.node.exchange import RESULTS_PER_SENDER_MAX, PartsMissing, part_digest
+from eigen.node.gossip import Said
 from eigen.node.ports import BulkWriter, RequestRefused, RequestTimeout
 from eigen.node.retention import NOTED, ONCE_UNNAMED
 from eigen.node.rounds import Rounds
@@ -34,10 +35,14 @@ from eigen.protocol import effects, limits
 from eigen.protocol.context import Deadlines, RunContext
 from eigen.protocol.effects import Adopt, Aggregate, Aggregated, Audit, Train
 from eigen.protocol.messages import (
+    NO_DIGEST,
     Attempt,
+    Attestation,
     Commitment,
+    Envelope,
     LocalWork,
     PartResult,
+    RoundRecord,
     SeatMember,
     SeatProposal,
     StepNotice,
@@ -67,6 +72,10 @@ pytestmark = pytest.mark.timeout(120)
 DEADLINES = Deadlines(
     commit_s=15.0, inputs_s=3.0, owner_s=3.0, notices_s=3.0, attempt_s=25.0, resend_s=0.5
 )
+
+
+UNREAD = Envelope(b"", bytes(65))
+"""Of what a test hands to a driver, behind the gossip that reads envelopes."""
 
 
 def run_spec(dataset: Cid, **changes: Any) -> RunSpec:
@@ -268,6 +277,26 @@ async def test_rounds_end_with_the_same_checkpoint_everywhere_and_pay_everybody(
         assert held[0] == held[1] == held[2]
         assert record.checkpoint != at.context.genesis
         assert at.val.notes("audit failed") == []
+
+
+async def test_a_validator_that_signs_two_statements_is_accused_with_both(tmp_path: Path) -> None:
+    async with cast(tmp_path) as at:
+        told: list[tuple[Attestation, Attestation]] = []
+        driver = at.alice.driver
+        driver.ports = replace(driver.ports, accuse=lambda *pair: told.append(pair))
+        record = RoundRecord(
+            Attempt(at.context.run, 3, 0), *(NO_DIGEST, Cid(at.context.genesis)),
+            Cid(at.context.genesis), (), (), (), (), ()
+        )  # fmt: skip
+        honest = at.val.driver.sync.attestation(record)
+        other = at.val.driver.sync.attestation(replace(record, previous=Digest(b"x" * 32)))
+        forged = replace(honest, payout_total=9)
+        for said in (forged, honest, honest, forged):
+            driver.hear(Said(at.val.address, said, UNREAD))
+        assert told == [], "said twice, and what it never signed"
+        driver.hear(Said(at.val.address, other, UNREAD))
+        driver.hear(Said(at.bob.address, other, UNREAD))
+        assert told == [(honest, other)]
 
 
 async def test_groups_hand_on_what_they_come_to_and_validators_repeat_it(
