@@ -4,8 +4,10 @@ Every step is what people do by hand: `eigen init`, `join`, `up`, `propose`, `vo
 in a process of its own. The demo shows it, and the end-to-end tests kill parts of it.
 """
 
+import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -349,13 +351,17 @@ class LocalNetwork:
                 nursery.start_soon(eigen, node.home, "vote", proposal, "--for")
 
 
+PORTS = range(10_000, 32_000)
+"""Below those that systems give to connections that go out, any of which might take one of ours."""
+
+
 def free_ports(count: int) -> list[int]:
     """Ports that were free a moment ago, all different."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]
-    finally:
-        for sock in sockets:
-            sock.close()
+    found: list[int] = []
+    for port in random.sample(PORTS, len(PORTS)):
+        if len(found) == count:
+            break
+        with contextlib.suppress(OSError), socket.socket() as sock:
+            sock.bind(("127.0.0.1", port))
+            found.append(port)
+    return found

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from eigen.node import cli
 from eigen.node.control import call_daemon
 from eigen.node.exit_codes import UserError
 from eigen.node.libp2p.identity import NodeKey
+from eigen.node.local_network import free_ports
 from eigen.protocol.types import Address
 
 EIGEN = (sys.executable, "-P", "-m", "eigen.node")
@@ -38,9 +38,8 @@ def environment() -> dict[str, str]:
 
 
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    [port] = free_ports(1)
+    return port
 
 
 def make_home(home: Path, network: NetworkFile | None = NETWORK, **settings: str) -> Path:
