@@ -7,7 +7,6 @@ digests and the committee, which the arguments name.
 
 import json
 import os
-import resource
 import sys
 import time
 from contextlib import AsyncExitStack, closing
@@ -71,10 +70,13 @@ def say(**fields: Any) -> None:
 
 
 def rss_bytes() -> dict[str, int]:
-    """Memory of this process now, and the most that it had."""
-    with open("/proc/self/statm") as file:
-        now = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return {"now": now, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    """Memory of this process now, and the most that it had.
+
+    Not `ru_maxrss`: it begins with what the parent had when it started this process.
+    """
+    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+    sizes = {words[0]: int(words[1]) * 1024 for words in lines if words[0] in ("VmRSS:", "VmHWM:")}
+    return {"now": sizes["VmRSS:"], "peak": sizes["VmHWM:"]}
 
 
 def run_spec(dataset: Cid, wanted: dict[str, Any]) -> RunSpec:
