@@ -11,10 +11,12 @@ from typing import Never, Self
 
 from web3.providers.async_base import AsyncBaseProvider
 
+from eigen.chain.account_calls import AccountCalls
 from eigen.chain.bindings import (
     GOVERNOR,
     LEDGER,
     MEMBERSHIP,
+    REGISTRY,
     REVERTS,
     TOKEN,
     root_fields,
@@ -99,6 +101,23 @@ class EvmChain(DaoReader, Chain):
             confirmations=self._settings.confirmations,
         )
         self.history = History(self._index, contracts)
+        self._models = contracts.registry and LogIndex(
+            self._rpc,
+            [contracts.registry],
+            [REGISTRY.topic(event) for event in ("ModelRegistered", "RoundRecorded")],
+            start_block,
+            index_path and index_path.with_name("models.sqlite3"),
+            confirmations=self._settings.confirmations,
+        )
+        self.calls = AccountCalls(
+            self.address,
+            contracts,
+            self._outbox,
+            self._models or None,
+            read=self._read,
+            check=self.info,
+            time_s=self.time_s,
+        )
 
     @property
     def address(self) -> Address:
@@ -109,12 +128,16 @@ class EvmChain(DaoReader, Chain):
         """Open outbox and index. Asks nothing of the chain. Raises `OutboxInUse`."""
         await self._outbox.open()
         await self._index.open()
+        if self._models:
+            await self._models.open()
         return self
 
     async def aclose(self) -> None:
         """Close files and connections; unfinished writes stay in the outbox."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._index.aclose)
+            if self._models:
+                stack.push_async_callback(self._models.aclose)
             stack.push_async_callback(self._outbox.aclose)
             stack.push_async_callback(self._rpc.aclose)
 

@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "delegate": "Let another account vote for this node's tokens.",
     "runs": "List runs, their rounds and rewards.",
     "proofs": "List, show and verify proofs of contributions.",
+    "model": "Put models on record, and look at where they come from.",
     "job": "Have a head trained on data that no trainer can read.",
     "pin": "Keep checkpoints on disk that would be deleted in time.",
     "claim": "Claim the rewards that this node has earned.",

@@ -1,6 +1,7 @@
 """`eigen dao`: found a DAO, look at it, and say who is a member."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,7 @@ def _found(read: "DaoFile", identity: "Identity", home: Path) -> "tuple[Contract
             )
             began = [[LEDGER.topic("ValidatorsChanged")]]  # its constructor does it first
             log = await last_log(rpc, contracts.ledger, began, 0)
+            contracts = replace(contracts, market=foundry.market)
             return contracts, log.block if log else 0
 
     return trio.run(work)
