@@ -4,11 +4,12 @@ hand.
 Knows how an intent is keyed, no contract but ERC-20 tokens.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from decimal import Context, Decimal
 from typing import Any, Final
 
-from eigen.chain.abi import Abi
+from eigen.chain.abi import Abi, AbiMismatch
 from eigen.chain.bindings import TOKEN
 from eigen.chain.index import LogIndex
 from eigen.chain.outbox import Outbox
@@ -20,13 +21,16 @@ from eigen.chain.port import (
     TransactionReverted,
     WrongChain,
 )
-from eigen.chain.rpc import Log
+from eigen.chain.rpc import Log, Rpc
 from eigen.protocol.types import Address
 
 SYMBOL_CHARS_MAX: Final = 12
 """Of what a token calls itself: anybody writes tokens."""
 DECIMALS_MAX: Final = 36
 """Of a token whose amounts we show; the largest in use is 24."""
+
+EXACT: Final = Context(prec=160)
+"""A uint256 has 78 digits, decimals shift it by some more."""
 
 
 class NotPossible(ChainError):
@@ -41,12 +45,18 @@ class Asset:
     symbol: str
     decimals: int
 
+    def shown(self, units: int) -> str:
+        """Base units, not negative, as whole tokens, exactly."""
+        text = f"{Decimal(units).scaleb(-self.decimals, EXACT):f}"
+        return text.rstrip("0").rstrip(".") if "." in text else text
+
 
 class AccountCalls:
     """What `EvmChain.calls` gives. All methods raise `ChainError`."""
 
     def __init__(
         self,
+        rpc: Rpc,
         address: Address,
         contracts: Contracts,
         outbox: Outbox,
@@ -58,6 +68,7 @@ class AccountCalls:
     ) -> None:
         """`models` has the logs of the registry; `check` raises `WrongChain` before writes."""
         self.address = address
+        self._rpc = rpc
         self.contracts = contracts
         self.time_s = time_s
         self._outbox = outbox
@@ -109,6 +120,30 @@ class AccountCalls:
     async def balance(self, asset: Address) -> int:
         """What our account holds of a token, base units."""
         return int(await self.read(asset, TOKEN, "balanceOf", self.address))
+
+    async def require(self, asset: Asset, amount: int) -> None:
+        """Raises `NotPossible` where our account holds less, telling how much is missing."""
+        held = await self.balance(asset.at)
+        if held < amount:
+            raise NotPossible(
+                f"not enough {asset.symbol}: {asset.shown(amount)} are needed,"
+                f" {asset.shown(held)} are there, {asset.shown(amount - held)} are missing"
+            )
+
+    async def code(self, at: Address) -> bytes:
+        """A contract's code, empty where there is none."""
+        return await self._rpc.code(at)
+
+    async def event(self, receipt: Receipt, at: Address, abi: Abi, name: str) -> Mapping[str, Any]:
+        """What a contract told of a transaction of ours."""
+        topics = [abi.topic(name)]
+        for log in await self._rpc.logs([at], topics, receipt.block, receipt.block):
+            if log.tx.hex() == receipt.tx.removeprefix("0x"):
+                try:
+                    return abi.event(log.topics, log.data).args
+                except AbiMismatch as error:
+                    raise WrongChain(f"transaction {receipt.tx}: {error}") from error
+        raise EndpointRefused(f"the endpoint keeps no {name} log of {receipt.tx}")
 
     async def allow(self, asset: Address, spender: Address, amount: int) -> Receipt | None:
         """Let a contract take this much and no more; None where it may already.

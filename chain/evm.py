@@ -110,6 +110,7 @@ class EvmChain(DaoReader, Chain):
             confirmations=self._settings.confirmations,
         )
         self.calls = AccountCalls(
+            self._rpc,
             self.address,
             contracts,
             self._outbox,

@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "runs": "List runs, their rounds and rewards.",
     "proofs": "List, show and verify proofs of contributions.",
     "model": "Put models on record, and look at where they come from.",
+    "market": "Sell and buy models and licences to use them.",
     "job": "Have a head trained on data that no trainer can read.",
     "pin": "Keep checkpoints on disk that would be deleted in time.",
     "claim": "Claim the rewards that this node has earned.",

@@ -43,12 +43,14 @@ class MemberHome:
         return await trio.to_thread.run_sync(self._run, arguments)
 
     async def refuses(self, *arguments: object) -> str:
-        """The one line that tells why."""
+        """The line that tells why."""
         code, out, err = await self.says(*arguments)
         assert code not in (0, None), out
         assert "internal error" not in err
-        assert len(err.splitlines()) == 1, err
-        return err
+        assert "Traceback" not in err
+        *_, why = err.splitlines()
+        assert why.startswith("eigen: ")
+        return why
 
     def _run(self, arguments: tuple[object, ...]) -> tuple[int, str, str]:
         self.capsys.readouterr()
