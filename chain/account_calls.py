@@ -130,6 +130,14 @@ class AccountCalls:
                 f" {asset.shown(held)} are there, {asset.shown(amount - held)} are missing"
             )
 
+    async def check_due(self, amount: int, available_at_s: int, what: str) -> None:
+        """Raises `NotPossible` where there is nothing to fetch, or not yet."""
+        if not amount:
+            raise NotPossible(f"nothing was {what} that could be withdrawn")
+        left_s = available_at_s - await self.time_s()
+        if left_s > 0:
+            raise NotPossible(f"what was {what} can be withdrawn in {left_s} s, not before")
+
     async def code(self, at: Address) -> bytes:
         """A contract's code, empty where there is none."""
         return await self._rpc.code(at)

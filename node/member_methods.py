@@ -10,6 +10,7 @@ from eigen.node.control import ControlError, Method
 from eigen.node.exit_codes import ExitCode
 from eigen.node.market_methods import MarketMethods
 from eigen.node.model_methods import ModelMethods
+from eigen.node.revenue_methods import RevenueMethods
 from eigen.protocol.messages import RoundRecord
 from eigen.protocol.types import RunId
 
@@ -24,7 +25,11 @@ def no_records(_: RunId) -> dict[int, RoundRecord]:
 
 def member_methods(calls: AccountCalls, history: History = no_records) -> dict[str, Method]:
     """Methods by name. Each raises `ControlError`, in words, for what a member can mend."""
-    tables = (ModelMethods(calls, history).table(), MarketMethods(calls).table())
+    tables = (
+        ModelMethods(calls, history).table(),
+        MarketMethods(calls).table(),
+        RevenueMethods(calls).table(),
+    )
     return {name: _in_words(method) for table in tables for name, method in table.items()}
 
 
