@@ -38,7 +38,7 @@ COMMANDS: Final = {
     "config": "Show the settings and where each comes from.",
     "paths": "Show where this node keeps its files.",
     "network": "Show the network that this node has joined.",
-    "validator": "Measure how exactly trainers' work can be checked here.",
+    "validator": "Bond tokens; measure how exactly work can be checked here.",
     "demo": "Train a model with four nodes and a chain on this machine.",
     "stop": "End the running node.",
     "sim": "Simulate networks of thousands of nodes.",

@@ -4,6 +4,7 @@ The methods are the same either way: a daemon serves them on its control socket,
 a daemon runs them itself, with the home locked as a daemon would lock it.
 """
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from eigen.node.commands import Invocation
@@ -74,3 +75,11 @@ def _open_chain(invocation: Invocation, loaded: "Loaded") -> "EvmChain":
         settings=OutboxSettings(confirmations=confirmations, poll_s=settings.poll_s),
         start_block=network.start_block,
     )
+
+
+def utc(unix_s: int) -> str:
+    """A time as people read it."""
+    try:
+        return f"{datetime.fromtimestamp(unix_s, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (ValueError, OverflowError, OSError):  # a contract may name any
+        return f"second {unix_s}"

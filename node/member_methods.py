@@ -6,6 +6,7 @@ from typing import Any
 
 from eigen.chain.account_calls import AccountCalls
 from eigen.chain.port import ChainError, ChainUnreachable, TransactionReverted, WrongChain
+from eigen.node.bond_methods import BondMethods
 from eigen.node.control import ControlError, Method
 from eigen.node.exit_codes import ExitCode
 from eigen.node.market_methods import MarketMethods
@@ -29,6 +30,7 @@ def member_methods(calls: AccountCalls, history: History = no_records) -> dict[s
         ModelMethods(calls, history).table(),
         MarketMethods(calls).table(),
         RevenueMethods(calls).table(),
+        BondMethods(calls).table(),
     )
     return {name: _in_words(method) for table in tables for name, method in table.items()}
 

@@ -1,13 +1,12 @@
 """`eigen revenue`: stake DAO tokens, and share in what the DAO takes in."""
 
 import json
-from datetime import UTC, datetime
 from typing import Any
 
 import click
 
 from eigen.node.commands import Invocation, pass_invocation
-from eigen.node.member_calls import member_call
+from eigen.node.member_calls import member_call, utc
 
 
 @click.group()
@@ -27,7 +26,7 @@ def show(invocation: Invocation, as_json: bool) -> None:
     token, asset = now["token"], now["asset"]
     click.echo(f"staked     {now['total_staked']} {token} by all, {now['staked']} by this account")
     if now["leaving"] != "0":
-        when = at(now["available_at_s"])
+        when = utc(now["available_at_s"])
         click.echo(f"leaving    {now['leaving']} {token}, to be withdrawn from {when} on")
     click.echo(f"revenue    {now['deposited']} {asset} came in, {now['paid']} were paid out")
     click.echo(f"shared in  {asset}, {now['asset_address']}")
@@ -56,7 +55,7 @@ def unstake(invocation: Invocation, amount: str, as_json: bool) -> None:
     done = member_call(invocation, "unstake", amount=amount)
     _tell(done, as_json, "unstaked")
     if not as_json:
-        click.echo(f"fetch them from {at(done['available_at_s'])} on: eigen revenue withdraw")
+        click.echo(f"fetch them from {utc(done['available_at_s'])} on: eigen revenue withdraw")
 
 
 @command.command()
@@ -82,11 +81,6 @@ def deposit(invocation: Invocation, amount: str, as_json: bool) -> None:
 def claim(invocation: Invocation, as_json: bool) -> None:
     """Fetch this account's share of revenue. Costs gas."""
     _tell(member_call(invocation, "claim_revenue"), as_json, "got")
-
-
-def at(unix_s: int) -> str:
-    """A time as people read it, UTC."""
-    return f"{datetime.fromtimestamp(unix_s, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _tell(done: dict[str, Any], as_json: bool, what: str) -> None:
