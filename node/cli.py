@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "model": "Put models on record, and look at where they come from.",
     "market": "Sell and buy models and licences to use them.",
     "revenue": "Stake tokens, and share in the DAO's revenue.",
+    "creation": "Put works that a model generated on record.",
     "job": "Have a head trained on data that no trainer can read.",
     "pin": "Keep checkpoints on disk that would be deleted in time.",
     "claim": "Claim the rewards that this node has earned.",

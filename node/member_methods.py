@@ -8,6 +8,7 @@ from eigen.chain.account_calls import AccountCalls
 from eigen.chain.port import ChainError, ChainUnreachable, TransactionReverted, WrongChain
 from eigen.node.bond_methods import BondMethods
 from eigen.node.control import ControlError, Method
+from eigen.node.creation_methods import CreationMethods
 from eigen.node.exit_codes import ExitCode
 from eigen.node.market_methods import MarketMethods
 from eigen.node.model_methods import ModelMethods
@@ -31,6 +32,7 @@ def member_methods(calls: AccountCalls, history: History = no_records) -> dict[s
         MarketMethods(calls).table(),
         RevenueMethods(calls).table(),
         BondMethods(calls).table(),
+        CreationMethods(calls).table(),
     )
     return {name: _in_words(method) for table in tables for name, method in table.items()}
 
