@@ -7,10 +7,11 @@ Knows how an intent is keyed, no contract but ERC-20 tokens.
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from decimal import Context, Decimal
+from pathlib import Path
 from typing import Any, Final
 
 from eigen.chain.abi import Abi, AbiMismatch
-from eigen.chain.bindings import TOKEN
+from eigen.chain.bindings import REGISTRY, TOKEN
 from eigen.chain.index import LogIndex
 from eigen.chain.outbox import Outbox
 from eigen.chain.port import (
@@ -179,3 +180,19 @@ class AccountCalls:
                     raise
                 self._models.narrow()
         return await self._models.find(topic, model)
+
+
+def models_index(
+    rpc: Rpc, contracts: Contracts, start_block: int, beside: Path | None, *, confirmations: int
+) -> LogIndex | None:
+    """The registry's logs, in a file beside the one given; None where there is no registry."""
+    if contracts.registry is None:
+        return None
+    return LogIndex(
+        rpc,
+        [contracts.registry],
+        [REGISTRY.topic(event) for event in ("ModelRegistered", "RoundRecorded")],
+        start_block,
+        beside and beside.with_name("models.sqlite3"),
+        confirmations=confirmations,
+    )

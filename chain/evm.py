@@ -11,12 +11,11 @@ from typing import Never, Self
 
 from web3.providers.async_base import AsyncBaseProvider
 
-from eigen.chain.account_calls import AccountCalls
+from eigen.chain.account_calls import AccountCalls, models_index
 from eigen.chain.bindings import (
     GOVERNOR,
     LEDGER,
     MEMBERSHIP,
-    REGISTRY,
     REVERTS,
     TOKEN,
     root_fields,
@@ -101,12 +100,11 @@ class EvmChain(DaoReader, Chain):
             confirmations=self._settings.confirmations,
         )
         self.history = History(self._index, contracts)
-        self._models = contracts.registry and LogIndex(
+        self._models = models_index(
             self._rpc,
-            [contracts.registry],
-            [REGISTRY.topic(event) for event in ("ModelRegistered", "RoundRecorded")],
+            contracts,
             start_block,
-            index_path and index_path.with_name("models.sqlite3"),
+            index_path,
             confirmations=self._settings.confirmations,
         )
         self.calls = AccountCalls(
@@ -114,7 +112,7 @@ class EvmChain(DaoReader, Chain):
             self.address,
             contracts,
             self._outbox,
-            self._models or None,
+            self._models,
             read=self._read,
             check=self.info,
             time_s=self.time_s,

@@ -3,6 +3,7 @@
 It holds nothing and belongs to nobody: what we allow it to take is the price and no more.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -50,14 +51,17 @@ class Market:
         self._calls = calls
         self._checked = False
 
-    async def offers(self, before: int | None = None) -> tuple[list[Offer], int]:
-        """Offers that can be taken or withdrawn, newest first, and the id to go on before; 0 where
-        these were the last."""
+    async def offers(
+        self, before: int | None = None, of: Collection[Address] | None = None
+    ) -> tuple[list[Offer], int]:
+        """Offers that were not withdrawn or taken, newest first, and the id to go on before; 0
+        where these were the last. `of` are the contracts whose tokens count; None: all."""
         at = await self._at()
         newest = int(await self._calls.read(at, MARKET, "count"))
         first = newest if before is None else min(before - 1, newest)
         last = max(first - OFFERS_READ_MAX, 0)
-        found = [offer for id_ in range(first, last, -1) if (offer := await self._offer(id_))]
+        ids = range(first, last, -1)
+        found = [offer for id_ in ids if (offer := await self._offer(id_, of))]
         return found, last + 1 if last else 0
 
     async def offer(self, id_: int) -> Offer:
@@ -128,12 +132,12 @@ class Market:
             self._checked = True
         return at
 
-    async def _offer(self, id_: int) -> Offer | None:
+    async def _offer(self, id_: int, of: Collection[Address] | None = None) -> Offer | None:
         if not 0 < id_ < 1 << 256:
             return None
         row = await self._calls.read(await self._at(), MARKET, "listings", id_)
         seller, price, nft, licence, duration_s, asset, token, terms = row
-        if not any(seller):
+        if not any(seller) or (of is not None and nft not in of):
             return None
         return Offer(
             id=id_,

@@ -34,10 +34,12 @@ class MarketMethods:
     async def offers(self, params: dict[str, Any]) -> dict[str, Any]:
         """Offers of this DAO's models and works, or of `everything`, below the id `before`."""
         before = params.get("before")
-        found, go_on = await self._market.offers(None if before is None else int(before))
-        ours = (self._calls.contracts.registry, self._calls.contracts.creations)
-        shown = [o for o in found if params.get("everything") or o.nft in ours]
-        return {"offers": [self._view(offer) for offer in shown], "go_on_before": go_on}
+        contracts = self._calls.contracts
+        ours = [at for at in (contracts.registry, contracts.creations) if at]
+        found, go_on = await self._market.offers(
+            None if before is None else int(before), None if params.get("everything") else ours
+        )
+        return {"offers": [self._view(offer) for offer in found], "go_on_before": go_on}
 
     async def offer(self, params: dict[str, Any]) -> dict[str, Any]:
         """One offer, and what this account holds of what it is paid in."""

@@ -1,19 +1,25 @@
 """`eigen model`, on a real chain: the DAO registers by a vote, anyone puts rounds on record."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trio
 
 from eigen.chain.account_calls import NotPossible
 from eigen.chain.decisions import OpenRun, RegisterModel
 from eigen.chain.port import Contracts
 from eigen.config.addresses import format_address
+from eigen.crypto.identity import Identity
+from eigen.node.control import ControlServer
+from eigen.node.lock import HomeLock
+from eigen.node.member_methods import member_methods
 from eigen.node.registrations import Registrations
-from eigen.protocol.cid import DAG_PB, cid_of
-from eigen.protocol.messages import Proposal
+from eigen.protocol.cid import DAG_PB, cid_of, digest_of, raw_cid
+from eigen.protocol.messages import Attempt, Payout, Proposal, RoundRecord
 from eigen.protocol.types import Digest, RunId
 
-from .conftest import Anvil, Dao, OpenChain
+from .conftest import COIN, Anvil, Dao, OpenChain
 from .member_home import attest, decide, member_home
 
 BASE, TUNED = RunId(b"\xa1" * 32), RunId(b"\xb2" * 32)
@@ -92,3 +98,55 @@ async def test_a_dao_without_a_registry_has_no_models(
     )
     member = member_home(tmp_path / "home", capsys, anvil, four, dao.founders[0])
     assert "names no registry contract" in await member.refuses("model", "list")
+
+
+async def test_a_registration_is_proposed_by_the_running_node_which_tells_who_contributed(
+    open_chain: OpenChain,
+    anvil: Anvil,
+    dao: Dao,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    member = member_home(tmp_path / "h", capsys, anvil, dao.contracts, dao.founders[0])
+    worker = Identity.generate().address
+    checkpoint = raw_cid(b"a checkpoint")
+    record = RoundRecord(
+        Attempt(BASE, 3, 0),
+        previous=Digest(bytes(32)),
+        base=checkpoint,
+        checkpoint=checkpoint,
+        left=(),
+        holders=(),
+        trainers=(),
+        validators=(),
+        payouts=(Payout(worker, 5 * COIN // 2),),
+    )
+    async with open_chain() as chain, trio.open_nursery() as nursery:
+        await decide(chain, anvil, dao, OpenRun(BASE, SPEC, 10, 1000))
+
+        async def propose(params: dict[str, Any]) -> dict[str, Any]:
+            decision = await Registrations(chain.calls).decision(params)
+            await decide(chain, anvil, dao, decision)
+            return {"proposal": "123456789012345", "does": [str(params["description"])]}
+
+        methods = {"propose": propose} | member_methods(
+            chain.calls, lambda run: {3: record} if run == BASE else {}
+        )
+        with HomeLock(member.folder / "node.lock"):
+            await nursery.start(ControlServer(member.folder / "control.sock", methods).run)
+            how = ("model", "register", BASE.hex(), "--royalty-percent")
+            assert "two decimals" in await member.refuses(*how, "0.075")
+            assert "give both" in await member.refuses(*how, 1, "--parent", "ff")
+            code, out, err = await member.says(*how, "2.5", "--description", "ours")
+            assert code == 0, err
+            assert "does     ours\nvote with: eigen vote 123456789012 --for" in out
+
+            await attest(chain, dao, BASE, 3, checkpoint=digest_of(checkpoint))
+            await member("model", "record", "a1")
+            [model] = await member("model", "list")
+            assert model["royalty_percent"] == 2.5
+            assert model["rounds"][0]["cids"] == [checkpoint]
+            code, out, _ = await member.says("model", "show", "a1")
+            assert f"trained by  {BASE.hex()[:12]} through round 3" in out
+            assert f"{format_address(worker)}  2.5 tokens" in out
+        nursery.cancel_scope.cancel()
