@@ -6,7 +6,7 @@ Reading is by calldata alone: whoever wrote a proposal cannot call it what it is
 from typing import Any, Final
 
 from eigen.chain.abi import CODEC, Abi, AbiMismatch
-from eigen.chain.bindings import LEDGER, MEMBERSHIP, TOKEN
+from eigen.chain.bindings import LEDGER, MEMBERSHIP, REGISTRY, TOKEN
 from eigen.chain.decisions import (
     Admit,
     ChangeRun,
@@ -14,9 +14,10 @@ from eigen.chain.decisions import (
     OpenRun,
     OtherCall,
     Payment,
+    RegisterModel,
     ReplaceValidators,
 )
-from eigen.chain.port import Contracts, NoMembership
+from eigen.chain.port import ChainError, Contracts, NoMembership
 from eigen.crypto.hashing import keccak256
 from eigen.protocol.messages import Proposal, ProposedCall
 from eigen.protocol.types import Address, Digest, RunId
@@ -46,7 +47,8 @@ ProposedCalls = tuple[list[Address], list[int], list[bytes]]
 
 
 def call_of(contracts: Contracts, decision: Decision) -> ProposedCall:
-    """The call that carries a decision out. Raises `NoMembership`."""
+    """The call that carries a decision out. Raises `NoMembership`, and
+    `ChainError` where the DAO has no registry."""
     match decision:
         case OpenRun(run, spec, rounds, reward_per_round):
             data = LEDGER.calldata("openRun", run, spec, rounds, reward_per_round)
@@ -68,6 +70,12 @@ def call_of(contracts: Contracts, decision: Decision) -> ProposedCall:
                 raise NoMembership("this DAO has no membership contract")
             data = MEMBERSHIP.calldata("approve" if approved else "refuse", account)
             return ProposedCall(contracts.membership, 0, data)
+        case RegisterModel(run, owner, parent, parent_round, royalty_bps, uri):
+            if contracts.registry is None:
+                raise ChainError("this DAO has no model registry")
+            number = int.from_bytes(parent) if parent else 0
+            data = REGISTRY.calldata("register", run, owner, number, parent_round, royalty_bps, uri)
+            return ProposedCall(contracts.registry, 0, data)
         case OtherCall(target, value, data):
             return ProposedCall(target, value, data)
 
@@ -90,6 +98,12 @@ def decision_of(contracts: Contracts, call: ProposedCall) -> Decision:
         for function, approved in (("approve", True), ("refuse", False)):
             if (args := _arguments(MEMBERSHIP, function, call.data)) is not None:
                 return Admit(Address(args[0]), approved)
+        return other
+    if call.target == contracts.registry:
+        if (args := _arguments(REGISTRY, "register", call.data)) is not None:
+            run, owner, number, parent_round, royalty_bps, uri = args
+            parent = RunId(number.to_bytes(32)) if number else None
+            return RegisterModel(RunId(run), Address(owner), parent, parent_round, royalty_bps, uri)
         return other
     if call.target == STATEMENT:
         if (args := _arguments(STATEMENTS, "changeRun", call.data)) is not None:

@@ -50,6 +50,23 @@ class Admit:
 
 
 @dataclass(frozen=True, slots=True)
+class RegisterModel:
+    """A run's model goes on record, as an NFT of `owner`.
+
+    `parent` is the model that it was fine-tuned from, None for none, `parent_round` that of its
+    rounds whose checkpoint it began from. `royalty_bps`, hundredths of a percent, of each sale go
+    to contributors.
+    """
+
+    run: RunId
+    owner: Address
+    parent: RunId | None
+    parent_round: int
+    royalty_bps: int
+    uri: str
+
+
+@dataclass(frozen=True, slots=True)
 class OtherCall:
     """Any call that is none of the others. `value` in wei."""
 
@@ -58,4 +75,4 @@ class OtherCall:
     data: bytes
 
 
-Decision = OpenRun | ChangeRun | Payment | ReplaceValidators | Admit | OtherCall
+Decision = OpenRun | ChangeRun | Payment | ReplaceValidators | Admit | RegisterModel | OtherCall

@@ -11,6 +11,7 @@ from typing import Never, Self
 
 from web3.providers.async_base import AsyncBaseProvider
 
+from eigen.chain.account_calls import AccountCalls, models_index
 from eigen.chain.bindings import (
     GOVERNOR,
     LEDGER,
@@ -99,6 +100,23 @@ class EvmChain(DaoReader, Chain):
             confirmations=self._settings.confirmations,
         )
         self.history = History(self._index, contracts)
+        self._models = models_index(
+            self._rpc,
+            contracts,
+            start_block,
+            index_path,
+            confirmations=self._settings.confirmations,
+        )
+        self.calls = AccountCalls(
+            self._rpc,
+            self.address,
+            contracts,
+            self._outbox,
+            self._models,
+            read=self._read,
+            check=self.info,
+            time_s=self.time_s,
+        )
 
     @property
     def address(self) -> Address:
@@ -109,12 +127,16 @@ class EvmChain(DaoReader, Chain):
         """Open outbox and index. Asks nothing of the chain. Raises `OutboxInUse`."""
         await self._outbox.open()
         await self._index.open()
+        if self._models:
+            await self._models.open()
         return self
 
     async def aclose(self) -> None:
         """Close files and connections; unfinished writes stay in the outbox."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._index.aclose)
+            if self._models:
+                stack.push_async_callback(self._models.aclose)
             stack.push_async_callback(self._outbox.aclose)
             stack.push_async_callback(self._rpc.aclose)
 

@@ -129,6 +129,7 @@ class Contracts:
     revenue: Address | None = None
     membership: Address | None = None
     creations: Address | None = None
+    market: Address | None = None  # the chain's, for all DAOs
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,7 @@ class ContractAddresses:
     revenue: Address | None = option(None, _ABSENT, "`RevenueShare`: revenue for stakers.")
     membership: Address | None = option(None, _ABSENT, "`Membership`: whose nodes the DAO takes.")
     creations: Address | None = option(None, _ABSENT, "`CreationNFT`: generated works.")
+    market: Address | None = option(None, _ABSENT, "`ModelMarket`: the chain's, for all DAOs.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ from eigen.node.blobs import DirectoryBlobs
 from eigen.node.calibrations import tolerance
 from eigen.node.canary import Canary
 from eigen.node.cipher_worker import EnterpriseWorker, EvaluationWorker
-from eigen.node.control import ControlServer
+from eigen.node.control import ControlServer, Method
 from eigen.node.datasets import Datasets
 from eigen.node.driver import RunDriver
 from eigen.node.evaluation import Evaluations
@@ -44,6 +44,7 @@ from eigen.node.job_ports import JobPorts
 from eigen.node.libp2p.config import Libp2pConfig, Limits
 from eigen.node.libp2p.network import Libp2pNetwork
 from eigen.node.libp2p.surroundings import Surroundings
+from eigen.node.member_methods import member_methods
 from eigen.node.members import Members
 from eigen.node.methods import Methods
 from eigen.node.networks import contracts_of
@@ -63,6 +64,7 @@ from eigen.protocol.membership import RELAYER, TRAINER, VALIDATOR, Membership
 from eigen.protocol.messages import Heartbeat, RoundRecord
 from eigen.protocol.requests import HeadReply
 from eigen.protocol.run import RunSpec
+from eigen.protocol.types import RunId
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
@@ -247,7 +249,8 @@ async def run_node(
             Methods(
                 home, network, members, datasets, rounds, governance, settlement, chain, ports
             ).table(evaluations=evaluations, canary=canary)
-            | JobMethods(jobs).table(),
+            | JobMethods(jobs).table()
+            | by_hand(chain, rounds),
         )
 
         gossip.join()
@@ -261,6 +264,16 @@ async def run_node(
             await nursery.start(control.run)
             log.info("node up", address=me.hex(), addrs=list(network.listen_addrs()))
             task_status.started(Node(network, members, datasets, governance, rounds, evaluations))
+
+
+def by_hand(chain: ServedChain, rounds: Rounds) -> dict[str, Method]:
+    """What members do of the DAO's contracts; a simulated chain has none of them."""
+
+    def history(run: RunId) -> dict[int, RoundRecord]:
+        driver = rounds.drivers.get(run)
+        return driver.history if driver else {}
+
+    return member_methods(chain.calls, history) if isinstance(chain, EvmChain) else {}
 
 
 def open_states(home: Home, records: SqliteRecords) -> StateFiles:

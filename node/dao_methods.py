@@ -4,6 +4,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from eigen.chain.decisions import OpenRun
+from eigen.chain.evm import EvmChain
 from eigen.chain.port import (
     Chain,
     ChainError,
@@ -20,6 +21,7 @@ from eigen.node.governance import CannotVote, GovernanceService, UnknownProposal
 from eigen.node.members import Members
 from eigen.node.proposal_view import proposal_view
 from eigen.node.proposing import CannotPropose, Proposer
+from eigen.node.registrations import Registrations
 from eigen.node.rounds import Rounds
 from eigen.node.settlement import NothingToClaim, Settlement
 from eigen.protocol import limits
@@ -57,7 +59,10 @@ class DaoMethods:
         self._governance = governance
         self._settlement = settlement
         self._chain = chain
-        self._proposer = Proposer(chain, governance, rounds, home.network.contracts.token)
+        token = home.network.contracts.token
+        # a simulated chain has no contracts that are called by hand
+        registrations = Registrations(chain.calls) if isinstance(chain, EvmChain) else None
+        self._proposer = Proposer(chain, governance, rounds, token, registrations)
 
     def table(self) -> dict[str, Method]:
         """Methods by name."""

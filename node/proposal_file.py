@@ -16,6 +16,14 @@ from_round = 40
 [inner]                       # any of a run file's tables; what is left out stays
 lr = 0.001
 
+kind = "model"                # put a run's model on record
+run = "3fa2c1"                # the beginning of its id
+owner = "dao"                 # or an address
+royalty_percent = 5           # of each sale, to its contributors
+parent = "81b0"               # the model that it was fine-tuned from; left out: none
+parent_round = 12             # which of its rounds on record
+uri = "ipfs://…"              # where a description is; may be left out
+
 kind = "calls"                # any calls of the DAO's timelock
 [[call]]
 to = "0x…"
@@ -46,7 +54,7 @@ from eigen.protocol.run import AggregationSpec, RunSpec
 from eigen.protocol.types import Cid
 from eigen.protocol.wire import encode_bare
 
-KINDS = ("run", "parameters", "payment", "validators", "calls")
+KINDS = ("run", "parameters", "payment", "validators", "model", "calls")
 CHANGED = {"inner", "outer", "aggregation", "dataset"}
 """What a parameter change may name beside the run and the round."""
 INNER_CHANGED = {"steps", "batch", "lr", "weight_decay", "micro_batches", "schedule", "warmup"}
@@ -83,6 +91,7 @@ def load_proposal_file(path: Path) -> ProposalFile:
         "parameters": _parameters,
         "payment": _payment,
         "validators": _validators,
+        "model": _model,
         "calls": _calls,
     }
     if kind not in readers:
@@ -174,6 +183,30 @@ def _validators(top: Table) -> dict[str, Any]:
     if not len(validators) < 2 * quorum <= 2 * len(validators):
         raise top.error("quorum", f"more than half of {len(validators)} validators, at most all")
     return {"validators": validators, "quorum": quorum}
+
+
+def _model(top: Table) -> dict[str, Any]:
+    names = {"run", "owner", "royalty_percent", "parent", "parent_round", "uri"}
+    top.refuse_unknown({"kind", "description"} | names)
+    owner = top.take("owner", str, "dao")
+    params = {
+        "run": top.take("run", str),
+        "owner": owner if owner == "dao" else _address(top, "owner", owner),
+        "royalty_bps": _royalty_bps(top, top.number("royalty_percent", 0)),
+        "uri": top.take("uri", str, ""),
+        "parent": top.take("parent", str) if "parent" in top else "",
+        "parent_round": top.take("parent_round", int) if "parent" in top else 0,
+    }
+    if "parent_round" in top and "parent" not in top:
+        raise top.error("parent_round", "of which parent?")
+    return params
+
+
+def _royalty_bps(top: Table, percent: float) -> int:
+    hundredths = round(100 * percent)
+    if not 0 <= percent <= 100 or abs(100 * percent - hundredths) > 1e-6:  # 0.07 is no binary float
+        raise top.error("royalty_percent", "0 to 100, with two decimals at most")
+    return hundredths
 
 
 def _calls(top: Table) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from eigen.chain.decisions import (
     OpenRun,
     OtherCall,
     Payment,
+    RegisterModel,
     ReplaceValidators,
 )
 from eigen.chain.port import Chain
@@ -28,6 +29,7 @@ _KINDS = {
     Payment: "payment",
     ReplaceValidators: "validators",
     Admit: "membership",
+    RegisterModel: "model",
     OtherCall: "calls",
 }
 
@@ -98,6 +100,12 @@ def in_words(decision: Decision, specs: SpecBook, token: Address, spec_before: S
             return f"let {quorum} of these validators attest: {names}"
         case Admit(account, approved):
             return f"{'admit' if approved else 'refuse'} {format_address(account)} as a member"
+        case RegisterModel(run, owner, parent, parent_round, royalty_bps, _):
+            came = f", from round {parent_round} of {parent.hex()[:12]}" if parent else ""
+            return (
+                f"register the model of run {run.hex()[:12]}{came}, owned by"
+                f" {format_address(owner)}, {royalty_bps / 100:g}% of sales to contributors"
+            )
         case OtherCall(target, value, data):
             sent = f" with {whole(value)} of the chain's coin" if value else ""
             return f"call {format_address(target)}{sent}: 0x{data.hex()[:200]}"

@@ -8,6 +8,7 @@ from eigen.chain.port import Chain
 from eigen.config.addresses import parse_address
 from eigen.node.amounts import base_units, whole
 from eigen.node.governance import GovernanceService, open_run
+from eigen.node.registrations import Registrations
 from eigen.node.rounds import Rounds
 from eigen.protocol.changes import check_change
 from eigen.protocol.governance import KnownProposal
@@ -27,13 +28,19 @@ class Proposer:
     """Turns what `eigen propose` sends into decisions of the DAO."""
 
     def __init__(
-        self, chain: Chain, governance: GovernanceService, rounds: Rounds | None, token: Address
+        self,
+        chain: Chain,
+        governance: GovernanceService,
+        rounds: Rounds | None,
+        token: Address,
+        registrations: Registrations | None = None,
     ) -> None:
         """`token` is the DAO's own."""
         self._chain = chain
         self._governance = governance
         self._rounds = rounds
         self._token = token
+        self._registrations = registrations
 
     async def propose(self, params: dict[str, Any]) -> KnownProposal:
         """Put it to the vote.
@@ -57,6 +64,10 @@ class Proposer:
             case "membership":
                 account = parse_address(params["account"])
                 decisions = [Admit(account, bool(params["approved"]))]
+            case "model":
+                if self._registrations is None:
+                    raise CannotPropose("this chain's model registry cannot be read")
+                decisions = [await self._registrations.decision(self._of_open_run(params))]
             case "calls":
                 decisions = [
                     OtherCall(
@@ -87,6 +98,13 @@ class Proposer:
                 f" the last ({context.spec.rounds}); leave room for the vote"
             )
         return ChangeRun(run, from_round, spec_digest(spec))
+
+    def _of_open_run(self, params: dict[str, Any]) -> dict[str, Any]:
+        """With the whole id of the run that is open here and begins so, where there is one."""
+        prefix = str(params["run"]).removeprefix("0x").lower()
+        drivers = self._rounds.drivers if self._rounds else {}
+        found = [run.hex() for run in drivers if prefix and run.hex().startswith(prefix)]
+        return params | {"run": found[0]} if len(found) == 1 else params
 
     async def _payment(self, params: dict[str, Any]) -> Payment:
         name = str(params["token"])

@@ -1,6 +1,7 @@
 """`eigen dao`: found a DAO, look at it, and say who is a member."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,7 @@ import click
 
 from eigen.config.addresses import format_address, parse_address
 from eigen.node.commands import Invocation, pass_invocation
+from eigen.node.commands.validator import bond_line
 from eigen.node.control import call_daemon
 from eigen.node.exit_codes import ExitCode, UserError
 
@@ -89,6 +91,7 @@ def _found(read: "DaoFile", identity: "Identity", home: Path) -> "tuple[Contract
             )
             began = [[LEDGER.topic("ValidatorsChanged")]]  # its constructor does it first
             log = await last_log(rpc, contracts.ledger, began, 0)
+            contracts = replace(contracts, market=foundry.market)
             return contracts, log.block if log else 0
 
     return trio.run(work)
@@ -100,6 +103,8 @@ def _found(read: "DaoFile", identity: "Identity", home: Path) -> "tuple[Contract
 def show(invocation: Invocation, as_json: bool) -> None:
     """Show the DAO: treasury, validators, members, and where this node stands."""
     facts = call_daemon(invocation.paths.control_socket, "dao", CHAIN_TIMEOUT_S)
+    bonds = call_daemon(invocation.paths.control_socket, "bonds", CHAIN_TIMEOUT_S)
+    facts["bonds"] = bonds
     if as_json:
         click.echo(json.dumps(facts))
         return
@@ -107,8 +112,9 @@ def show(invocation: Invocation, as_json: bool) -> None:
     treasury = f"{facts['treasury']['tokens']} tokens, {facts['treasury']['coin']} of the coin"
     click.echo(f"treasury    {facts['contracts']['timelock']}: {treasury}")
     click.echo(f"validators  {facts['quorum']} of {len(facts['validators'])} attest a round")
-    for validator in facts["validators"]:
-        click.echo(f"            {validator}")
+    click.echo(f"            each has bonded {bonds['required']} {bonds['symbol']} when named")
+    for bond in bonds["validators"]:
+        click.echo(f"            {bond_line(bond, bonds['symbol'])}")
     rules = facts["membership"]
     if rules is None:
         click.echo("members     whoever joins the network takes part")

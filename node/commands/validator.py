@@ -3,12 +3,14 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from eigen.config.addresses import format_address, parse_address
 from eigen.node.commands import Invocation, pass_invocation
 from eigen.node.exit_codes import ExitCode, UserError
+from eigen.node.member_calls import member_call, utc
 
 if TYPE_CHECKING:
     from eigen.node.run_file import RunFile
@@ -43,7 +45,7 @@ def _shards(run_file: "RunFile") -> list[bytes]:
 
 @click.group()
 def command() -> None:
-    """Measure how exactly trainers' work can be checked here."""
+    """Bond tokens as a validator; measure how exactly trainers' work can be checked here."""
 
 
 @command.command()
@@ -117,3 +119,61 @@ def calibrate(
     click.echo("in between, a second validator decides")
     if not dry_run:
         click.echo(f"stored in {invocation.paths.calibration_file}")
+
+
+@command.command()
+@click.argument("amount")
+@click.option("--for", "to", default="", help="Another validator's address; the tokens are its.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@pass_invocation
+def bond(invocation: Invocation, amount: str, to: str, as_json: bool) -> None:
+    """Bond AMOUNT of this account's DAO tokens, which a validator stands to lose. Costs gas.
+
+    Needs no running node.
+    """
+    if to:
+        try:
+            to = format_address(parse_address(to))
+        except ValueError as error:
+            raise UserError(f"--for: {to[:60]!r}: {error}", ExitCode.USAGE) from error
+    _tell(member_call(invocation, "bond", amount=amount, to=to), as_json)
+
+
+@command.command()
+@click.argument("amount")
+@click.option("--leave", is_flag=True, help="Agree to be no validator any more.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@pass_invocation
+def unbond(invocation: Invocation, amount: str, leave: bool, as_json: bool) -> None:
+    """Take AMOUNT out of this account's bond; withdraw it after the delay. Costs gas.
+
+    It can be slashed until then. The delay starts anew for all that is on its way.
+    """
+    _tell(member_call(invocation, "unbond", amount=amount, leave=leave), as_json)
+
+
+@command.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@pass_invocation
+def withdraw(invocation: Invocation, as_json: bool) -> None:
+    """Fetch the tokens that were unbonded, once the delay is over. Costs gas."""
+    _tell(member_call(invocation, "withdraw_bond"), as_json)
+
+
+def _tell(done: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(done))
+        return
+    if "amount" in done:
+        click.echo(f"withdrew {done['amount']} {done['symbol']}")
+    click.echo(bond_line(done, done["symbol"]))
+    click.echo(f"done in {done['tx']}")
+
+
+def bond_line(bond: dict[str, Any], symbol: str) -> str:
+    """What one validator stands to lose."""
+    leaving = ""
+    if bond["leaving"] != "0":
+        leaving = f", {bond['leaving']} leaving until {utc(bond['available_at_s'])}"
+    slashed = ", slashed" if bond["slashed"] else ""
+    return f"{bond['validator']}  bond {bond['bond']} {symbol}{leaving}{slashed}"

@@ -151,6 +151,8 @@ async def test_a_file_becomes_a_dao_with_members(eigen: Run, tmp_path: Path) -> 
         network = load_network(out)
         assert None not in tomllib.loads(out.read_text())["contracts"].values()
         assert network.start_block > 0
+        assert network.contracts.market is not None
+        assert format_address(network.contracts.market) in market
 
         # the same file again founds nothing anew; with the factory named, another DAO costs little
         assert (await create()).returncode == ExitCode.CONFIGURATION

@@ -10,6 +10,7 @@ import pytest
 import trio
 from service_peers import Peer, peer, until
 
+from eigen.chain.account_calls import NotPossible
 from eigen.chain.bindings import TOKEN
 from eigen.chain.deploy import DaoSpec, deploy_dao
 from eigen.chain.devnet.anvil import AnvilConfig, run_anvil
@@ -23,6 +24,7 @@ from eigen.node.app import follow_chain
 from eigen.node.governance import CannotVote, GovernanceService, UnknownProposal
 from eigen.node.proposal_view import proposal_view
 from eigen.node.proposing import CannotPropose, Proposer
+from eigen.node.registrations import Registrations
 from eigen.node.spec_book import SpecBook
 from eigen.protocol.governance import Governance, KnownProposal, Stage
 from eigen.protocol.messages import Proposal, ProposedCall, SignedBallot
@@ -144,9 +146,8 @@ async def seat(
                 on_run=_no_run,
                 on_passed=lambda _: None,
             )
-            yield Member(
-                at, chain, service, Proposer(chain, service, None, contracts.token), contracts
-            )
+            proposer = Proposer(chain, service, None, contracts.token, Registrations(chain.calls))
+            yield Member(at, chain, service, proposer, contracts)
 
 
 async def _no_run(*_: object) -> None:
@@ -165,6 +166,9 @@ async def test_two_proposals_at_once_are_paid_by_gasless_votes(table: Table) -> 
         await one.proposer.propose(payment(worker, "2"))
     gift = TOKEN.calldata("transfer", table.contracts.timelock, 5 * COIN)
     await one.chain._write("gift", table.contracts.token, gift)
+    model = {"run": "ab" * 32, "owner": "dao", "royalty_bps": 1, "uri": "", "parent": ""}
+    with pytest.raises(NotPossible, match="the ledger knows none"):
+        await one.proposer.propose(model | {"kind": "model", "parent_round": 0})
     with pytest.raises(CannotPropose, match="18 decimals"):
         await one.proposer.propose(payment(worker, "0.0000000000000000001"))
 

@@ -17,6 +17,7 @@ TWO = "0xfB6916095ca1df60bB79Ce92cE3Ea74c37c5d359"
 PAYMENT = f'kind = "payment"\nto = "{ONE}"\namount = 12.5\n'
 VALIDATORS = f'kind = "validators"\nvalidators = ["{ONE}", "{TWO}"]\nquorum = 2\n'
 PARAMETERS = 'kind = "parameters"\nrun = "3fa2"\nfrom_round = 40\n'
+MODEL = 'kind = "model"\nrun = "3fa2"\nroyalty_percent = 0.07\n'
 CALLS = f'kind = "calls"\n[[call]]\nto = "{ONE}"\ndata = "0x0102"\n'
 
 
@@ -35,13 +36,25 @@ def write(folder: Path, text: str) -> Path:
             {"to": ONE, "amount": "0.000000000000000001", "token": TWO, "description": "x"},
         ),
         (VALIDATORS, {"validators": [ONE, TWO], "quorum": 2, "description": ""}),
+        (
+            MODEL + 'parent = "81b0"\nparent_round = 3\n',
+            {
+                "run": "3fa2",
+                "owner": "dao",
+                "royalty_bps": 7,
+                "uri": "",
+                "parent": "81b0",
+                "parent_round": 3,
+                "description": "",
+            },
+        ),
         (CALLS, {"calls": [{"to": ONE, "value": "0", "data": "0102"}], "description": ""}),
         (
             PARAMETERS + "[inner]\nlr = 0.5\n",
             {"run": "3fa2", "from_round": 40, "description": ""},
         ),
     ],
-    ids=["payment", "small payment", "validators", "calls", "parameters"],
+    ids=["payment", "small payment", "validators", "model", "calls", "parameters"],
 )
 def test_what_is_written_is_what_the_daemon_is_told(
     tmp_path: Path, text: str, params: dict[str, object]
@@ -54,7 +67,9 @@ def test_what_is_written_is_what_the_daemon_is_told(
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ('kind = "party"\n', "kind: there are run, parameters, payment, validators, calls"),
+        ('kind = "party"\n', "kind: there are run, parameters, payment, validators, model, calls"),
+        (MODEL + "parent_round = 3\n", "parent_round: of which parent"),
+        (MODEL.replace("0.07", "0.075"), "royalty_percent: 0 to 100, with two decimals"),
         ("kind = 3\n", "kind: a whole number, not text"),
         (PAYMENT.replace("12.5", "0"), "amount: a positive number"),
         (PAYMENT.replace("12.5", "inf"), "amount: a positive number"),
