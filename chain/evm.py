@@ -25,6 +25,7 @@ from eigen.chain.calls import (
     proposed_calls,
 )
 from eigen.chain.events import INDEXED, EventWatch, indexed_contracts
+from eigen.chain.evm_escrow import EvmEscrow
 from eigen.chain.history import History
 from eigen.chain.index import LogIndex
 from eigen.chain.outbox import Outbox, OutboxSettings
@@ -99,6 +100,7 @@ class EvmChain(DaoReader, Chain):
             confirmations=self._settings.confirmations,
         )
         self.history = History(self._index, contracts)
+        self.escrow = EvmEscrow(rpc, self._outbox, contracts.escrow, checked=self.info)
 
     @property
     def address(self) -> Address:
