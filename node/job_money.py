@@ -43,8 +43,6 @@ FUNDED, RECORD = "job-money", "job-record"
 gone where it belongs, and the job's record."""
 ROUND = 1
 """A job's stream has one root."""
-AUDIT_WAIT_S = 60.0
-"""At most so long validators get for their last audits before the record is made."""
 TELL_EVERY_S = 15.0
 """How often a record, and what attests it, is told again until its root is on chain."""
 
@@ -68,12 +66,17 @@ class Followed:
 class JobMoney:
     """The money of every private job that this node has a part in."""
 
-    def __init__(self, ports: JobPorts, chain: ServedChain, *, poll_s: float) -> None:
-        """`poll_s` is how often it looks at the chain."""
+    def __init__(
+        self, ports: JobPorts, chain: ServedChain, *, poll_s: float, audit_wait_s: float
+    ) -> None:
+        """`poll_s` is how often it looks at the chain, `audit_wait_s` how long the record of a job
+        that has ended waits for the last audits."""
         self._ports = ports
         self._chain = chain
         self._poll_s = poll_s
+        self._audit_wait_s = audit_wait_s
         self._followed: dict[bytes, Followed] = {}
+        self._news = trio.Event()
 
     @property
     def _escrow(self) -> Escrow:
@@ -84,11 +87,13 @@ class JobMoney:
         return job_id in self._followed
 
     def follow(self, followed: Followed) -> None:
-        """Move a job's money on, as a validator; of too many the oldest is left to others."""
+        """Move a job's money on; of too many that are not this node's, the oldest is left to
+        others."""
         others = [one.id for one in self._followed.values() if not one.mine]
-        if len(others) >= limits.JOBS_SETTLED_MAX:
+        if not followed.mine and len(others) >= limits.JOBS_SETTLED_MAX:
             del self._followed[others[0]]
         self._followed[followed.id] = followed
+        self._news.set()
 
     # an owner's ----------------------------------------------------------------------------------
     async def terms(self, payment: Payment) -> JobTerms:
@@ -114,7 +119,7 @@ class JobMoney:
         job_id = bytes(digest(job))
         [payment] = job.payment
         await self._ports.records.commit([(FUNDED, job_id, encode_bare(payment))])
-        self._followed[job_id] = Followed(job_id, payment, True, job=job)
+        self.follow(Followed(job_id, payment, True, job=job))
         await self._escrow.open_job(name, Digest(job_id), terms)
 
     async def dispute(self, payment: JobPayment) -> Receipt:
@@ -130,7 +135,7 @@ class JobMoney:
         stored = await self._ports.records.get(RECORD, owned.id)
         if stored is None:
             if owned.job.audit_bps:
-                await trio.sleep(min(AUDIT_WAIT_S, owned.job.round_s))
+                await trio.sleep(min(self._audit_wait_s, owned.job.round_s))
             validators, _ = await self._validators()
             try:
                 made = await make_record(self._ports, owned, ended, validators)
@@ -185,11 +190,14 @@ class JobMoney:
         """Follow what this node funded in an earlier process."""
         for key, row in await self._ports.records.scan(FUNDED):
             payment = decode_bare(row, JobPayment, bytes_max=len(row))
-            self._followed[bytes(key)] = Followed(bytes(key), payment, True)
+            self.follow(Followed(bytes(key), payment, True))
 
     async def run(self) -> None:
         """Make every move that is due, until cancelled."""
         while True:
+            if not self._followed:
+                self._news = trio.Event()
+                await self._news.wait()
             for followed in list(self._followed.values()):
                 try:
                     await self._tell(followed)

@@ -57,6 +57,8 @@ SUM_BYTES_MAX = 64 * 1024
 
 COMPLAINTS_EVERY_S = 10.0
 """Looking into one takes as long as parsing keys; peers may complain as often as they like."""
+AUDIT_WAIT_S = 60.0
+"""An audit of a round takes about a round; of the longest, the record does not wait for all."""
 KEEP_S = 600.0
 """An audit takes about a round; then nobody asks for a job's blobs any more."""
 
@@ -78,11 +80,13 @@ class PrivateJobs:
         chain: ServedChain | None = None,
         poll_s: float = 2.0,
         turn_s: float = 10.0,
+        audit_wait_s: float = AUDIT_WAIT_S,
     ) -> None:
         """`keep_s`: how long blobs of a job that has ended are kept, for audits of its end.
 
         `chain` is where jobs are paid, looked at every `poll_s`; `turn_s` is how long a validator
-        leaves the next move to others. Without it, jobs are neither paid nor attested.
+        leaves the next move to others, `audit_wait_s` how long a record waits for the last audits,
+        a round at most. Without a chain, jobs are neither paid nor attested.
         """
         self._keep_s = keep_s
         self.owned: dict[bytes, OwnedJob] = {}
@@ -93,10 +97,12 @@ class PrivateJobs:
         self._trains = trains
         self._validates = validates
         self.auditor = JobAuditor(ports, self._known_or_learnt)
-        self.money = JobMoney(ports, chain, poll_s=poll_s) if chain else None
-        self.wages = JobWages(ports, chain) if chain else None
+        self.money: JobMoney | None = None
+        self.wages: JobWages | None = None
         self._attestor: JobAttestor | None = None
-        if chain and self.money and self.wages:
+        if chain is not None:
+            self.money = JobMoney(ports, chain, poll_s=poll_s, audit_wait_s=audit_wait_s)
+            self.wages = JobWages(ports, chain)
             self._attestor = JobAttestor(
                 ports,
                 chain,

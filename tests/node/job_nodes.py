@@ -76,6 +76,7 @@ async def node(
             chain=chain,
             poll_s=0.2,
             turn_s=5.0,
+            audit_wait_s=2.0,
         )
         await one.nursery.start(jobs.run)
         yield Node(one, ports, jobs)
