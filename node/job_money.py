@@ -33,7 +33,7 @@ from eigen.protocol import limits
 from eigen.protocol.job_record import BadRecord, JobAttestation, JobRecord, record_payouts
 from eigen.protocol.messages import digest
 from eigen.protocol.private_job import JobEnded, JobPayment, PrivateJob
-from eigen.protocol.types import Address, Digest
+from eigen.protocol.types import Address, Digest, RunId
 from eigen.protocol.wire import decode, decode_bare, encode, encode_bare
 
 log = structlog.get_logger()
@@ -59,6 +59,7 @@ class Followed:
     record: JobRecord | None = None
     attested: JobAttestation | None = None
     signatures: dict[Address, bytes] = field(default_factory=dict)
+    stream: RunId | None = None
     due: tuple[str, float] = ("", 0.0)
     told_s: float = float("-inf")
 
@@ -156,28 +157,31 @@ class JobMoney:
                 await trio.sleep(self._poll_s)
 
     async def attested(self, said: Said) -> None:
-        """A validator's signature of a root; kept where the ledger could count it."""
+        """A signature of a root. Whether it is a validator's is looked at when it is posted."""
         made: JobAttestation = said.message
         followed = self._followed.get(bytes(made.job))
         if followed is None or followed.record is None or digest(followed.record) != made.record:
             return
         try:
-            validators, _ = await self._chain.validators()
-            signer = recover(self._chain.round_digest(await self.root(followed)), made.signature)
-        except (ChainError, CryptoError, ValueError) as error:
+            digest_ = self._chain.round_digest(await self.root(followed))
+            if recover(digest_, made.signature) != said.author:
+                return
+        except (ChainError, CryptoError) as error:
             log.info("an attestation is of no use", why=str(error))
             return
-        if signer == said.author and signer in validators:
-            followed.signatures[signer] = made.signature
+        if len(followed.signatures) < limits.MEMBERS_MAX:
+            followed.signatures[said.author] = made.signature
 
     async def root(self, followed: Followed) -> RoundRoot:
         """What is attested of a job's record. Raises `ChainError`."""
         record, job = followed.record, followed.job
         assert record is not None
         assert job is not None
+        if followed.stream is None:
+            followed.stream = await self._escrow.stream_of(followed.payment.escrow)
         payouts = record_payouts(job, record, followed.payment.price)
         return RoundRoot(
-            await self._escrow.stream_of(followed.payment.escrow),
+            followed.stream,
             ROUND,
             record.result,
             digest(record),
