@@ -65,11 +65,7 @@ async def check_record(
     """
     job_id, most = bytes(record.job), limits.JOB_EVIDENCE_BYTES_MAX
     data = await ports.blocks.fetch(record.evidence, (job.owner,), bytes_max=most)
-    evidence = decode(data, JobEvidence, bytes_max=most)
-    told = {
-        number: digest(decode(envelope.payload, JobRound))
-        for number, envelope in enumerate(evidence.rounds, 1)
-    }
+    evidence, told = await trio.to_thread.run_sync(_read, data)
     for number, name in sorted(heard.items()):
         if told.get(number) != name:
             raise BadRecord(f"round {number} was told another way, or is left out")
@@ -81,6 +77,15 @@ async def check_record(
     paid = {c.trainer for c in record.contributions if not c.excluded}
     if paid & found:
         raise BadRecord("it pays a trainer whose sums are false")
+
+
+def _read(data: bytes) -> tuple[JobEvidence, dict[int, Digest]]:
+    """Evidence, and each round's digest by its place. Raises a `WireError`."""
+    evidence = decode(data, JobEvidence, bytes_max=limits.JOB_EVIDENCE_BYTES_MAX)
+    return evidence, {
+        number: digest(decode(envelope.payload, JobRound))
+        for number, envelope in enumerate(evidence.rounds, 1)
+    }
 
 
 async def open_evidence(

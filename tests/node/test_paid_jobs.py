@@ -267,6 +267,35 @@ async def test_a_liar_is_not_paid(market: Market) -> None:
         await liar.jobs.wages.claim("")
 
 
+class Killed(Exception):
+    """In place of a kill -9: nothing after it is done."""
+
+
+async def test_money_of_a_job_whose_owner_died_before_the_offer_comes_back(market: Market) -> None:
+    owner, *_ = market.nodes
+    money = owner.jobs.money
+    assert money is not None
+    true = money.fund
+
+    async def dying(*given: Any) -> None:
+        await true(*given)
+        raise Killed
+
+    money.fund = dying  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        await owner.jobs.create(market.job())
+    assert await market.balance(0) == 3 * COIN, "it was locked"
+    assert owner.jobs.owned == {}
+    money._followed.clear()  # its memory went with it; its rows did not
+    await money.load()
+    await market.sleep(DEADLINE_S + 1)
+    with trio.fail_after(30):
+        while await market.balance(0) != 10 * COIN:  # noqa: ASYNC110
+            await trio.sleep(0.05)
+        while await owner.ports.records.scan("job-money"):  # noqa: ASYNC110
+            await trio.sleep(0.05)
+
+
 async def test_a_trainer_refuses_a_job_whose_money_is_not_there(market: Market) -> None:
     owner, one, *_ = market.nodes
     job_id = await owner.jobs.create(market.job())
