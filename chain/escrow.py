@@ -150,6 +150,10 @@ class Escrow(Protocol):
         """Where a job's money stands; state NONE for a job that was never opened."""
         ...
 
+    async def challenge_window_s(self) -> int:
+        """From a root's posting on the ledger until it pays: no delivery comes before that."""
+        ...
+
     async def stream_of(self, job: Digest) -> RunId:
         """The ledger's stream on which a job is attested and claimed."""
         ...

@@ -100,7 +100,9 @@ class EvmChain(DaoReader, Chain):
             confirmations=self._settings.confirmations,
         )
         self.history = History(self._index, contracts)
-        self.escrow = EvmEscrow(rpc, self._outbox, contracts.escrow, checked=self.info)
+        self.escrow = EvmEscrow(
+            rpc, self._outbox, contracts.escrow, contracts.ledger, checked=self.info
+        )
 
     @property
     def address(self) -> Address:

@@ -7,7 +7,7 @@ import trio
 from eth_utils.address import to_checksum_address
 
 from eigen.chain.abi import Abi, AbiMismatch
-from eigen.chain.bindings import ESCROW, TOKEN
+from eigen.chain.bindings import ESCROW, LEDGER, TOKEN
 from eigen.chain.escrow import (
     DELAY_S_MAX,
     PRICE_MAX,
@@ -42,6 +42,7 @@ class EvmEscrow(Escrow):
         rpc: Rpc,
         outbox: Outbox,
         escrow: Address | None,
+        ledger: Address,
         *,
         checked: Callable[[], Awaitable[object]],
     ) -> None:
@@ -49,6 +50,7 @@ class EvmEscrow(Escrow):
         self._rpc = rpc
         self._outbox = outbox
         self._escrow = escrow
+        self._ledger = ledger
         self._checked = checked
         self._turn = trio.Lock()  # an allowance is one job's at a time
 
@@ -67,8 +69,13 @@ class EvmEscrow(Escrow):
 
     async def check(self, terms: JobTerms) -> None:
         """Whether a job could be opened on these terms."""
-        self._at()
         await self._checked()
+        (ledger,) = await self._ask("ledger")
+        if ledger != self._ledger:
+            raise WrongChain(
+                f"contracts.escrow: {to_checksum_address(self._at())} pays by another ledger,"
+                f" {to_checksum_address(ledger)}"
+            )
         if not 0 < terms.price <= PRICE_MAX:
             raise TermsRefused(f"the price is {terms.price} base units, give 1 to {PRICE_MAX}")
         if not 0 <= terms.dispute_s <= DELAY_S_MAX:
@@ -78,6 +85,11 @@ class EvmEscrow(Escrow):
             raise TermsRefused(f"the deadline passed {-ahead_s} s ago by the chain's clock")
         if ahead_s > DELAY_S_MAX:
             raise TermsRefused(f"the deadline is {ahead_s} s away, at most {DELAY_S_MAX}")
+        if ahead_s <= (window_s := await self.challenge_window_s()):
+            raise TermsRefused(
+                f"the deadline is {ahead_s} s away, but what is attested pays {window_s} s later in"
+                " this DAO: leave time for that, and for the training"
+            )
         coin = await self.coin(terms.asset)
         if coin.held < terms.price:
             missing = terms.price - coin.held
@@ -88,6 +100,11 @@ class EvmEscrow(Escrow):
                 f" {to_checksum_address(self._outbox.address)}"
             )
         await self._outbox.require_gas(OPEN_GAS)
+
+    async def challenge_window_s(self) -> int:
+        """From a root's posting until it pays."""
+        ((window_s, *_),) = await self._read(self._ledger, LEDGER, "terms")
+        return int(window_s)
 
     async def job_funds(self, job: Digest) -> JobFunds:
         """Where a job's money stands."""

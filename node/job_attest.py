@@ -81,10 +81,9 @@ class JobAttestor:
             return
         if any(c.trainer == me for c in record.contributions):
             try:
-                await self._wages.covers(job_id, job)  # else records of nothing would fill the disk
-            except RequestRefused:
-                return
-            await self._wages.remember(job_id, job, record)
+                await self._wages.remember(job_id, job, record)
+            except ChainError as error:  # it is told again
+                log.info("a record waits for the chain", job=job_id.hex()[:12], why=str(error))
         if self._validates and not self._one.locked():
             async with self._one:
                 try:

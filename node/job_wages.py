@@ -35,20 +35,34 @@ class JobWages:
         self._chain = chain
 
     async def remember(self, job_id: bytes, job: PrivateJob, record: JobRecord) -> None:
-        """A job's owner says that this node trained it. The record is kept: it proves claims."""
+        """A job's owner says that this node trained it. The record is kept: it proves claims.
+
+        Nothing is kept of a job without money, or the disk would fill with what strangers say.
+        Raises `ChainError`.
+        """
+        [payment] = job.payment
+        funds = await escrow_of(self._chain).job_funds(payment.escrow)
+        if not is_covered(job_id, job, payment, funds):
+            return
         await self._ports.blobs.put(encode(record))
         await self._ports.records.commit([(EARNED, job_id, encode(job))])
 
     async def covers(self, job_id: bytes, job: PrivateJob) -> None:
-        """Raises `RequestRefused` unless the escrow holds what a job says that it pays."""
+        """Whether to train a job: raises `RequestRefused` unless the escrow holds what it says that
+        it pays, and can still pay it."""
         for payment in job.payment:
             try:
                 funds = await escrow_of(self._chain).job_funds(payment.escrow)
+                window_s = await escrow_of(self._chain).challenge_window_s()
+                left_s = payment.deadline_s - await self._chain.time_s()
             except ChainError as error:
                 log.info("a job's money cannot be seen", job=job_id.hex()[:12], why=str(error))
                 return
-            if not is_covered(job_id, job, payment, funds):
+            held = funds.state is EscrowState.OPEN
+            if not held or not is_covered(job_id, job, payment, funds):
                 raise RequestRefused("the escrow does not hold what this job says that it pays")
+            if left_s <= window_s:
+                raise RequestRefused("nothing could be paid before this job's deadline")
 
     async def claim(self, prefix: str) -> list[dict[str, Any]]:
         """Take what jobs whose ids start so owe this node. Raises `NothingEarned`, `ChainError`."""

@@ -7,6 +7,7 @@ import pytest
 import trio
 
 from eigen.chain.bindings import TOKEN
+from eigen.chain.deploy import deploy_dao
 from eigen.chain.escrow import (
     EscrowState,
     JobTerms,
@@ -17,12 +18,12 @@ from eigen.chain.escrow import (
     escrow_job,
 )
 from eigen.chain.evm import EvmChain
-from eigen.chain.port import InsufficientGasMoney, RoundRoot, TransactionReverted
+from eigen.chain.port import InsufficientGasMoney, RoundRoot, TransactionReverted, WrongChain
 from eigen.crypto.identity import Identity
 from eigen.crypto.merkle import PayoutTree
 from eigen.protocol.types import Address, Digest, RunId
 
-from .conftest import COIN, Anvil, Dao, OpenChain
+from .conftest import COIN, QUICK, Anvil, Dao, OpenChain, dao_spec
 
 NAME = Digest(b"\x11" * 32)
 SPEC = Digest(b"\x22" * 32)
@@ -188,3 +189,20 @@ async def test_no_escrow_no_coin_and_no_gas(open_chain: OpenChain, anvil: Anvil,
         await anvil.give(chain.address, 10)
         with pytest.raises(InsufficientGasMoney, match="for gas"):
             await chain.escrow.check(agreed)
+
+
+async def test_a_deadline_within_the_challenge_window_and_a_foreign_escrow(
+    open_chain: OpenChain, anvil: Anvil, dao: Dao
+) -> None:
+    founder = dao.founders[0]
+    spec = dao_spec(dao.founders, dao.validators, challenge_window_s=2000, unbonding_delay_s=2000)
+    async with anvil.provider() as provider:
+        slow = await deploy_dao(provider, founder.secret, spec, settings=QUICK)
+    async with open_chain(contracts=slow) as chain:
+        agreed = replace(await terms(chain, dao), asset=slow.token)
+        with pytest.raises(TermsRefused, match="attested pays 2000 s later"):
+            await chain.escrow.check(agreed)
+        await chain.escrow.check(replace(agreed, deadline_s=agreed.deadline_s + 2000))
+    async with open_chain(contracts=replace(dao.contracts, escrow=slow.escrow)) as chain:
+        with pytest.raises(WrongChain, match=r"contracts\.escrow: 0x.* pays by another ledger"):
+            await chain.escrow.check(await terms(chain, dao))

@@ -306,3 +306,10 @@ async def test_a_trainer_refuses_a_job_whose_money_is_not_there(market: Market) 
     for lie in (nowhere, replace(made.payment[0], price=8 * COIN)):
         with pytest.raises(RequestRefused, match="does not hold what this job says"):
             await one.jobs.wages.covers(job_id, replace(made, payment=(lie,)))
+
+    async def long() -> int:
+        return DEADLINE_S
+
+    market.chains[1].escrow.challenge_window_s = long  # type: ignore[method-assign]
+    with pytest.raises(RequestRefused, match="before this job's deadline"):
+        await one.jobs.wages.covers(job_id, made)
