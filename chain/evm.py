@@ -26,6 +26,7 @@ from eigen.chain.calls import (
     proposed_calls,
 )
 from eigen.chain.events import INDEXED, EventWatch, indexed_contracts
+from eigen.chain.evm_escrow import EvmEscrow
 from eigen.chain.history import History
 from eigen.chain.index import LogIndex
 from eigen.chain.outbox import Outbox, OutboxSettings
@@ -116,6 +117,9 @@ class EvmChain(DaoReader, Chain):
             read=self._read,
             check=self.info,
             time_s=self.time_s,
+        )
+        self.escrow = EvmEscrow(
+            rpc, self._outbox, contracts.escrow, contracts.ledger, checked=self.info
         )
 
     @property

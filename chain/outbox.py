@@ -133,6 +133,12 @@ class Outbox:
         """How many intents have landed whose key begins with `prefix`."""
         return await self._journal.landed_count(prefix)
 
+    async def require_gas(self, gas: int) -> None:
+        """Raises `InsufficientGasMoney` where so much gas cannot be paid for at today's prices,
+        beside what is under way."""
+        fee = await self._wallet.market()
+        await self._wallet.require(await self._journal.promised_wei() + gas * fee.max_wei)
+
     async def submit(
         self, key: str, to: Address | None, data: bytes, *, value_wei: int = 0
     ) -> Receipt:

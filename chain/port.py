@@ -12,6 +12,7 @@ ChainError
 ├── TransactionReverted    ours: we asked for what the contract does not allow
 ├── InsufficientGasMoney   the user's: the account must be funded
 ├── NoMembership           the user's: this DAO has no such contract
+├── EscrowError            the user's: money of a private job (`eigen.chain.escrow`)
 ├── FeeTooHigh             nobody's, or the endpoint's: the market is above what we agree to pay
 └── OutboxInUse            the user's: another daemon has the same outbox open
 ```
@@ -20,7 +21,7 @@ ChainError
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Never, Protocol, Self
+from typing import TYPE_CHECKING, Never, Protocol, Self
 
 from eigen.chain.decisions import Decision
 from eigen.crypto.eip712 import Domain
@@ -29,6 +30,9 @@ from eigen.protocol.cid import digest_of
 from eigen.protocol.context import PayoutRoot
 from eigen.protocol.messages import Attestation, Proposal, ProposedCall, RoundRecord, digest
 from eigen.protocol.types import Address, Digest, RunId
+
+if TYPE_CHECKING:
+    from eigen.chain.escrow import Escrow
 
 
 class ChainError(Exception):
@@ -513,6 +517,11 @@ class Chain(Protocol):
 
 class ServedChain(Chain, Protocol):
     """A chain with work of its own to do."""
+
+    @property
+    def escrow(self) -> "Escrow | None":
+        """The money of private jobs; None where no such thing is modelled."""
+        ...
 
     async def run(self) -> Never:
         """Finish unfinished writes until cancelled. Raises `WrongChain` alone."""

@@ -242,6 +242,9 @@ async def run_node(
             ),
             trains=offers[TRAINER] and find_spec("tenseal") is not None,
             validates=offers[VALIDATOR] and find_spec("tenseal") is not None,
+            chain=chain,
+            poll_s=poll_s,
+            turn_s=times.relay_delay_s,
         )
         canary = Canary()
         control = ControlServer(

@@ -15,6 +15,7 @@ from eigen.crypto.envelope import BadSignature, author_of, sign_envelope
 from eigen.crypto.identity import Identity
 from eigen.node.ports import Network, Verdict
 from eigen.protocol import messages
+from eigen.protocol.job_record import JobAttestation, JobRecord
 from eigen.protocol.messages import (
     Attestation,
     Commitment,
@@ -56,7 +57,7 @@ TYPES: dict[Topic, tuple[type, ...]] = {
         messages.Verdict,
     ),
     Topic.ATTESTATIONS: (Attestation,),
-    Topic.JOBS: (PrivateJob, JobRound, JobVerdict, JobEnded),
+    Topic.JOBS: (PrivateJob, JobRound, JobVerdict, JobEnded, JobRecord, JobAttestation),
 }
 TOPIC_OF = {kind: topic for topic, kinds in TYPES.items() for kind in kinds}
 

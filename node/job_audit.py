@@ -84,6 +84,10 @@ async def culprits(
     return tuple(found)
 
 
+FOUND_MAX = 4096
+"""False trainers that a validator remembers; each of them cost it a gradient."""
+
+
 class JobAuditor:
     """One validator's audits. One at a time: what comes meanwhile is not looked at."""
 
@@ -92,6 +96,8 @@ class JobAuditor:
     ) -> None:
         self.sound = 0
         self.false = 0
+        self.found: set[tuple[bytes, Address]] = set()
+        """Trainers of jobs whose sums were false."""
         self._ports = ports
         self._learn = learn
         self._turn = trio.Lock()
@@ -105,6 +111,11 @@ class JobAuditor:
                 await self._audit(owner, record)
             except IMPOSSIBLE as error:
                 log.info("a private job's round cannot be audited", why=str(error))
+
+    async def settled(self) -> None:
+        """Return once no audit is under way."""
+        async with self._turn:
+            pass
 
     async def _audit(self, owner: Address, record: JobRound) -> None:
         job_id, ports = bytes(record.job), self._ports
@@ -123,6 +134,8 @@ class JobAuditor:
                 continue
             sound = await is_sound(ports, job, question_of, signed)
             self.sound, self.false = self.sound + sound, self.false + (not sound)
+            if not sound and len(self.found) < FOUND_MAX:
+                self.found.add((job_id, signed.author))
             serial = question_of.serial
             await ports.drop(job_id, before=record.round)
             await ports.gossip.publish(

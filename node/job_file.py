@@ -31,16 +31,36 @@ shards = 4
 round_s = 120                 # a trainer that takes longer is replaced
 memory_mb = 2048              # that a shard may take of a trainer
 audit_percent = 5             # of trainers' rounds that each validator computes again
+
+[payment]                     # without it nobody is paid
+token = "0x5FbDB2315678afecb367f032d93F642f64180aa3"  # an ERC-20
+amount = "250.5"              # of it, in all; locked in the DAO's escrow when the job is made
+deadline_hours = 48           # without a delivery until then all of it goes back
+dispute_hours = 24            # that you may dispute a delivery
 """
 
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
+from eigen.config.addresses import parse_address
+from eigen.node.amounts import DIGITS_MAX
 from eigen.node.member_file import Table, read_table
 from eigen.protocol import limits
 from eigen.protocol.private_job import HEADS
+from eigen.protocol.types import Address
 from eigen.training.homomorphic.plan import ENCODERS, Plan
 from eigen.training.homomorphic.tables import BUILT_IN
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """What a job is to pay: whole tokens of an ERC-20, times from its making on."""
+
+    token: Address
+    amount: Decimal
+    deadline_s: int
+    dispute_s: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +72,12 @@ class JobFile:
     plan: Plan
     round_s: int
     audit_bps: int
+    payment: Payment | None = None
 
+
+HOURS_MAX = 365 * 24
+"""The escrow takes no longer times: they are mistyped units."""
+_PAYMENT_KEYS = {"token", "amount", "deadline_hours", "dispute_hours"}
 
 _KEYS = {
     "data": {"source", "label", "holdout_percent"},
@@ -69,7 +94,7 @@ def load_job_file(path: Path) -> JobFile:
     Raises `MemberFileError`, which names the file, the key, and what may stand there.
     """
     top = Table(path, read_table(path, "job file"))
-    top.refuse_unknown({"name", *_KEYS})
+    top.refuse_unknown({"name", "payment", *_KEYS})
     tables = {name: top.sub(name, {}) for name in _KEYS}
     for name, keys in _KEYS.items():
         tables[name].refuse_unknown(keys)
@@ -125,4 +150,32 @@ def load_job_file(path: Path) -> JobFile:
     )
     audit = round(100 * real(trainers, "audit_percent", 5.0, 100.0))
     round_s = whole(trainers, "round_s", 120, 1, limits.JOB_ROUND_S_MAX)
-    return JobFile(path, name, plan, round_s, audit)
+    payment = _payment(top.sub("payment")) if "payment" in top else None
+    if payment is not None and plan.rounds > limits.JOB_PAID_ROUNDS_MAX:
+        most = limits.JOB_PAID_ROUNDS_MAX
+        raise training.error("rounds", f"{plan.rounds}, a job that pays has at most {most}")
+    return JobFile(path, name, plan, round_s, audit, payment)
+
+
+def _payment(table: Table) -> Payment:
+    table.refuse_unknown(_PAYMENT_KEYS)
+    try:
+        token = parse_address(table.take("token", str))
+    except ValueError as error:
+        raise table.error("token", str(error)) from error
+    given = table.take("amount", (str, int))
+    try:
+        amount = Decimal(given)
+    except InvalidOperation:
+        raise table.error("amount", f"{given!r:.40} is no number of tokens") from None
+    if not amount.is_finite() or amount <= 0 or abs(amount.adjusted()) > DIGITS_MAX:
+        raise table.error("amount", f"{given!r:.40}, give a positive number of tokens")
+
+    def seconds(key: str, usual: float | None, least_s: int) -> int:
+        value = table.number(key, usual)
+        if not least_s <= value * 3600 <= HOURS_MAX * 3600:
+            raise table.error(key, f"{value:g}, give {least_s / 3600:g} to {HOURS_MAX}")
+        return round(value * 3600)
+
+    deadline_s = seconds("deadline_hours", None, 1)
+    return Payment(token, amount, deadline_s, seconds("dispute_hours", 24.0, 0))

@@ -2,11 +2,14 @@
 
 import shutil
 import time
+from dataclasses import replace
 
 import trio
 
+from eigen.chain.escrow import NoEscrow
 from eigen.node.job_file import JobFile
 from eigen.node.job_folder import JobFolder
+from eigen.node.job_money import JobMoney
 from eigen.node.job_owner import ENDED, FIGURES, PROGRESS, STATE, Owned
 from eigen.node.job_ports import JobPorts, key_files
 from eigen.protocol.messages import Envelope, ShardInfo, digest
@@ -20,12 +23,20 @@ CHECK_TIMEOUT_S = 120.0
 """For parsing one's own evaluation keys."""
 
 
-async def make_job(ports: JobPorts, file: JobFile) -> tuple[bytes, Envelope]:
-    """Encode, encrypt, check what is published, publish, and store. Returns the job's id.
+async def make_job(
+    ports: JobPorts, file: JobFile, money: JobMoney | None = None
+) -> tuple[bytes, Envelope]:
+    """Encode, encrypt, check what is published, fund, publish, and store. Returns the job's id.
 
-    Raises `SpecError` before anything is encrypted, `SecretPublished` rather than publish a secret,
-    or the worker's errors. A cancel leaves a folder without a job.
+    Raises `SpecError` or a `ChainError` before anything is encrypted, `SecretPublished` rather than
+    publish a secret, or the worker's errors. A cancel leaves a folder without a job; what was
+    locked by then comes back after the deadline.
     """
+    terms = None
+    if file.payment is not None:
+        if money is None:
+            raise NoEscrow("this node has no chain: leave [payment] out")
+        terms = await money.terms(file.payment)
     folder = JobFolder(ports.folder / f"{time.time_ns():x}")
     made = await ports.enterprise.prepare(file.plan, folder.path)
     folder.keep_secret(ports.identity, made.secret)
@@ -53,10 +64,15 @@ async def make_job(ports: JobPorts, file: JobFile) -> tuple[bytes, Envelope]:
         file.audit_bps,
         int(time.time() * 1000),
     )
+    name = digest(job)
+    if terms is not None and money is not None:
+        job = replace(job, payment=(money.payment(name, terms),))
     job_id = bytes(digest(job))
     await ports.note(job_id, 0, keys, *(shard.cid for shard in shards))
     held = await key_files(ports, job)
     await ports.evaluations.check(job, held, timeout_s=CHECK_TIMEOUT_S)
+    if terms is not None and money is not None:
+        await money.fund(name, job, terms)
     envelope = await ports.gossip.publish(job)
     await ports.records.commit(
         [

@@ -3,17 +3,20 @@
 from pathlib import Path
 from typing import Any
 
+from eigen.chain.escrow import EscrowError
+from eigen.chain.port import ChainError
 from eigen.config.addresses import format_address
 from eigen.crypto.errors import KeyFileError
 from eigen.node.control import ControlError, Method
 from eigen.node.exit_codes import ExitCode
 from eigen.node.job_file import load_job_file
 from eigen.node.job_owner import OwnedJob
+from eigen.node.job_wages import NothingEarned
 from eigen.node.private_jobs import NoSuchJob, PrivateJobs
 from eigen.node.worker_process import WorkerError
 from eigen.protocol.job_pay import job_payouts
 from eigen.protocol.pay import BPS
-from eigen.protocol.private_job import HEADS
+from eigen.protocol.private_job import HEADS, PrivateJob
 from eigen.training.errors import SpecError, TrainingError
 
 
@@ -30,6 +33,8 @@ class JobMethods:
             "job_status": self.status,
             "job_result": self.result,
             "job_cancel": self.cancel,
+            "job_claim": self.claim,
+            "job_dispute": self.dispute,
         }
 
     async def create(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -39,9 +44,13 @@ class JobMethods:
             job_id = await self._jobs.create(file)
         except SpecError as error:
             raise ControlError(f"{file.path}: {error}", ExitCode.CONFIGURATION) from error
+        except EscrowError as error:
+            raise ControlError(f"{file.path}: payment: {error}", ExitCode.CONFIGURATION) from error
+        except ChainError as error:
+            raise ControlError(f"the job is not funded: {error}", ExitCode.FAILED) from error
         except (TrainingError, WorkerError, KeyFileError, OSError) as error:
             raise ControlError(f"the job cannot be made: {error}", ExitCode.FAILED) from error
-        return self._shown(self._jobs.owned[job_id])
+        return await self._told(self._jobs.owned[job_id])
 
     async def status(self, params: dict[str, Any]) -> dict[str, Any]:
         """This node's own jobs, and those of others that it trains or audits."""
@@ -49,7 +58,7 @@ class JobMethods:
         auditor = self._jobs.auditor
         return {
             "jobs": [
-                self._shown(job)
+                await self._told(job)
                 for job_id, job in self._jobs.owned.items()
                 if job_id.hex().startswith(prefix)
             ],
@@ -60,6 +69,7 @@ class JobMethods:
                     "owner": format_address(job.job.owner),
                     "rounds": job.rounds,
                     "trouble": job.why,
+                    "payment": await self._payment(job.job),
                 }
                 for job_id, job in self._jobs.trained.items()
                 if job_id.hex().startswith(prefix)
@@ -70,7 +80,7 @@ class JobMethods:
     async def result(self, params: dict[str, Any]) -> dict[str, Any]:
         """Where the trained head lies, and how good it is."""
         job = self._find(params)
-        shown = self._shown(job)
+        shown = await self._told(job)
         if shown["stage"] == "running":
             text = f"round {job.machine.round} of {job.job.rounds}: not done yet"
             raise ControlError(text, ExitCode.FAILED)
@@ -83,6 +93,33 @@ class JobMethods:
         job = self._find(params)
         self._jobs.cancel(job)
         return {"job": job.owned.id.hex()}
+
+    async def claim(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Take what released jobs owe this node."""
+        if self._jobs.wages is None:
+            raise ControlError("this node has no chain", ExitCode.FAILED)
+        try:
+            claimed = await self._jobs.wages.claim(str(params.get("job", "")))
+        except (NothingEarned, ChainError) as error:
+            raise ControlError(str(error), ExitCode.FAILED) from error
+        return {"claimed": claimed}
+
+    async def dispute(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Have the arbiter decide about a delivery."""
+        job = self._find(params)
+        if self._jobs.money is None or not job.job.payment:
+            raise ControlError("nobody is paid for this job", ExitCode.FAILED)
+        try:
+            receipt = await self._jobs.money.dispute(job.job.payment[0])
+        except ChainError as error:
+            raise ControlError(str(error), ExitCode.FAILED) from error
+        return {"job": job.owned.id.hex(), "tx": receipt.tx}
+
+    async def _payment(self, job: PrivateJob) -> dict[str, Any] | None:
+        return await self._jobs.wages.shown(job) if self._jobs.wages else None
+
+    async def _told(self, job: OwnedJob) -> dict[str, Any]:
+        return self._shown(job) | {"payment": await self._payment(job.job)}
 
     def _find(self, params: dict[str, Any]) -> OwnedJob:
         try:

@@ -62,6 +62,8 @@ log = structlog.get_logger()
 
 STATE, PROGRESS, FIGURES, ENDED = "job-state", "job-progress", "job-figures", "job-ended"
 """Kinds of rows of the record store, by job."""
+TOLD = "job-round"
+"""The same, of a job that pays: each round as validators were told it."""
 ASK_TIMEOUT_S = 15.0
 """A question has some kilobytes; the answer is that it was heard."""
 OFFER_EVERY_S = 30.0
@@ -251,18 +253,21 @@ class OwnedJob:
         seconds = trio.current_time() - self._began_s
         sent = self._sent_bytes * seats
         made = JobFigures(effect.round, seconds, step.loss, step.score, sent, received)
-        await ports.records.commit(
-            [
-                (STATE, owned.id, step.state),
-                (PROGRESS, owned.id, encode(owned.progress)),
-                (FIGURES, owned.id + effect.round.to_bytes(8, "big"), encode(made)),
-            ]
-        )
+        told = self._told(effect)
+        key = owned.id + effect.round.to_bytes(8, "big")
+        rows = [
+            (STATE, owned.id, step.state),
+            (PROGRESS, owned.id, encode(owned.progress)),
+            (FIGURES, key, encode(made)),
+        ]
+        if self.job.payment:
+            rows.append((TOLD, key, encode(ports.gossip.sign(told))))
+        await ports.records.commit(list(rows))
         self.figures.append(made)
         log.info(
             "private job stepped", job=owned.id.hex()[:12], round=effect.round, score=step.score
         )
-        await self._tell(effect)
+        await ports.gossip.publish(told)
         self.post(Stepped(effect.round, step.done))
         await ports.drop(owned.id, before=effect.round - KEPT_ROUNDS + 1)
 
@@ -275,8 +280,8 @@ class OwnedJob:
             log.warning("a false sum cannot be traced", why=str(error))
             return ()
 
-    async def _tell(self, effect: OpenSums) -> None:
-        """Let validators know what went into the step."""
+    def _told(self, effect: OpenSums) -> JobRound:
+        """What validators are told of what went into the step."""
         asked = tuple(self._envelopes[question.serial] for question in effect.questions)
         signed = [one for part in effect.parts for one in part]
         sums = tuple(one.envelope for one in signed)
@@ -286,7 +291,7 @@ class OwnedJob:
         ]
         new = [((s.sum.serial, s.author), (by_serial[s.sum.serial], s)) for s in signed]
         self.made = dict(kept + new)
-        await self._ports.gossip.publish(JobRound(self.owned.id, effect.round, asked, sums))
+        return JobRound(self.owned.id, effect.round, asked, sums)
 
     def _progress(self, effect: OpenSums) -> JobProgress:
         """Where the job stands once this step is made."""

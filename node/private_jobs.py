@@ -6,18 +6,24 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
+from eigen.chain.port import ServedChain
 from eigen.crypto.envelope import BadSignature
 from eigen.crypto.errors import KeyFileError
 from eigen.node.gossip import Said
+from eigen.node.job_attest import JobAttestor
 from eigen.node.job_audit import JobAuditor, is_sound
+from eigen.node.job_evidence import FALSE
 from eigen.node.job_file import JobFile
 from eigen.node.job_making import OFFER, clear_unfinished, make_job, stored_job
-from eigen.node.job_owner import ENDED, OwnedJob
+from eigen.node.job_money import JobMoney
+from eigen.node.job_owner import ENDED, Owned, OwnedJob
 from eigen.node.job_ports import NOTED, JobPorts, key_files
 from eigen.node.job_trainer import FAILURES, TrainedJob
+from eigen.node.job_wages import JobWages
 from eigen.node.ports import NetworkError, RequestRefused, Verdict
 from eigen.protocol import limits
 from eigen.protocol.job_effects import JobFailed, QuestionHeard, Signed, SumsHeard, TrainerFalse
+from eigen.protocol.job_record import JobAttestation, JobRecord
 from eigen.protocol.membership import VALIDATOR
 from eigen.protocol.messages import Envelope, digest
 from eigen.protocol.private_job import (
@@ -51,6 +57,8 @@ SUM_BYTES_MAX = 64 * 1024
 
 COMPLAINTS_EVERY_S = 10.0
 """Looking into one takes as long as parsing keys; peers may complain as often as they like."""
+AUDIT_WAIT_S = 60.0
+"""An audit of a round takes about a round; of the longest, the record does not wait for all."""
 KEEP_S = 600.0
 """An audit takes about a round; then nobody asks for a job's blobs any more."""
 
@@ -63,9 +71,23 @@ class PrivateJobs:
     """Every private job that this node has to do with."""
 
     def __init__(
-        self, ports: JobPorts, *, trains: bool, validates: bool, keep_s: float = KEEP_S
+        self,
+        ports: JobPorts,
+        *,
+        trains: bool,
+        validates: bool,
+        keep_s: float = KEEP_S,
+        chain: ServedChain | None = None,
+        poll_s: float = 2.0,
+        turn_s: float = 10.0,
+        audit_wait_s: float = AUDIT_WAIT_S,
     ) -> None:
-        """`keep_s`: how long blobs of a job that has ended are kept, for audits of its end."""
+        """`keep_s`: how long blobs of a job that has ended are kept, for audits of its end.
+
+        `chain` is where jobs are paid, looked at every `poll_s`; `turn_s` is how long a validator
+        leaves the next move to others, `audit_wait_s` how long a record waits for the last audits,
+        a round at most. Without a chain, jobs are neither paid nor attested.
+        """
         self._keep_s = keep_s
         self.owned: dict[bytes, OwnedJob] = {}
         self.ended: dict[bytes, JobEnded] = {}
@@ -75,11 +97,29 @@ class PrivateJobs:
         self._trains = trains
         self._validates = validates
         self.auditor = JobAuditor(ports, self._known_or_learnt)
+        self.money: JobMoney | None = None
+        self.wages: JobWages | None = None
+        self._attestor: JobAttestor | None = None
+        if chain is not None:
+            self.money = JobMoney(ports, chain, poll_s=poll_s, audit_wait_s=audit_wait_s)
+            self.wages = JobWages(ports, chain)
+            self._attestor = JobAttestor(
+                ports,
+                chain,
+                self.auditor,
+                self.money,
+                self.wages,
+                self._known_or_learnt,
+                validates=validates,
+                turn_s=turn_s,
+            )
         gossip, network = ports.gossip, ports.network
         gossip.on(PrivateJob, self._offered, self._check_offer)
         gossip.on(JobRound, self._stepped, self._check_author)
         gossip.on(JobVerdict, self._judged)
         gossip.on(JobEnded, self._ended, self._check_author)
+        gossip.on(JobRecord, self._recorded, self._check_author)
+        gossip.on(JobAttestation, self._attested)
         network.serve(JOB, self._serve_job, request_bytes_max=256)
         network.serve(JOB_ROUND, self._asked, request_bytes_max=limits.GOSSIP_MESSAGE_BYTES_MAX)
         network.serve(JOB_SUM, self._handed, request_bytes_max=SUM_BYTES_MAX)
@@ -91,6 +131,9 @@ class PrivateJobs:
             self._nursery = nursery
             await self._sweep()
             await clear_unfinished(self._ports)
+            if self.money is not None:
+                await self.money.load()
+                nursery.start_soon(self.money.run)
             for key, data in await self._ports.records.scan(OFFER):
                 await self._restore(bytes(key), decode(data, Envelope))
             task_status.started()
@@ -111,9 +154,9 @@ class PrivateJobs:
     async def create(self, file: JobFile) -> bytes:
         """Encode, encrypt and publish a job, and begin it. Returns its id; durable then.
 
-        Raises `SpecError` before anything is encrypted, or the worker's errors.
+        Raises `SpecError` or a `ChainError` before anything is encrypted, or the worker's errors.
         """
-        job_id, envelope = await make_job(self._ports, file)
+        job_id, envelope = await make_job(self._ports, file, self.money)
         await self._restore(job_id, envelope)
         return job_id
 
@@ -123,8 +166,7 @@ class PrivateJobs:
         self.owned[job_id] = running = OwnedJob(owned, self._ports, figures)
         self._known[job_id] = owned.job
         if ended is not None:
-            self.ended[job_id] = ended
-            self._nursery.start_soon(self._drop_later, job_id)
+            self._over(owned, ended)
             return
         for content in (owned.job.keys, *(shard.cid for shard in owned.job.shards)):
             await self._ports.blocks.provide(content)
@@ -139,8 +181,13 @@ class PrivateJobs:
             return
         stored = await self._ports.records.get(ENDED, running.owned.id)
         if stored is not None:
-            self.ended[running.owned.id] = decode(stored, JobEnded)
-            self._nursery.start_soon(self._drop_later, running.owned.id)
+            self._over(running.owned, decode(stored, JobEnded))
+
+    def _over(self, owned: Owned, ended: JobEnded) -> None:
+        self.ended[owned.id] = ended
+        self._nursery.start_soon(self._drop_later, owned.id)
+        if self.money is not None:
+            self._nursery.start_soon(self.money.ended, owned, ended)
 
     def find(self, prefix: str) -> OwnedJob:
         """The one job of this node's whose id starts so. Raises `NoSuchJob`."""
@@ -194,7 +241,17 @@ class PrivateJobs:
 
     async def _stepped(self, said: Said) -> None:
         if self._validates:
+            if self._attestor is not None:
+                self._attestor.heard(said.author, said.message)
             self._nursery.start_soon(self.auditor.audit, said.author, said.message)
+
+    async def _recorded(self, said: Said) -> None:
+        if self._attestor is not None:
+            self._nursery.start_soon(self._attestor.recorded, said)
+
+    async def _attested(self, said: Said) -> None:
+        if self.money is not None:
+            await self.money.attested(said)
 
     # requests -------------------------------------------------------------------------------------
     async def _serve_job(self, _peer: Address, payload: bytes) -> bytes:
@@ -214,6 +271,8 @@ class PrivateJobs:
         job = await self._known_or_learnt(author, job_id)
         if job.owner != author or job_id in self.owned:
             raise RequestRefused("not the owner's question")
+        if job_id not in self.trained and self.wages is not None:
+            await self.wages.covers(job_id, job)
         trained = self.trained.get(job_id)
         if trained is None:
             self._make_room()
@@ -307,9 +366,14 @@ class PrivateJobs:
         if said.author in self._ports.members.with_role(VALIDATOR):
             made = mine.made.pop((verdict.serial, verdict.trainer), None)
             if made is not None:  # looked at once, however many say it
-                self._nursery.start_soon(self._look_again, mine, *made)
+                self._nursery.start_soon(self._look_again, mine, said, *made)
 
-    async def _look_again(self, mine: OwnedJob, question: JobQuestion, signed: Signed) -> None:
+    async def _look_again(
+        self, mine: OwnedJob, said: Said, question: JobQuestion, signed: Signed
+    ) -> None:
         with suppress(*FAILURES):
             if not await is_sound(self._ports, mine.job, question, signed):
+                if mine.job.payment:
+                    key = mine.owned.id + signed.author + said.author
+                    await self._ports.records.commit([(FALSE, key, encode(said.envelope))])
                 mine.post(TrainerFalse(signed.author))

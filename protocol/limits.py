@@ -156,5 +156,15 @@ JOBS_TRAINED_MAX = 8
 """Jobs that a node trains at a time: with `JOB_SEAT_BYTES_MAX`, what they may take of its disk."""
 JOB_SEAT_BYTES_MAX = 4 * 1024**3
 """Shards of one seat, as they are stored."""
+JOB_PAID_ROUNDS_MAX = 1000
+"""Rounds of a job that is paid for: validators read all of them at its end."""
+JOB_EVIDENCE_BYTES_MAX = 32 * 1024**2
+"""So many rounds of 32 sums of 420 bytes, with their questions."""
+JOB_PAYEES_MAX = 1024
+"""Trainers that one job pays: a thousand rows of a record still travel as gossip."""
+JOB_VERDICTS_MAX = 1024
+"""Verdicts that exclude them."""
+JOBS_SETTLED_MAX = 64
+"""Jobs whose money a validator follows at a time, each at a few calls a look."""
 JOB_IDLE_S = 3600.0
 """A job that nobody asks for so long makes room for another."""

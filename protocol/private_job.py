@@ -11,8 +11,8 @@ from typing import Annotated, NewType
 
 from eigen.protocol import limits
 from eigen.protocol.messages import Envelope, Round, ShardInfo
-from eigen.protocol.types import Address, Cid
-from eigen.protocol.wire import U64, Length, Range, Text, exactly, message
+from eigen.protocol.types import Address, Cid, Digest
+from eigen.protocol.wire import U64, Amount, Length, Range, Text, exactly, message
 
 JOB = "/eigen/job/1"
 JOB_ROUND = "/eigen/job-round/1"
@@ -29,13 +29,27 @@ JobShards = Annotated[tuple[Shard, ...], Length(limits.JOB_SHARDS_MAX, 1)]
 HEADS = ("logistic", "softmax", "linear")
 
 
+@dataclass(frozen=True, slots=True)
+class JobPayment:
+    """What a job pays: base units of an ERC-20, that lie in the DAO's escrow as its job `escrow`.
+
+    The escrow's own record is what counts: it names the digest of the job that it was funded for.
+    """
+
+    escrow: Digest
+    asset: Address
+    price: Amount
+    deadline_s: U64
+
+
 @message(100)
 @dataclass(frozen=True, slots=True)
 class PrivateJob:
     """A job as its owner offers it: ciphertexts and public keys by content, and the shapes.
 
     `head` is an index of `HEADS`, `rows` are the largest shard's, `features` a row's, `outputs` the
-    head's. `audit_bps` is the chance that a validator recomputes a trainer's round.
+    head's. `audit_bps` is the chance that a validator recomputes a trainer's round. `payment` has
+    one entry, or none where nobody is paid.
     """
 
     owner: Address
@@ -51,6 +65,7 @@ class PrivateJob:
     round_s: Annotated[int, Range(limits.JOB_ROUND_S_MAX, 1)]
     audit_bps: Annotated[int, Range(10_000)]
     created_ms: U64
+    payment: Annotated[tuple[JobPayment, ...], Length(1)] = ()
 
     @property
     def linear(self) -> bool:

@@ -145,6 +145,8 @@ class Ledger:
 class LedgerAccount:
     """One account's view of the ledger; see `chain.port.Chain`."""
 
+    escrow = None
+
     def __init__(self, ledger: Ledger, account: Address) -> None:
         self._ledger = ledger
         self._account = account

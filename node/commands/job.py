@@ -11,6 +11,8 @@ from eigen.node.control import call_daemon
 
 CREATE_TIMEOUT_S = 3600.0
 """Encrypting a gigabyte takes minutes."""
+MONEY_TIMEOUT_S = 120.0
+"""Two confirmations on a slow chain."""
 
 
 @click.group()
@@ -40,6 +42,8 @@ def create(invocation: Invocation, file: Path, mode: str, as_json: bool) -> None
         return
     click.echo(f"job     {job['job']}")
     click.echo(f"shards  {_size(job['shard_bytes'])} of ciphertexts")
+    if job["payment"]:
+        click.echo(f"money   {_money(job['payment'])}")
     click.echo(f"follow it with: eigen job status {job['job'][:12]}")
 
 
@@ -60,6 +64,8 @@ def status(invocation: Invocation, job: str, as_json: bool) -> None:
         click.echo(
             f"{row['job'][:12]}  trained for {row['owner']}  {row['rounds']} rounds{trouble}"
         )
+        if row["payment"]:
+            click.echo(f"  pays {_money(row['payment'])}")
     if not found["jobs"] and not found["trained"]:
         click.echo("no private jobs")
 
@@ -90,9 +96,35 @@ def result(invocation: Invocation, job: str, out: Path | None, as_json: bool) ->
 @click.argument("job")
 @pass_invocation
 def cancel(invocation: Invocation, job: str) -> None:
-    """End the job whose id starts with JOB; what was trained so far stays."""
+    """End the job whose id starts with JOB; what was trained so far stays.
+
+    Of a job that pays, rounds that were made are paid, and the rest comes back.
+    """
     found = call_daemon(invocation.paths.control_socket, "job_cancel", job=job)
     click.echo(f"cancelled {found['job'][:12]}")
+
+
+@command.command()
+@click.argument("job", default="")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@pass_invocation
+def claim(invocation: Invocation, job: str, as_json: bool) -> None:
+    """Take what this node earned with jobs of others, or with the one whose id starts with JOB."""
+    found = call_daemon(invocation.paths.control_socket, "job_claim", MONEY_TIMEOUT_S, job=job)
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    for row in found["claimed"]:
+        click.echo(f"{row['job'][:12]}  claimed {row['amount']} of {row['token']} in {row['tx']}")
+
+
+@command.command()
+@click.argument("job")
+@pass_invocation
+def dispute(invocation: Invocation, job: str) -> None:
+    """Dispute the delivery of the job whose id starts with JOB: the DAO's arbiter decides."""
+    found = call_daemon(invocation.paths.control_socket, "job_dispute", MONEY_TIMEOUT_S, job=job)
+    click.echo(f"disputed {found['job'][:12]} in {found['tx']}")
 
 
 def _tell(row: dict[str, Any]) -> None:
@@ -109,9 +141,16 @@ def _tell(row: dict[str, Any]) -> None:
         click.echo(
             f"  {measure} on the hold-out {row['holdout_score']:.4f} (round {row['best_round']})"
         )
+    if row["payment"]:
+        click.echo(f"  pays {_money(row['payment'])}")
     for one in row["contributions"]:
         share = "excluded" if one["excluded"] else f"{one['share_bps'] / 100:.2f}%"
         click.echo(f"  {one['trainer']}  {one['shard_rounds']} shard rounds  {share}")
+
+
+def _money(payment: dict[str, Any]) -> str:
+    held = f", {payment['held']} held" if "held" in payment else ""
+    return f"{payment['price']} of {payment['token']}: {payment['state']}{held}"
 
 
 def _size(count: int) -> str:

@@ -19,6 +19,9 @@ kind = "logistic"
 """
 
 
+TOKEN = 'token = "0x5FbDB2315678afecb367f032d93F642f64180aa3"\n'
+
+
 def write(folder: Path, text: str) -> Path:
     path = folder / "job.toml"
     path.write_text(text)
@@ -30,6 +33,7 @@ def test_a_short_file_has_the_documented_defaults(tmp_path: Path) -> None:
     assert made.plan.data == str(tmp_path / "visits.csv"), "paths are relative to the file"
     assert made.plan.encrypted_weights, "the safe choice is the default"
     assert (made.plan.shards, made.plan.rounds, made.audit_bps) == (4, 20, 500)
+    assert made.payment is None, "nobody is paid unless the file says so"
 
 
 def test_the_example_in_the_documentation_is_one(tmp_path: Path) -> None:
@@ -37,6 +41,8 @@ def test_the_example_in_the_documentation_is_one(tmp_path: Path) -> None:
     example = job_file.__doc__.split("\n", 2)[2]
     made = load_job_file(write(tmp_path, example))
     assert (made.name, made.round_s, made.plan.l2) == ("readmissions", 120, 0.01)
+    assert made.payment is not None
+    assert (str(made.payment.amount), made.payment.deadline_s) == ("250.5", 48 * 3600)
 
 
 @pytest.mark.parametrize(
@@ -55,6 +61,31 @@ def test_the_example_in_the_documentation_is_one(tmp_path: Path) -> None:
         ("", "[encoder]\ndimension = 9999", "encoder.dimension: 9999, give 2 to 4096"),
         ("", "[training]\nrounds = 0", "training.rounds: 0, give 1 to 10000"),
         ("", "[training]\nlr = -1.0", "training.lr: -1, give 0 to 1000"),
+        *(
+            ("", f"[payment]\n{text}", f"payment.{said}")
+            for text, said in (
+                ('amount = "1"', "token is missing"),
+                ('token = "0x12"\namount = "1"', "token: an address is 0x and 40"),
+                (TOKEN, "amount is missing"),
+                (TOKEN + 'amount = "much"', "amount: 'much' is no number of tokens"),
+                (TOKEN + 'amount = "-1"', "amount: '-1', give a positive"),
+                (TOKEN + 'amount = "NaN"', "amount: 'NaN', give a positive"),
+                (TOKEN + "amount = 1.5", "amount: a number, not"),
+                (TOKEN + "amount = 1", "deadline_hours is missing"),
+                (TOKEN + "amount = 1\ndeadline_hours = 0", "deadline_hours: 0, give 0.0002"),
+                (TOKEN + "amount = 1\ndeadline_hours = 9000", "deadline_hours: 9000, give"),
+                (
+                    TOKEN + "amount = 1\ndeadline_hours = 1\ndispute_hours = -1",
+                    "dispute_hours: -1, give 0 to 8760",
+                ),
+                ("foo = 1", "foo: no such key"),
+            )
+        ),
+        (
+            "",
+            f"[training]\nrounds = 1001\n[payment]\n{TOKEN}amount = 1\ndeadline_hours = 1",
+            "training.rounds: 1001, a job that pays has at most 1000",
+        ),
         ("", "[training]\nlr = nan", "training.lr: not a finite number"),
         ("", '[training]\nlr = "fast"', "training.lr: text, not"),
         ("", '[training]\nweights = "hidden"', "there are encrypted, plain"),

@@ -7,7 +7,14 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from eigen.protocol import committee, limits, messages, private_job, requests
+from eigen.protocol import (
+    committee,
+    job_record,  # noqa: F401 (registers its messages)
+    limits,
+    messages,
+    private_job,
+    requests,
+)
 from eigen.protocol.run import AggregationSpec, InnerSpec, ModelSpec, OuterSpec, RunSpec
 from eigen.protocol.types import Address, Cid, Digest, RunId
 from eigen.protocol.wire import Length, Range, catalogue
@@ -22,6 +29,7 @@ STRUCTS = (
     messages.Payout,
     messages.ShardInfo,
     private_job.JobSeat,
+    private_job.JobPayment,
     private_job.JobContribution,
     RunSpec,
     ModelSpec,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from hypothesis import strategies as st
 
 # Importing these registers every message of the catalogue.
-from eigen.protocol import committee, messages, private_job, requests  # noqa: F401
+from eigen.protocol import committee, job_record, messages, private_job, requests  # noqa: F401
 from eigen.protocol.cid import DAG_PB, RAW, cid_of
 from eigen.protocol.run import RunSpec
 from eigen.protocol.types import Address, Cid, Digest, RunId
