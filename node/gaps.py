@@ -48,6 +48,7 @@ class RoundUpdates:
         self._bytes += len(result) + sum(len(data) for g in by_group for _, data, _ in g)
         if self._bytes > UPDATES_BYTES_MAX:
             self._parts.clear()
+            self.results.clear()
             return
         self.results[part] = result
         for inputs in by_group:
@@ -56,7 +57,7 @@ class RoundUpdates:
 
     def whole(self, part_count: int) -> dict[Address, list[bytes]]:
         """Parts, in order, of who is in every part; empty where not all parts were audited."""
-        if self._bytes > UPDATES_BYTES_MAX or len(self.results) != part_count:
+        if len(self.results) != part_count:
             return {}
         return {
             author: [parts[part] for part in range(part_count)]
@@ -74,14 +75,13 @@ class Gaps:
         self._datasets = ports.datasets
         self._worker = ports.worker
         self._moving: MovingGaps[Address] = MovingGaps()
-        self._known: set[Address] = set()
         self._measuring = False
 
     @property
     def wanted(self) -> bool:
         """Whether to measure the next round: where rounds can be replayed, and one at a time.
 
-        Replays go first in the same process: a validator that is slow leaves rounds out.
+        They wait for replays in the same process: a validator that is slow leaves rounds out.
         """
         return self._context.spec.pay.replay_bps > 0 and not self._measuring
 
@@ -109,10 +109,9 @@ class Gaps:
         except NOT_MEASURED as error:
             log.info("a round's gaps cannot be measured", round=seat.attempt.round, why=str(error))
             return ()
-        self._known |= gaps.keys()
-        if len(self._known) > TRAINERS_REMEMBERED_MAX:
-            for trainer in self._known - gaps.keys():
-                self.forget(trainer)
+        if len(self._moving.trainers) > TRAINERS_REMEMBERED_MAX:
+            for trainer in self._moving.trainers - gaps.keys():
+                self._moving.forget(trainer)
         suspects = tuple(sorted(self._moving.add(gaps)))
         if suspects:
             names = [trainer.hex()[:8] for trainer in suspects]
@@ -145,12 +144,7 @@ class Gaps:
     def adopted(self, record: RoundRecord) -> None:
         """A round is attested: who is replayed or thrown out starts afresh."""
         for trainer in named(record) | set(record.ejected):
-            self.forget(trainer)
-
-    def forget(self, trainer: Address) -> None:
-        """Drop what is known of a trainer."""
-        self._known.discard(trainer)
-        self._moving.forget(trainer)
+            self._moving.forget(trainer)
 
 
 def _fresh(member: SeatMember, shard_count: int, drawn: bytes) -> tuple[int, ...]:

@@ -98,6 +98,11 @@ class MovingGaps(Generic[Trainer]):
             < -self._tolerance * spread / math.sqrt(len(self._relative[trainer]))
         )
 
+    @property
+    def trainers(self) -> frozenset[Trainer]:
+        """Those of whom there are gaps."""
+        return frozenset(self._relative)
+
     def average(self, trainer: Trainer) -> float:
         """Of its relative gaps. Raises KeyError for one who never had any."""
         return statistics.fmean(self._relative[trainer])

@@ -20,11 +20,11 @@ from eigen.chain.deploy import DaoSpec, deploy_dao
 from eigen.chain.devnet.binary import find_anvil
 from eigen.chain.evm import EvmChain
 from eigen.chain.outbox import Outbox, OutboxSettings
-from eigen.chain.port import Ballot, Contracts, Support
+from eigen.chain.port import Ballot, Contracts, RoundRoot, Support
 from eigen.chain.provider import TrioHTTPProvider
 from eigen.chain.rpc import Rpc
 from eigen.crypto.identity import Identity
-from eigen.protocol.messages import Proposal
+from eigen.protocol.messages import Attestation, Proposal
 from eigen.protocol.types import Address, Digest, RunId
 
 CHAIN_ID = 31337
@@ -312,3 +312,9 @@ class Between(AsyncBaseProvider):
 
     async def aclose(self) -> None:
         await self._inner.aclose()
+
+
+def attestation(chain: EvmChain, root: RoundRoot, signer: Identity) -> Attestation:
+    """What a validator says of a round."""
+    said = (root.checkpoint, root.record, root.payout_root, root.payout_total)
+    return Attestation(root.run, root.round, *said, signer.sign(chain.round_digest(root)))

@@ -11,15 +11,13 @@ from eigen.chain.decisions import OpenRun, OtherCall
 from eigen.chain.port import RoundRoot
 from eigen.config.addresses import format_address
 from eigen.config.network import load_network
-from eigen.crypto.identity import Identity
 from eigen.node.control import ControlServer
 from eigen.node.dao_view import dao_view
 from eigen.node.lock import HomeLock
 from eigen.node.member_methods import member_methods
-from eigen.protocol.messages import Attestation
 from eigen.protocol.types import Digest, RunId
 
-from .conftest import COIN, Anvil, Dao, OpenChain
+from .conftest import COIN, Anvil, Dao, OpenChain, attestation
 from .member_home import attest, decide, member_home
 
 DAY_S = 86_400
@@ -27,11 +25,6 @@ DAY_S = 86_400
 
 def two_of(root: RoundRoot) -> tuple[RoundRoot, RoundRoot]:
     return root, replace(root, checkpoint=Digest(b"\x77" * 32))
-
-
-def statement(digest: Digest, root: RoundRoot, signer: Identity) -> Attestation:
-    told = (root.checkpoint, root.record, root.payout_root, root.payout_total)
-    return Attestation(root.run, root.round, *told, signer.sign(digest))
 
 
 async def test_bonds_are_made_and_come_back_and_are_lost_by_equivocation(
@@ -74,7 +67,7 @@ async def test_bonds_are_made_and_come_back_and_are_lost_by_equivocation(
         assert await chain.balance(validator.address) == 25 * COIN // 10
 
         root = await attest(chain, dao, run, 3)
-        said = [statement(chain.round_digest(r), r, validator) for r in two_of(root)]
+        said = [attestation(chain, r, validator) for r in two_of(root)]
         await chain.prove_equivocation(*said)
         assert validator.address not in (await chain.validators())[0]
     assert "was slashed" in await mine.refuses("validator", "bond", 1)

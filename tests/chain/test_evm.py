@@ -26,7 +26,6 @@ from eigen.chain.rpc import Call
 from eigen.crypto.hashing import keccak256
 from eigen.crypto.identity import Identity
 from eigen.crypto.merkle import PayoutTree
-from eigen.protocol.messages import Attestation
 from eigen.protocol.types import Address, Digest, RunId
 
 from .conftest import (
@@ -36,6 +35,7 @@ from .conftest import (
     Anvil,
     Dao,
     OpenChain,
+    attestation,
     ballot,
     dao_spec,
     open_run,
@@ -331,12 +331,6 @@ async def test_nobody_is_paid_twice_by_two_claimers(
             await other.claim(call.opens.run, worker, 10, tree.proof(worker))
         assert (refused.value.name, refused.value.error) == ("NothingToClaim", "nothing to claim")
         assert await chain.balance(worker) == 10
-
-
-def attestation(chain: EvmChain, root: RoundRoot, signer: Identity) -> Attestation:
-    [signature] = attested(chain, root, [signer])
-    said = (root.checkpoint, root.record, root.payout_root, root.payout_total)
-    return Attestation(root.run, root.round, *said, signature)
 
 
 async def test_who_signs_two_statements_on_one_round_loses_its_seat(

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trio
+from job_nodes import PLAN as LASTING
 from safetensors.numpy import save_file
 
 from eigen.crypto.ckks import bundle
@@ -20,28 +21,8 @@ from eigen.protocol.types import Address
 from eigen.training import tensorfile
 from eigen.training.errors import BadCiphertext, OutOfMemory, SecretPublished, SpecError
 from eigen.training.frames import Files
-from eigen.training.homomorphic.plan import Plan
 
-PLAN = Plan(
-    data="breast_cancer",
-    label="label",
-    kind="logistic",
-    encoder="standard",
-    encoder_file="",
-    features=64,
-    dimension=16,
-    clip=2.0,
-    seed=0,
-    holdout_percent=20,
-    shards=2,
-    encrypted_weights=True,
-    lr=0.1,
-    momentum=0.9,
-    l2=0.03,
-    patience=5,
-    rounds=3,
-    trainer_memory_mb=2048,
-)
+PLAN = replace(LASTING, patience=5)
 
 
 def files(*paths: Path) -> Files:
